@@ -1,0 +1,46 @@
+# The targets a user or CI calls; "make" alone lists them.
+PYTHON ?= python3
+VENV ?= .venv
+D2_PACKAGES := omegaconf cloudpickle
+
+# The stamp is named by setup.py's content, not its time, so that a new clone can use a venv that was made elsewhere.
+STAMP := $(VENV)/.installed-$(firstword $(shell cksum < setup.py))
+# This checkout goes first: whatever the venv has installed, these sources are what runs, in subprocesses too.
+RUN = PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" $(VENV)/bin/python
+# Two workers with one thread each fit two cores.
+TEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist worksteal --durations=10 $(PYTEST_ARGS)
+
+.PHONY: help venv quickstart test test-detectron2 lint clean
+.DEFAULT_GOAL := help
+
+help: ## List the targets.
+	@grep -E '^[a-z0-9-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+venv: $(STAMP) ## Make the virtual environment VENV (default .venv) with everything that is needed.
+
+$(STAMP):
+	$(PYTHON) -m venv "$(VENV)"
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --progress-bar off -q -e '.[test,viz]'
+	rm -f "$(VENV)"/.installed-*
+	touch "$@"
+
+quickstart: $(STAMP) ## Pretrain on built-in images in a few minutes (QUICKSTART_OUTPUT, QUICKSTART_SEED).
+	$(RUN) tools/quickstart.py
+
+lint: $(STAMP) ## ruff: lint and format check.
+	$(VENV)/bin/python -m ruff check .
+	$(VENV)/bin/python -m ruff format --check .
+
+test: lint ## Lint, then all tests (DETCON_D2_BACKEND, PYTEST_ARGS).
+	$(TEST)
+
+test-detectron2: ## The same tests on a checkout of the real Detectron2: D2=path.
+	@test -n "$(D2)" || { echo 'make test-detectron2 needs a checkout of Detectron2: make test-detectron2 D2=/path/to/detectron2' >&2; exit 2; }
+	@test -f "$(D2)/detectron2/__init__.py" || { echo '"$(D2)" holds no detectron2/__init__.py; D2 must be the root of a checkout of Detectron2' >&2; exit 2; }
+	@$(MAKE) --no-print-directory venv
+	$(VENV)/bin/python -m pip install --disable-pip-version-check -q $(D2_PACKAGES)
+	PYTHONPATH="$(abspath $(D2))" DETCON_D2_BACKEND=detectron2 $(TEST)
+
+clean: ## Remove caches and the quickstart's output; keeps VENV.
+	rm -rf .pytest_cache .ruff_cache .hypothesis build *.egg-info output/quickstart
+	find detcon_d2 tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,40 @@
+"""Package metadata. Dependencies come from PyPI only; Detectron2 is optional (see detcon_d2/d2.py)."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+_README = Path(__file__).parent / "README.md"
+
+setup(
+    name="detcon_d2",
+    version="0.1.0",
+    description="DetCon pretraining as Detectron2 meta-architectures, from a folder of images to a Mask R-CNN backbone",
+    long_description=_README.read_text(encoding="utf-8") if _README.is_file() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["detcon_d2", "detcon_d2.*"]),
+    package_data={"detcon_d2.detectron2_subset.config": ["defaults.yaml"]},
+    install_requires=[
+        "torch>=2.4",
+        "torchvision>=0.19",
+        "fvcore>=0.1.5.post20221221",
+        "iopath>=0.1.9",
+        "pycocotools>=2.0.6",
+        "scikit-image>=0.22",
+        "opencv-python-headless>=4.8",
+        "numpy>=1.24",
+        "pillow>=10",
+        "pyyaml>=6",
+        "tqdm>=4.66",
+        "tensorboard>=2.14",
+        "tabulate",
+        "termcolor",
+        "yacs>=0.1.8",
+    ],
+    extras_require={
+        "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.90", "ruff>=0.6"],
+        "viz": ["matplotlib>=3.7"],
+    },
+)
