@@ -1,0 +1,106 @@
+"""Every config key that DetCon adds to Detectron2's, with the paper's symbol and the published default."""
+
+from detcon_d2 import d2
+
+
+def add_detcon_config(cfg: "d2.CfgNode") -> None:
+    """Add the keys under ``DETCON`` to a Detectron2 config, in place.
+
+    Defaults are DetCon_B's (method.md, table "Networks"); ``configs/Base-DetCon.yaml`` sets the Detectron2 keys that pretraining needs.
+    """
+    CN = d2.CfgNode
+    cfg.DETCON = CN()
+
+    # M: regions drawn per view, uniformly over the existing ids, with replacement.
+    cfg.DETCON.NUM_SAMPLES = 16
+    # tau in the softmax of the contrastive loss.
+    cfg.DETCON.TEMPERATURE = 0.1
+    # Other regions of the same image count as negatives.
+    cfg.DETCON.LOCAL_NEGATIVES = True
+    # The backbone's output that is pooled under the masks.
+    cfg.DETCON.IN_FEATURE = "res5"
+    # Set the last BatchNorm gamma of each residual block to zero after building.
+    cfg.DETCON.ZERO_INIT_RESIDUAL = True
+    # Multiplies the channels of every stage of build_detcon_resnet_backbone.
+    cfg.DETCON.WIDTH_MULTIPLIER = 1
+    # Run the network in the channels_last memory format.
+    cfg.DETCON.CHANNELS_LAST = True
+
+    # g: Linear(C, HIDDEN_DIM, bias) BN ReLU Linear(HIDDEN_DIM, OUT_DIM, no bias), on every drawn region.
+    cfg.DETCON.PROJECTOR = CN()
+    cfg.DETCON.PROJECTOR.HIDDEN_DIM = 4096
+    cfg.DETCON.PROJECTOR.OUT_DIM = 256
+    # q, DetCon_B only: the same form, OUT_DIM of the projector in and out.
+    cfg.DETCON.PREDICTOR = CN()
+    cfg.DETCON.PREDICTOR.HIDDEN_DIM = 4096
+    # BatchNorm of both heads: "SyncBN", "BN" or "naiveSyncBN"; the trainer picks the kind that world size and device allow.
+    cfg.DETCON.HEAD_NORM = "SyncBN"
+
+    # Target network, DetCon_B only. tau_0 in 1 - (1 - tau_0) (cos(pi t / T) + 1) / 2.
+    cfg.DETCON.EMA = CN()
+    cfg.DETCON.EMA.MOMENTUM = 0.99
+    # "copy": the target starts as the online weights; "random": from its own initialisation, as in the released code.
+    cfg.DETCON.EMA.INIT = "copy"
+
+    # Linear classifier on mean-pooled, stop-gradient features of view 1; trained only where the data set has labels.
+    cfg.DETCON.PROBE = CN()
+    cfg.DETCON.PROBE.ENABLED = True
+    # Number of classes; 0: taken from the data set (no labels, no probe).
+    cfg.DETCON.PROBE.NUM_CLASSES = 0
+
+    # Geometry of the two views.
+    cfg.DETCON.VIEWS = CN()
+    cfg.DETCON.VIEWS.SIZE = 224
+    # Crop: area as a fraction of the image, uniform; aspect ratio (w / h), log-uniform.
+    cfg.DETCON.VIEWS.CROP_AREA = (0.08, 1.0)
+    cfg.DETCON.VIEWS.CROP_ASPECT = (3.0 / 4.0, 4.0 / 3.0)
+    cfg.DETCON.VIEWS.FLIP_PROB = 0.5
+    # "bicubic_tf": a = -0.5, no antialias (the released code); "bicubic_torch": a = -0.75, no antialias; "bicubic_pil": antialiased.
+    cfg.DETCON.VIEWS.INTERPOLATION = "bicubic_tf"
+
+    # Photometric augmentation. A pair is (view 1, view 2).
+    cfg.DETCON.AUG = CN()
+    # "dm_pix": additive brightness, per-channel contrast, HSV saturation (the released code); "torchvision": multiplicative.
+    cfg.DETCON.AUG.OPERATORS = "dm_pix"
+    cfg.DETCON.AUG.JITTER_PROB = (0.8, 0.8)
+    cfg.DETCON.AUG.BRIGHTNESS = 0.4
+    cfg.DETCON.AUG.CONTRAST = 0.4
+    cfg.DETCON.AUG.SATURATION = 0.2
+    cfg.DETCON.AUG.HUE = 0.1
+    cfg.DETCON.AUG.GRAY_PROB = (0.2, 0.2)
+    cfg.DETCON.AUG.BLUR_PROB = (1.0, 0.1)
+    cfg.DETCON.AUG.BLUR_SIGMA = (0.1, 2.0)
+    # Kernel length as a fraction of the view's side, made odd: 224 -> 23 taps.
+    cfg.DETCON.AUG.BLUR_KERNEL = 0.1
+    cfg.DETCON.AUG.SOLARIZE_PROB = (0.0, 0.2)
+    cfg.DETCON.AUG.SOLARIZE_THRESHOLD = 0.5
+
+    # Regions. SOURCE "files": label maps written by tools/generate_masks.py; "grid": GRID x GRID cells of the full image, no files.
+    cfg.DETCON.MASKS = CN()
+    cfg.DETCON.MASKS.SOURCE = "files"
+    # One folder of label maps per entry of DATASETS.TRAIN, in the same order.
+    cfg.DETCON.MASKS.ROOTS = ()
+    cfg.DETCON.MASKS.GRID = 2
+
+    # "refuse": an unreadable image stops the run and is named; "skip": it is named in the log and another image takes its position.
+    cfg.DETCON.ON_BAD_IMAGE = "refuse"
+
+    cfg.DETCON.SOLVER = CN()
+    # "LARS", "SGD" or "AdamW".
+    cfg.DETCON.SOLVER.OPTIMIZER = "LARS"
+    # LARS trust coefficient.
+    cfg.DETCON.SOLVER.ETA = 0.001
+    # Peak learning rate = BASE_LR_256 * IMS_PER_BATCH / 256, written to SOLVER.BASE_LR; 0: SOLVER.BASE_LR is used as it is.
+    cfg.DETCON.SOLVER.BASE_LR_256 = 0.3
+    # Run length and linear warm-up in epochs, written to SOLVER.MAX_ITER and WARMUP_ITERS; 0: those are used as they are.
+    cfg.DETCON.SOLVER.EPOCHS = 0.0
+    cfg.DETCON.SOLVER.WARMUP_EPOCHS = 0.0
+    # Autocast dtype when SOLVER.AMP.ENABLED: "bf16" or "fp16" (fp16 scales the loss and needs a GPU).
+    cfg.DETCON.SOLVER.AMP_DTYPE = "bf16"
+    # Checkpoints kept beside model_final.pth, the newest ones; 0 keeps all.
+    cfg.DETCON.SOLVER.MAX_TO_KEEP = 5
+    # Refuse to resume with another seed, batch, data set, length or mask parameters than the checkpoint's.
+    cfg.DETCON.SOLVER.STRICT_RESUME = True
+
+    # Iterations between two computations of the is-it-learning figures (collapse, retrieval, regions, probe).
+    cfg.DETCON.METRICS_PERIOD = 20

@@ -1,0 +1,100 @@
+"""The only door to Detectron2.
+
+``from detcon_d2 import d2`` and then ``d2.get_cfg``, ``d2.ResNet``, ``d2.comm`` ...: each name is looked up on first use in the installed
+``detectron2``, or in :mod:`detcon_d2.detectron2_subset` when Detectron2 is not installed, and is the identical object of that package (no
+wrappers, no aliasing of modules). ``DETCON_D2_BACKEND=auto|detectron2|subset`` forces the choice; it is read once, at import.
+"""
+
+import importlib
+import importlib.util
+import os
+
+_SUBSET = "detcon_d2.detectron2_subset"
+_CHOICES = ("auto", "detectron2", "subset")
+
+# Public module of Detectron2 -> the names this project uses from it.
+_NAMES = {
+    "checkpoint": ("DetectionCheckpointer", "PeriodicCheckpointer"),
+    "config": ("CfgNode", "configurable", "get_cfg"),
+    "data": ("DatasetCatalog", "DatasetFromList", "MapDataset", "MetadataCatalog", "get_detection_dataset_dicts"),
+    "data.datasets": ("load_coco_json", "register_coco_instances"),
+    "data.samplers": ("InferenceSampler", "TrainingSampler"),
+    "engine": (
+        "HookBase",
+        "SimpleTrainer",
+        "TrainerBase",
+        "default_argument_parser",
+        "default_setup",
+        "default_writers",
+        "launch",
+    ),
+    "layers": ("CNNBlockBase", "Conv2d", "FrozenBatchNorm2d", "NaiveSyncBatchNorm", "ShapeSpec", "get_norm"),
+    "modeling": ("BACKBONE_REGISTRY", "META_ARCH_REGISTRY", "Backbone", "ResNet", "build_backbone", "build_model"),
+    "modeling.backbone.resnet": ("BasicBlock", "BasicStem", "BottleneckBlock"),
+    "solver": ("LRMultiplier", "WarmupParamScheduler", "build_lr_scheduler", "build_optimizer", "get_default_optimizer_params"),
+    "structures": ("BitMasks", "Boxes", "BoxMode", "ImageList", "Instances", "PolygonMasks"),
+    "utils.env": ("seed_all_rng",),
+    "utils.events": ("EventStorage", "EventWriter", "JSONWriter", "TensorboardXWriter", "get_event_storage"),
+    "utils.file_io": ("PathManager",),
+    "utils.logger": ("log_first_n", "setup_logger"),
+    "utils.registry": ("Registry",),
+}
+# Modules used as namespaces.
+_MODULES = {
+    "comm": "utils.comm",
+    "hooks": "engine.hooks",
+    "transforms": "data.transforms",
+    "detection_utils": "data.detection_utils",
+}
+_WHERE = {name: module for module, names in _NAMES.items() for name in names}
+
+
+def _choose_backend() -> str:
+    choice = os.environ.get("DETCON_D2_BACKEND", "auto")
+    if choice not in _CHOICES:
+        raise ValueError(f"DETCON_D2_BACKEND is {choice!r}; expected one of {', '.join(_CHOICES)}.")
+    if choice == "subset":
+        return _SUBSET
+    # Only true absence counts: an installed but broken Detectron2 raises its own error on first use and is never replaced.
+    if importlib.util.find_spec("detectron2") is not None:
+        return "detectron2"
+    if choice == "auto":
+        return _SUBSET
+    raise ModuleNotFoundError(
+        "DETCON_D2_BACKEND=detectron2, but detectron2 is not installed. Install it (https://detectron2.readthedocs.io, "
+        "'Installation') or put a checkout on PYTHONPATH, or unset DETCON_D2_BACKEND to use the bundled subset.",
+        name="detectron2",
+    )
+
+
+_PACKAGE = _choose_backend()
+BACKEND: str = "detectron2" if _PACKAGE == "detectron2" else "subset"
+"""Which backend this process uses: ``"detectron2"`` or ``"subset"``."""
+
+
+def describe_backend() -> str:
+    """One line for logs, checkpoints and results: backend name, version and where it lies."""
+    package = importlib.import_module(_PACKAGE)
+    folder = os.path.dirname(package.__file__)
+    return f"{BACKEND} {package.__version__} ({folder})"
+
+
+def __getattr__(name: str):
+    if name in _MODULES:
+        value = importlib.import_module(f"{_PACKAGE}.{_MODULES[name]}")
+    elif name in _WHERE:
+        module = importlib.import_module(f"{_PACKAGE}.{_WHERE[name]}")
+        try:
+            value = getattr(module, name)
+        except AttributeError:
+            remedy = "is not in the subset; install detectron2" if BACKEND == "subset" else "is not in the installed detectron2; upgrade it"
+            raise AttributeError(f"{name} ({_WHERE[name]}.{name} of Detectron2) {remedy}.") from None
+    else:
+        hint = " It is not in the subset; install detectron2 and import it from there." if BACKEND == "subset" else ""
+        raise AttributeError(f"detcon_d2.d2 does not pass on the name {name!r}.{hint}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({"BACKEND", "describe_backend", *_MODULES, *_WHERE})

@@ -1,0 +1,84 @@
+"""Fixtures shared by all tests. Nothing here needs files outside the repository unless its name says so."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+REPO = Path(__file__).resolve().parents[1]
+_SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The folder of oracles and real images beside the checkout; tests that want it skip where it is absent."""
+    if not _SHARED.is_dir():
+        pytest.skip("needs ../shared (oracles and real images beside the checkout), which is absent")
+    return _SHARED
+
+
+@pytest.fixture(scope="session")
+def fixtures_dir() -> Path:
+    """Small extracts of the oracles, in the repository."""
+    return Path(__file__).parent / "fixtures"
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    from detcon_d2 import d2
+
+    shared = "present" if _SHARED.is_dir() else "absent: tests that need it are skipped"
+    return f"detectron2 backend: {d2.describe_backend()}; ../shared: {shared}"
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 12 small pictures in 2 class folders: coloured rectangles on a noisy ground."""
+    return write_photos(tmp_path_factory.mktemp("photos"), count=12)
+
+
+def write_photos(folder: Path, count: int, height: int = 72, width: int = 96, seed: int = 0) -> Path:
+    """Write ``count`` pictures as ``folder/{a,b}/NNN.png`` and return the folder."""
+    rng = np.random.default_rng(seed)
+    for index in range(count):
+        image = rng.integers(0, 60, (height, width, 3)).astype(np.uint8)
+        for _ in range(4):
+            y, x = rng.integers(0, height - 20), rng.integers(0, width - 20)
+            image[y : y + rng.integers(12, 40), x : x + rng.integers(12, 40)] = rng.integers(60, 255, 3)
+        path = folder / "ab"[index % 2] / f"{index:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    return folder
+
+
+# A ResNet-50 of an eighth of the width on 64 px views: everything real, in milliseconds.
+TINY = {
+    "MODEL.DEVICE": "cpu",
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 16,
+    "MODEL.RESNETS.WIDTH_PER_GROUP": 4,
+    "DETCON.PROJECTOR.HIDDEN_DIM": 32,
+    "DETCON.PROJECTOR.OUT_DIM": 16,
+    "DETCON.PREDICTOR.HIDDEN_DIM": 32,
+    "DETCON.NUM_SAMPLES": 4,
+    "DETCON.VIEWS.SIZE": 64,
+    "DETCON.MASKS.SOURCE": "grid",
+    "DETCON.MASKS.ROOTS": "()",
+    "DETCON.SOLVER.EPOCHS": 0.0,
+    "DETCON.SOLVER.WARMUP_EPOCHS": 0.0,
+    "SOLVER.IMS_PER_BATCH": 4,
+    "SOLVER.MAX_ITER": 4,
+    "SOLVER.WARMUP_ITERS": 1,
+    "SOLVER.AMP.ENABLED": False,
+    "DATALOADER.NUM_WORKERS": 0,
+}
+
+
+def tiny_opts(photos: Path, output: Path, **overrides: object) -> list[str]:
+    """``KEY VALUE`` overrides of Base-DetCon.yaml for a run that takes a second; ``A__B=c`` overrides key A.B."""
+    values = TINY | {"DATASETS.TRAIN": f'("folder:{photos}",)', "OUTPUT_DIR": str(output)}
+    values |= {key.replace("__", "."): value for key, value in overrides.items()}
+    return [str(item) for pair in values.items() for item in pair]

@@ -1,0 +1,68 @@
+"""The door re-exports the identical objects of the backend, and says what it cannot."""
+
+import importlib
+import multiprocessing as mp
+import os
+import subprocess
+import sys
+
+import pytest
+
+from detcon_d2 import d2
+
+
+def test_every_name_is_the_backends_own_object():
+    package = "detectron2" if d2.BACKEND == "detectron2" else "detcon_d2.detectron2_subset"
+    for name, module in d2._WHERE.items():
+        assert getattr(d2, name) is getattr(importlib.import_module(f"{package}.{module}"), name), name
+    for name, module in d2._MODULES.items():
+        assert getattr(d2, name) is importlib.import_module(f"{package}.{module}")
+
+
+def _registered(queue) -> None:
+    import detcon_d2.modeling  # noqa: F401
+
+    queue.put((d2.BACKEND, "DetConB" in d2.META_ARCH_REGISTRY, d2.META_ARCH_REGISTRY.get("DetConB").__module__))
+
+
+def test_spawned_process_has_the_same_backend_and_registry():
+    context = mp.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=_registered, args=(queue,))
+    process.start()
+    process.join(120)
+    assert process.exitcode == 0
+    assert queue.get(timeout=5) == (d2.BACKEND, True, "detcon_d2.modeling.meta_arch")
+
+
+def test_unknown_name_says_what_to_do():
+    with pytest.raises(AttributeError, match="does not pass on the name 'RetinaNet'"):
+        d2.RetinaNet  # noqa: B018
+
+
+def test_subset_says_install_detectron2():
+    subset = importlib.import_module("detcon_d2.detectron2_subset.modeling")
+    with pytest.raises(AttributeError, match="RetinaNet is not in the subset; install detectron2"):
+        subset.RetinaNet  # noqa: B018
+
+
+def _python(code: str, **environ: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", code], env=os.environ | environ, capture_output=True, text=True, check=False)
+
+
+def test_bad_backend_choice_is_refused():
+    result = _python("import detcon_d2.d2", DETCON_D2_BACKEND="caffe2")
+    assert "DETCON_D2_BACKEND is 'caffe2'; expected one of auto, detectron2, subset" in result.stderr
+
+
+def test_broken_detectron2_is_raised_not_replaced(tmp_path):
+    (tmp_path / "detectron2").mkdir()
+    (tmp_path / "detectron2" / "__init__.py").write_text("import a_package_that_is_missing\n")
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    result = _python("from detcon_d2 import d2; d2.get_cfg()", DETCON_D2_BACKEND="auto", PYTHONPATH=path)
+    assert "No module named 'a_package_that_is_missing'" in result.stderr
+
+
+def test_door_imports_nothing_until_asked():
+    code = "import sys, detcon_d2.d2; print([m for m in ('torch', 'detectron2.config', 'detcon_d2.detectron2_subset.config') if m in sys.modules])"
+    assert _python(code).stdout.strip() == "[]"
