@@ -1,0 +1,30 @@
+"""Mask pooling, the loss, the target network, and the figures that say whether it learns."""
+
+from detcon_d2.modeling.backbone import BLOCKS_PER_STAGE, build_detcon_resnet_backbone, zero_init_residual
+from detcon_d2.modeling.ema import ema_momentum, update_ema
+from detcon_d2.modeling.heads import DetConHead
+from detcon_d2.modeling.losses import detcon_loss
+from detcon_d2.modeling.mask_pooling import downsample_label_map, ids_from_draws, pool_masked_features, sample_mask_ids
+from detcon_d2.modeling.meta_arch import DetConB, DetConBase, DetConS
+from detcon_d2.modeling.metrics import mean_distinct_regions, positive_fraction, projection_std, region_retrieval_top1
+
+__all__ = [
+    "BLOCKS_PER_STAGE",
+    "DetConB",
+    "DetConBase",
+    "DetConHead",
+    "DetConS",
+    "build_detcon_resnet_backbone",
+    "detcon_loss",
+    "downsample_label_map",
+    "ema_momentum",
+    "ids_from_draws",
+    "mean_distinct_regions",
+    "pool_masked_features",
+    "positive_fraction",
+    "projection_std",
+    "region_retrieval_top1",
+    "sample_mask_ids",
+    "update_ema",
+    "zero_init_residual",
+]

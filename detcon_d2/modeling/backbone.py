@@ -1,0 +1,72 @@
+"""The encoder: Detectron2's ResNet parts, with depth 200 and width multipliers, under the same parameter names."""
+
+import torch
+from torch import nn
+
+from detcon_d2 import d2
+
+BLOCKS_PER_STAGE = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3),
+}
+"""Residual blocks of res2..res5 by depth (He et al. 2015, table 1; 200: Hénaff et al. 2021)."""
+
+
+def build_detcon_resnet_backbone(cfg: "d2.CfgNode", input_shape: "d2.ShapeSpec") -> "d2.ResNet":
+    """A ResNet from ``MODEL.RESNETS`` and ``DETCON.WIDTH_MULTIPLIER``, every stage up to the last of OUT_FEATURES.
+
+    Raises:
+        ValueError: for a depth that is not in :data:`BLOCKS_PER_STAGE`, or a RES2_OUT_CHANNELS that the depth rules out.
+    """
+    resnets = cfg.MODEL.RESNETS
+    depth, norm, width = resnets.DEPTH, resnets.NORM, cfg.DETCON.WIDTH_MULTIPLIER
+    if depth not in BLOCKS_PER_STAGE:
+        raise ValueError(f"MODEL.RESNETS.DEPTH is {depth}; expected one of {', '.join(map(str, BLOCKS_PER_STAGE))}.")
+    basic = depth < 50
+    if basic and resnets.RES2_OUT_CHANNELS != 64:
+        raise ValueError(
+            f"MODEL.RESNETS.RES2_OUT_CHANNELS is {resnets.RES2_OUT_CHANNELS}; a ResNet-{depth} has 64. Set it to 64 in the config."
+        )
+    stem_channels = resnets.STEM_OUT_CHANNELS * width
+    stem = d2.BasicStem(in_channels=input_shape.channels, out_channels=stem_channels, norm=norm)
+
+    last_stage = max(int(name[3:]) if name.startswith("res") else 1 for name in resnets.OUT_FEATURES)
+    in_channels, out_channels = stem_channels, resnets.RES2_OUT_CHANNELS * width
+    bottleneck_channels = resnets.NUM_GROUPS * resnets.WIDTH_PER_GROUP * width
+    stages = []
+    for index, num_blocks in enumerate(BLOCKS_PER_STAGE[depth][: last_stage - 1]):
+        dilation = resnets.RES5_DILATION if index == 3 else 1
+        first_stride = 1 if index == 0 or dilation == 2 else 2
+        kwargs = {"norm": norm, "stride_per_block": [first_stride] + [1] * (num_blocks - 1)}
+        if not basic:
+            kwargs.update(
+                bottleneck_channels=bottleneck_channels,
+                stride_in_1x1=resnets.STRIDE_IN_1X1,
+                dilation=dilation,
+                num_groups=resnets.NUM_GROUPS,
+            )
+        block = d2.BasicBlock if basic else d2.BottleneckBlock
+        stages.append(d2.ResNet.make_stage(block, num_blocks, in_channels=in_channels, out_channels=out_channels, **kwargs))
+        in_channels, out_channels, bottleneck_channels = out_channels, out_channels * 2, bottleneck_channels * 2
+    return d2.ResNet(stem, stages, out_features=resnets.OUT_FEATURES, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT)
+
+
+@torch.no_grad()
+def zero_init_residual(backbone: nn.Module) -> int:
+    """Set the last norm's gamma of every residual block to 0, so that each block starts as its shortcut (method.md, "Networks").
+
+    Returns:
+        The number of blocks changed; 0 for a backbone without Detectron2's residual blocks.
+    """
+    blocks = [m for m in backbone.modules() if isinstance(m, (d2.BasicBlock, d2.BottleneckBlock))]
+    for block in blocks:
+        last = block.conv3 if isinstance(block, d2.BottleneckBlock) else block.conv2
+        last.norm.weight.zero_()
+    return len(blocks)
+
+
+d2.BACKBONE_REGISTRY.register(build_detcon_resnet_backbone)

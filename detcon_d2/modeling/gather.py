@@ -1,0 +1,40 @@
+"""Gathering over processes, with the gradient that training under DistributedDataParallel needs."""
+
+import torch
+from torch import distributed as dist
+
+
+def process_rank_and_count() -> tuple[int, int]:
+    """(rank, R) of torch.distributed's default group; (0, 1) where it is not initialised."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def gather_processes(x: torch.Tensor) -> torch.Tensor:
+    """``x`` of every process, in the order of the ranks: shape (R, *x.shape), the same dtype and device.
+
+    A collective: every process must call it with the same shape and dtype. Differentiable iff ``x`` requires grad (which must then
+    hold in every process): a process receives the sum over all processes of the gradients to its ``x``, so that the gradients of the
+    processes' mean loss come out right when DistributedDataParallel averages the parameters' gradients. Any backend.
+    """
+    if process_rank_and_count()[1] == 1:
+        return x.unsqueeze(0)
+    return _Gather.apply(x)
+
+
+class _Gather(torch.autograd.Function):
+    # torch.distributed.nn.functional.all_gather is deprecated, its successor is not in torch 2.4.
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor) -> torch.Tensor:
+        gathered = x.new_empty((dist.get_world_size(), *x.shape))
+        dist.all_gather(list(gathered.unbind(0)), x.contiguous())
+        return gathered
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor) -> torch.Tensor:
+        # Not reduce_scatter: gloo has it only in newer versions of torch.
+        grad = grad.contiguous()
+        dist.all_reduce(grad)
+        return grad[dist.get_rank()]

@@ -1,0 +1,87 @@
+"""Is it learning? Figures of one process's batch: no gradients, no communication, never NaN for finite input.
+
+Letters: N images, M drawn regions a view, D embedding dimensions, (h, w) feature cells. Rows with id 65535 (no region) never count.
+"""
+
+import math
+
+import torch
+from torch.nn import functional as F
+
+from detcon_d2.masks.cells import NO_REGION
+from detcon_d2.modeling.mask_pooling import distinct_regions
+
+_CHUNK = 1024
+
+
+@torch.no_grad()
+def projection_std(pred: torch.Tensor, ids: torch.Tensor | None = None) -> torch.Tensor:
+    """Standard deviation of each feature over the l2-normalised rows, averaged over features, times sqrt(D).
+
+    1: the rows fill the sphere uniformly; 0: they have collapsed to one point (Chen and He 2021, section 4.1).
+
+    Args:
+        pred: (N, M, D) floating.
+        ids: (N, M) int64; rows with id 65535 are left out. By default all rows count.
+
+    Returns:
+        Scalar in [0, 1], float32 or float64; 0 if no row counts.
+    """
+    rows = pred.to(torch.promote_types(pred.dtype, torch.float32))
+    rows = rows.flatten(0, 1) if ids is None else rows[ids != NO_REGION]
+    if len(rows) == 0:
+        return rows.new_zeros(())
+    return F.normalize(rows, dim=-1).std(dim=0, correction=0).mean() * math.sqrt(pred.shape[-1])
+
+
+@torch.no_grad()
+def positive_fraction(ids1: torch.Tensor, ids2: torch.Tensor) -> torch.Tensor:
+    """Fraction of the rows of both views that have a positive: their id was drawn in the other view of the image too.
+
+    Args:
+        ids1, ids2: (N, M) int64.
+
+    Returns:
+        Scalar float32 in [0, 1]; 0 if no row has a region.
+    """
+    valid = torch.stack([ids1, ids2]) != NO_REGION
+    same = ids1[:, :, None] == ids2[:, None, :]
+    positive = torch.stack([same.any(2), same.any(1)]) & valid
+    return positive.sum() / valid.sum().clamp(min=1)
+
+
+@torch.no_grad()
+def mean_distinct_regions(cells: torch.Tensor) -> torch.Tensor:
+    """Mean number of existing ids a view.
+
+    Args:
+        cells: (N, h, w), an integer dtype.
+
+    Returns:
+        Scalar float32 >= 0; a view without any region counts 0.
+    """
+    return distinct_regions(cells.flatten(1).long().sort(dim=1).values).sum(1).float().mean()
+
+
+@torch.no_grad()
+def region_retrieval_top1(pred1: torch.Tensor, target2: torch.Tensor, ids1: torch.Tensor, ids2: torch.Tensor) -> torch.Tensor:
+    """How often the nearest target of view 2 (cosine, over the whole batch) is the same region of the same image.
+
+    Args:
+        pred1, target2: (N, M, D) floating.
+        ids1, ids2: (N, M) int64.
+
+    Returns:
+        Scalar float32 in [0, 1] over the rows of view 1 that have a positive; 0 if there is none.
+    """
+    image = torch.arange(len(ids1), device=ids1.device)[:, None].expand_as(ids1)
+    is_anchor = (ids1[:, :, None] == ids2[:, None, :]).any(2) & (ids1 != NO_REGION)
+    is_key = ids2 != NO_REGION
+    anchors, keys = (F.normalize(x.float(), dim=-1) for x in (pred1[is_anchor], target2[is_key]))
+    anchor_labels, key_labels = (image * (NO_REGION + 1) + ids for ids in (ids1, ids2))
+    anchor_labels, key_labels = anchor_labels[is_anchor], key_labels[is_key]
+    if len(anchors) == 0:
+        return anchors.new_zeros(())
+    with torch.autocast(pred1.device.type, enabled=False):
+        nearest = torch.cat([(chunk @ keys.T).argmax(1) for chunk in anchors.split(_CHUNK)])
+    return (key_labels[nearest] == anchor_labels).float().mean()

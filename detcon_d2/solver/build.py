@@ -1,0 +1,64 @@
+"""From config and model to optimizer."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from detcon_d2 import d2
+from detcon_d2.solver.lars import LARS
+
+# _NormBase: BatchNorm, SyncBatchNorm and InstanceNorm of any dimension, Detectron2's NaiveSyncBatchNorm among them. Its FrozenBatchNorm2d
+# has buffers only. Other norms with one-dimensional weights are caught by their number of axes.
+_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
+
+
+def get_detcon_param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups of the parameters that require grad, in the model's order, each parameter once (method.md, "Optimisation").
+
+    The first gets weight decay and LARS adaptation. The second gets neither: biases, parameters of norm layers, and whatever else has
+    at most one axis.
+
+    Args:
+        model: any module.
+        weight_decay: of the first group.
+
+    Returns:
+        Two dicts with ``params``, ``weight_decay`` and ``lars`` for a torch optimizer; either list may be empty.
+    """
+    adapted: list[nn.Parameter] = []
+    excluded: list[nn.Parameter] = []
+    seen: set[nn.Parameter] = set()
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad or parameter in seen:
+                continue
+            seen.add(parameter)
+            exclude = name == "bias" or parameter.ndim <= 1 or isinstance(module, _NORMS)
+            (excluded if exclude else adapted).append(parameter)
+    return [
+        {"params": adapted, "weight_decay": weight_decay, "lars": True},
+        {"params": excluded, "weight_decay": 0.0, "lars": False},
+    ]
+
+
+def build_detcon_optimizer(cfg: "d2.CfgNode", model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer DETCON.SOLVER.OPTIMIZER over :func:`get_detcon_param_groups`.
+
+    Reads SOLVER.BASE_LR, MOMENTUM, NESTEROV (SGD only) and WEIGHT_DECAY, and DETCON.SOLVER.ETA (LARS only).
+
+    Raises:
+        ValueError: for an unknown optimizer, or a model without trainable parameters.
+    """
+    name, solver = cfg.DETCON.SOLVER.OPTIMIZER, cfg.SOLVER
+    groups = get_detcon_param_groups(model, solver.WEIGHT_DECAY)
+    if not any(group["params"] for group in groups):
+        raise ValueError("The model has no parameter that requires grad; check MODEL.BACKBONE.FREEZE_AT.")
+    if name == "LARS":
+        return LARS(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, eta=cfg.DETCON.SOLVER.ETA)
+    if name == "SGD":
+        return torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)
+    if name == "AdamW":
+        return torch.optim.AdamW(groups, lr=solver.BASE_LR)
+    raise ValueError(f"DETCON.SOLVER.OPTIMIZER is {name!r}; expected 'LARS', 'SGD' or 'AdamW'.")

@@ -1,0 +1,65 @@
+"""From epochs and batch size to iterations and learning rate.
+
+The schedule itself is Detectron2's ``build_lr_scheduler`` with ``WarmupCosineLR``, ``WARMUP_FACTOR 0.0`` and ``RESCALE_INTERVAL True``:
+linear from 0 over SOLVER.WARMUP_ITERS, then a cosine to 0 at SOLVER.MAX_ITER (method.md, "Optimisation").
+"""
+
+from fractions import Fraction
+
+from detcon_d2 import d2
+
+
+def resolve_schedule(cfg: "d2.CfgNode", num_images: int) -> list[str]:
+    """Write what DETCON.SOLVER's BASE_LR_256, EPOCHS and WARMUP_EPOCHS mean for this batch and data set into SOLVER, in place.
+
+    BASE_LR = BASE_LR_256 * IMS_PER_BATCH / 256; MAX_ITER = floor(EPOCHS * num_images / IMS_PER_BATCH), and WARMUP_ITERS likewise.
+    A key of DETCON.SOLVER that is 0 leaves its counterpart as it is.
+
+    Args:
+        cfg: not frozen.
+        num_images: size of the data set.
+
+    Returns:
+        Lines for the log that say what came out of what.
+
+    Raises:
+        ValueError: for a batch or data set of 0, a negative key, or a run of no iterations.
+    """
+    solver, detcon, batch = cfg.SOLVER, cfg.DETCON.SOLVER, cfg.SOLVER.IMS_PER_BATCH
+    if batch <= 0 or num_images <= 0:
+        raise ValueError(f"SOLVER.IMS_PER_BATCH is {batch} with {num_images} images in DATASETS.TRAIN; expected both to be > 0.")
+    for key in ("BASE_LR_256", "EPOCHS", "WARMUP_EPOCHS"):
+        if not detcon[key] >= 0:
+            raise ValueError(f"DETCON.SOLVER.{key} is {detcon[key]}; expected a number >= 0.")
+    return [_resolve_learning_rate(solver, detcon.BASE_LR_256), _resolve_length(solver, detcon, num_images)]
+
+
+def _resolve_learning_rate(solver: "d2.CfgNode", base: float) -> str:
+    if base == 0:
+        return f"Learning rate {solver.BASE_LR:g}, as SOLVER.BASE_LR says."
+    solver.BASE_LR = base * solver.IMS_PER_BATCH / 256
+    return f"Learning rate {solver.BASE_LR:g} = {base:g} x {solver.IMS_PER_BATCH} / 256."
+
+
+def _resolve_length(solver: "d2.CfgNode", detcon: "d2.CfgNode", num_images: int) -> str:
+    batch = solver.IMS_PER_BATCH
+    if detcon.EPOCHS:
+        solver.MAX_ITER = _iterations(detcon.EPOCHS, num_images, batch)
+    if detcon.WARMUP_EPOCHS:
+        solver.WARMUP_ITERS = _iterations(detcon.WARMUP_EPOCHS, num_images, batch)
+    if solver.MAX_ITER <= 0:
+        raise ValueError(
+            f"A run of {detcon.EPOCHS:g} epochs of {num_images} images at batch {batch} has {solver.MAX_ITER} iterations; "
+            "expected at least 1. Raise DETCON.SOLVER.EPOCHS, lower SOLVER.IMS_PER_BATCH, or set EPOCHS 0 and SOLVER.MAX_ITER."
+        )
+    epochs = detcon.EPOCHS or solver.MAX_ITER * batch / num_images
+    warmup = f"{solver.WARMUP_ITERS} iterations" + (f" ({detcon.WARMUP_EPOCHS:g} epochs)" if detcon.WARMUP_EPOCHS else "")
+    line = f"{epochs:g} epochs of {num_images} images at batch {batch} = {solver.MAX_ITER} iterations, warm-up {warmup}."
+    if solver.WARMUP_ITERS >= solver.MAX_ITER:
+        line += " The warm-up takes the whole run: the learning rate never reaches its peak."
+    return line
+
+
+def _iterations(epochs: float, num_images: int, batch: int) -> int:
+    # Exact for epochs as written: 0.29 * 100 is 28.999... in floating point.
+    return int(Fraction(str(epochs)) * num_images // batch)

@@ -1,0 +1,71 @@
+"""Our registered backbone is Detectron2's, plus depth 200 and width."""
+
+import pytest
+import torch
+
+from detcon_d2 import add_detcon_config, d2
+from detcon_d2.modeling import zero_init_residual
+
+
+def cfg_for(depth: int, **overrides: object) -> "d2.CfgNode":
+    cfg = d2.get_cfg()
+    add_detcon_config(cfg)
+    cfg.MODEL.BACKBONE.NAME = "build_detcon_resnet_backbone"
+    cfg.MODEL.RESNETS.DEPTH = depth
+    cfg.MODEL.RESNETS.NORM = "BN"
+    cfg.MODEL.RESNETS.OUT_FEATURES = ["res5"]
+    cfg.MODEL.RESNETS.STRIDE_IN_1X1 = False
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    if depth < 50:
+        cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
+    cfg.merge_from_list([str(item) for key, value in overrides.items() for item in (key.replace("__", "."), value)])
+    return cfg
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50, 101])
+def test_same_names_shapes_and_outputs_as_detectron2s(depth):
+    cfg = cfg_for(depth)
+    ours = d2.build_backbone(cfg).eval()
+    cfg.MODEL.BACKBONE.NAME = "build_resnet_backbone"
+    theirs = d2.build_backbone(cfg).eval()
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    image = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(ours(image)["res5"], theirs(image)["res5"])
+    assert ours.output_shape() == theirs.output_shape()
+
+
+def test_depth_200_has_the_blocks_of_the_released_model():
+    backbone = d2.build_backbone(cfg_for(200, MODEL__RESNETS__STEM_OUT_CHANNELS=4, MODEL__RESNETS__RES2_OUT_CHANNELS=16, MODEL__RESNETS__WIDTH_PER_GROUP=4))
+    assert [len(getattr(backbone, f"res{i}")) for i in range(2, 6)] == [3, 24, 36, 3]
+
+
+def test_width_multiplier_scales_every_stage():
+    backbone = d2.build_backbone(cfg_for(50, DETCON__WIDTH_MULTIPLIER=2))
+    assert backbone.output_shape()["res5"].channels == 4096
+    assert backbone.stem.conv1.out_channels == 128 and backbone.res2[0].conv1.out_channels == 128
+
+
+def test_stages_above_the_last_output_are_not_built():
+    backbone = d2.build_backbone(cfg_for(50, MODEL__RESNETS__OUT_FEATURES="['res4']"))
+    assert not hasattr(backbone, "res5") and hasattr(backbone, "res4")
+
+
+def test_dilated_res5_keeps_the_stride_of_res4():
+    backbone = d2.build_backbone(cfg_for(50, MODEL__RESNETS__RES5_DILATION=2))
+    assert backbone.output_shape()["res5"].stride == 16
+
+
+def test_unknown_depth_and_wrong_channels_are_named():
+    with pytest.raises(ValueError, match=r"MODEL.RESNETS.DEPTH is 51; expected one of 18, 34, 50, 101, 152, 200"):
+        d2.build_backbone(cfg_for(51))
+    with pytest.raises(ValueError, match=r"RES2_OUT_CHANNELS is 256; a ResNet-18 has 64"):
+        d2.build_backbone(cfg_for(18, MODEL__RESNETS__RES2_OUT_CHANNELS=256))
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_zeroed_blocks_are_their_shortcuts(depth):
+    backbone = d2.build_backbone(cfg_for(depth)).eval()
+    assert zero_init_residual(backbone) == {18: 8, 50: 16}[depth]
+    block = backbone.res2[1]
+    x = torch.rand(1, backbone.output_shape()["res5"].channels // 8, 8, 8)
+    torch.testing.assert_close(block(x), x)
