@@ -186,7 +186,7 @@ class DetConBase(nn.Module):
         if not self._metrics_due():
             return
         figures = {
-            "learning/projection_std": projection_std(projection1),
+            "learning/projection_std": projection_std(projection1, view1.ids),
             "learning/positive_fraction": positive_fraction(view1.ids, view2.ids),
             "learning/regions_per_view": (mean_distinct_regions(view1.cells) + mean_distinct_regions(view2.cells)) / 2,
             "learning/retrieval_top1": region_retrieval_top1(query1, key2, view1.ids, view2.ids),
