@@ -1,0 +1,107 @@
+"""Cells and draws against brute force and against the released code's numbers."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from detcon_d2.masks import NO_REGION, grid_label_map, ids_from_draws, label_map_to_cells
+
+
+def brute_force(label_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Counts pixel by pixel."""
+    (height, width), (rows, columns) = label_map.shape, size
+    counts = [[{} for _ in range(columns)] for _ in range(rows)]
+    for y in range(height):
+        for x in range(width):
+            cell = counts[y * rows // height][x * columns // width]
+            cell[int(label_map[y, x])] = cell.get(int(label_map[y, x]), 0) + 1
+    return np.array([[min(cell, key=lambda i: (-cell[i], i)) for cell in row] for row in counts])
+
+
+@st.composite
+def maps_and_sizes(draw: st.DrawFn) -> tuple[np.ndarray, tuple[int, int]]:
+    shape = draw(st.tuples(st.integers(1, 14), st.integers(1, 14)))
+    ids = draw(st.sampled_from(([0, 1], [3, 300], [7, 8, 9, NO_REGION], list(range(65436, 65536)))))
+    dtype = draw(st.sampled_from((np.uint16, np.int32, np.int64, np.uint64)))
+    label_map = draw(hnp.arrays(dtype, shape, elements=st.sampled_from(ids)))
+    return label_map, (draw(st.integers(1, shape[0])), draw(st.integers(1, shape[1])))
+
+
+@given(maps_and_sizes())
+def test_cells_equal_brute_force_for_any_ids_and_sizes(case):
+    label_map, size = case
+    cells = label_map_to_cells(label_map, size)
+    assert cells.dtype == np.int32
+    np.testing.assert_array_equal(cells, brute_force(label_map, size))
+
+
+@pytest.mark.parametrize("num_ids", [2, 1000, 65536])
+def test_few_and_many_ids_at_full_size_equal_brute_force(num_ids):
+    label_map = np.random.default_rng(num_ids).integers(0, num_ids, (100, 150)).astype(np.uint16)
+    np.testing.assert_array_equal(label_map_to_cells(label_map, (7, 7)), brute_force(label_map, (7, 7)))
+
+
+def check_against(path: Path) -> None:
+    oracle = np.load(path)
+    for group, size in (("a", (7, 7)), ("b", (3, 5))):
+        for label_map, expected in zip(oracle[f"{group}/label_maps"], oracle[f"{group}/argmax_id"]):
+            np.testing.assert_array_equal(label_map_to_cells(label_map.squeeze(), size), expected)
+    draws = np.linspace(0, 1, 2000, endpoint=False)
+    for cells, exists in zip(oracle["a/argmax_id"], oracle["a/mask_exists"]):
+        np.testing.assert_array_equal(np.unique(ids_from_draws(cells, draws)), np.flatnonzero(exists))
+
+
+def test_cells_and_existing_ids_equal_the_released_code(fixtures_dir):
+    check_against(fixtures_dir / "mask_oracle_small.npz")
+
+
+def test_cells_and_existing_ids_equal_the_released_code_on_all_cases(shared_dir):
+    check_against(shared_dir / "oracles" / "mask_oracle.npz")
+
+
+def test_a_thousand_regions_survive():
+    label_map = grid_label_map(320, 320, 32)
+    np.testing.assert_array_equal(label_map_to_cells(label_map, (32, 32)).ravel(), np.arange(1024))
+
+
+@pytest.mark.parametrize(
+    ("label_map", "size", "message"),
+    [
+        (np.zeros((4, 4), np.uint16), (5, 4), "at least one pixel a cell"),
+        (np.zeros((4, 4), np.uint16), (0, 4), "at least one pixel a cell"),
+        (np.zeros((0, 4), np.uint16), (1, 1), "at least one pixel a cell"),
+        (np.full((4, 4), 65536), (2, 2), r"expected 0\.\.65535"),
+        (np.full((4, 4), -1), (2, 2), r"expected 0\.\.65535"),
+        (np.zeros((4, 4)), (2, 2), "expected integers"),
+        (np.zeros((4, 4, 1), int), (2, 2), "expected integers"),
+    ],
+)
+def test_unusable_label_maps_are_refused(label_map, size, message):
+    with pytest.raises(ValueError, match=message):
+        label_map_to_cells(label_map, size)
+
+
+@given(
+    cells=hnp.arrays(np.int32, (3, 4), elements=st.sampled_from([0, 5, 255, 256, 65534, NO_REGION])),
+    draws=hnp.arrays(np.float32, 16, elements=st.floats(0, 1, width=32, exclude_max=True)),
+)
+def test_draws_pick_existing_regions_in_order(cells, draws):
+    existing = sorted(set(cells.ravel().tolist()) - {NO_REGION})
+    ids = ids_from_draws(cells, draws)
+    assert ids.dtype == np.int64
+    expected = [existing[int(float(u) * len(existing))] if existing else NO_REGION for u in draws]
+    assert ids.tolist() == expected
+
+
+def test_draws_are_uniform_over_regions_not_over_pixels():
+    cells = np.array([[0, 0, 0], [0, 0, 9]])
+    ids = ids_from_draws(cells, np.random.default_rng(0).random(10_000))
+    assert abs((ids == 9).mean() - 0.5) < 0.03
+
+
+def test_a_view_without_regions_draws_no_region():
+    assert ids_from_draws(np.full((2, 2), NO_REGION), np.array([0.0, 0.9])).tolist() == [NO_REGION, NO_REGION]

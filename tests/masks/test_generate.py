@@ -1,0 +1,240 @@
+"""Whole runs: the result depends neither on workers nor on interruptions, and what fails is said."""
+
+import errno
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detcon_d2.masks import LabelMapStore, build_generator, list_images, read_label_map
+from detcon_d2.masks import storage as storage_module
+from detcon_d2.masks.generate import generate
+from detcon_d2.masks.generators import GridRegions
+from detcon_d2.masks.worker import image_rng
+from tests.conftest import REPO, write_photos
+
+FH = {"scale": 100.0, "min_size": 50}
+
+
+def run(source: str, output: Path, generator=None, workers: int = 1, records: list[dict] | None = None):
+    generator = generator or build_generator("fh", **FH)
+    store = LabelMapStore.create(output, generator.name, generator.params(), source)
+    return generate(records or list_images(source), generator, store, workers=workers, progress=False)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def tool(*arguments: object, **options: object) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPO), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, str(REPO / "tools" / "generate_masks.py"), *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def test_every_image_gets_a_label_map_of_its_size(photos, tmp_path):
+    summary = run(f"folder:{photos}", tmp_path / "m")
+    assert (summary.total, summary.made, summary.skipped, summary.failed) == (12, 12, 0, {})
+    for record in list_images(f"folder:{photos}"):
+        assert read_label_map(tmp_path / "m" / f"{record['key']}.png").shape == (72, 96)
+    assert "12 images: 12 made" in summary.lines()[0]
+
+
+def test_two_workers_give_the_bytes_of_one_and_a_second_run_does_nothing(photos, tmp_path):
+    run(f"folder:{photos}", tmp_path / "one")
+    run(f"folder:{photos}", tmp_path / "two", workers=2)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    again = run(f"folder:{photos}", tmp_path / "two", workers=2)
+    assert (again.made, again.skipped) == (0, 12)
+    assert again.median_regions == run(f"folder:{photos}", tmp_path / "one").median_regions
+
+
+def test_bad_images_are_listed_and_the_others_made(photos, tmp_path):
+    images = write_photos(tmp_path / "images", 3)
+    (images / "a" / "zero.jpg").touch()
+    (images / "b" / "text.jpg").write_text("hello")
+    (images / "b" / "cut.png").write_bytes((images / "a" / "000.png").read_bytes()[:500])
+    summary = run(f"folder:{images}", tmp_path / "m", workers=2)
+    assert (summary.total, summary.made) == (6, 3) and list(summary.failed) == ["a/zero.jpg", "b/cut.png", "b/text.jpg"]
+    assert (tmp_path / "m" / "failed.txt").read_text().splitlines()[0] == "a/zero.jpg\tthe file is empty (0 bytes)"
+    assert any(line.startswith("FAILED b/cut.png: ") for line in summary.lines())
+
+    for name in ("a/zero.jpg", "b/text.jpg", "b/cut.png"):
+        Image.new("RGB", (20, 20)).save(images / name)
+    repaired = run(f"folder:{images}", tmp_path / "m")
+    assert (repaired.made, repaired.skipped, repaired.failed) == (3, 3, {}) and not (tmp_path / "m" / "failed.txt").exists()
+
+
+def test_few_regions_warn_with_parameters_to_try(photos, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.new("RGB", (32, 32)).save(images / "a.png")
+    summary = run(f"folder:{images}", tmp_path / "fh", build_generator("fh"))
+    assert summary.median_regions == 1 and "for images of 32x32 try --scale 100 --min-size 20" in summary.advice
+    assert run(f"folder:{images}", tmp_path / "grid", build_generator("grid", size=1)).advice is None
+    assert run(f"folder:{photos}", tmp_path / "enough").advice is None
+
+
+def test_more_than_255_regions_do_not_wrap(photos, tmp_path):
+    run(f"folder:{photos}", tmp_path / "m", build_generator("grid", size=18))
+    assert len(np.unique(read_label_map(tmp_path / "m" / "a" / "000.png.png"))) == 324
+
+
+def test_annotations_follow_the_exif_orientation(tmp_path):
+    (tmp_path / "images").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (30, 20)).save(tmp_path / "images" / "a.jpg", exif=exif)  # shown as 20 wide, 30 high
+    for shape, failed in (((30, 20), []), ((20, 30), ["a.jpg"])):
+        image = {"id": 1, "file_name": "a.jpg", "height": shape[0], "width": shape[1]}
+        annotation = {"image_id": 1, "segmentation": [[0, 0, 20, 0, 20, 10, 0, 10]]}
+        (tmp_path / "a.json").write_text(json.dumps({"images": [image], "annotations": [annotation]}))
+        output = tmp_path / f"masks{shape[0]}"
+        summary = run(f"coco:{tmp_path}/a.json,{tmp_path}/images", output, build_generator("annotations"))
+        assert list(summary.failed) == failed
+        if not failed:
+            assert read_label_map(output / "a.jpg.png")[:, 0].tolist() == [1] * 10 + [0] * 20
+        else:
+            assert "found an image of 30x20" in summary.failed["a.jpg"]
+
+
+def test_annotations_need_a_source_that_has_them(photos, tmp_path):
+    with pytest.raises(ValueError, match="found no annotations in the data set"):
+        run(f"folder:{photos}", tmp_path, build_generator("annotations"))
+
+
+def test_keys_are_checked_before_anything_is_made(photos, tmp_path):
+    file_name = str(next(photos.rglob("*.png")))
+    for records, message in (
+        ([{"file_name": file_name, "key": "../a.png"}], "expected a path below the root"),
+        ([{"file_name": file_name, "key": "a.png"}, {"file_name": "/other.png", "key": "a.png"}], "two images with the key 'a.png'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run("x", tmp_path, records=records)
+    assert run("x", tmp_path, records=[{"file_name": file_name, "key": "a.png"}] * 2).total == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_full_disk_stops_the_run_and_loses_nothing(photos, tmp_path, monkeypatch, workers):
+    run(f"folder:{photos}", tmp_path, records=list_images(f"folder:{photos}")[:3])
+    before = contents(tmp_path)
+    if workers == 1:
+        monkeypatch.setattr(storage_module.os, "replace", _no_space)
+    generator = GridRegions() if workers == 1 else FullDiskRegions()
+    store = LabelMapStore(tmp_path)
+    with pytest.raises(OSError, match="No space left"):
+        generate(list_images(f"folder:{photos}"), generator, store, workers=workers, progress=False)
+    assert {name: data for name, data in contents(tmp_path).items() if name in before} == before
+    assert not list(tmp_path.rglob(".tmp-*"))
+
+
+def _no_space(*args: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+class FullDiskRegions(GridRegions):
+    """Every write of its worker process finds the disk full."""
+
+    def __call__(self, image, rng, record=None):
+        storage_module.os.replace = _no_space
+        return super().__call__(image, rng, record)
+
+
+class KillerRegions(GridRegions):
+    """The worker that meets 003.png is killed, as the system does when memory runs out; but only once."""
+
+    def __init__(self, marker: Path) -> None:
+        super().__init__(size=3)
+        self.marker = marker
+
+    def __call__(self, image, rng, record=None):
+        if record["key"].endswith("003.png") and not self.marker.exists():
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(image, rng, record)
+
+
+def test_a_killed_worker_is_said_and_the_next_run_continues(photos, tmp_path):
+    killer = KillerRegions(tmp_path / "marker")
+    with pytest.raises(RuntimeError, match=r"a worker process was killed.*the same command continues.*003\.png"):
+        run(f"folder:{photos}", tmp_path / "m", killer, workers=2)
+    assert run(f"folder:{photos}", tmp_path / "m", killer, workers=2).failed == {}
+    run(f"folder:{photos}", tmp_path / "whole", build_generator("grid", size=3))
+    assert contents(tmp_path / "m") == contents(tmp_path / "whole")
+
+
+class ThreadReportingRegions(GridRegions):
+    """One region for each OpenCV thread and each OMP_NUM_THREADS."""
+
+    def __call__(self, image, rng, record=None):
+        import cv2
+
+        self.size = cv2.getNumThreads() * int(os.environ["OMP_NUM_THREADS"])
+        return super().__call__(image, rng, record)
+
+
+def test_workers_use_one_thread_and_the_environment_is_put_back(photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    assert run(f"folder:{photos}", tmp_path, ThreadReportingRegions(size=9), workers=2).median_regions == 1
+    assert os.environ["OMP_NUM_THREADS"] == "3" and "MKL_NUM_THREADS" not in os.environ
+
+
+def test_randomness_belongs_to_the_image():
+    assert image_rng("a.jpg").random() == image_rng("a.jpg").random() != image_rng("b.jpg").random()
+
+
+@pytest.fixture(scope="module")
+def large_photos(tmp_path_factory) -> Path:
+    """32 images of 50 to 100 ms each: time to interrupt."""
+    return write_photos(tmp_path_factory.mktemp("large"), 32, height=240, width=320)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(large_photos, tmp_path_factory) -> dict[str, bytes]:
+    output = tmp_path_factory.mktemp("whole")
+    run(f"folder:{large_photos}", output)
+    return contents(output)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_an_interrupted_run_continues_to_the_same_bytes(large_photos, uninterrupted, tmp_path, how):
+    arguments = (f"folder:{large_photos}", tmp_path / "m", "--scale", 100, "--min-size", 50, "--workers", 2)
+    process = tool(*arguments, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("m/*/*.png"))) < 6 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    # A terminal sends Ctrl-C to the workers too; SIGKILL meets the parent only, and the workers must notice.
+    os.killpg(process.pid, how) if how == signal.SIGINT else process.kill()
+    output, errors = process.communicate(timeout=60)
+    if how == signal.SIGINT:
+        assert process.returncode == 130 and "the same command continues" in errors and "Traceback" not in errors
+    assert _wait_until_gone(process.pid)
+    made = list(tmp_path.glob("m/*/*.png"))
+    assert 6 <= len(made) < 32 and all(read_label_map(path).shape == (240, 320) for path in made)
+
+    (made[0].parent / f".tmp-{socket.gethostname().replace('-', '_')}-{process.pid}-0").touch()
+    process = tool(*arguments)
+    output, errors = process.communicate(timeout=100)
+    assert process.returncode == 0, errors
+    assert f"{len(made)} were there" in output
+    assert contents(tmp_path / "m") == uninterrupted
+
+
+def _wait_until_gone(session: int) -> bool:
+    """Whether every process of a session ends within 30 s."""
+    for _ in range(300):
+        try:
+            os.killpg(session, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
