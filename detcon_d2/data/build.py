@@ -1,0 +1,117 @@
+"""The loader of pretraining: an endless stream of this process's batches, the same for any number of workers and processes."""
+
+import logging
+import signal
+
+import cv2
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from detcon_d2 import d2
+from detcon_d2.data.datasets import load_training_records
+from detcon_d2.data.mapper import DetConMapper
+from detcon_d2.data.position import Stream, position_rng
+from detcon_d2.data.sampler import PositionSampler
+from detcon_d2.masks.reader import ImageReadError
+
+logger = logging.getLogger(__name__)
+
+_MAX_REPLACEMENTS = 20
+
+
+class PositionDataset(Dataset):
+    """Maps (position, index) to a mapper's output, and decides what an unreadable image means."""
+
+    def __init__(self, records: list[dict], mapper: DetConMapper, *, seed: int, on_bad_image: str):
+        """
+        Args:
+            records: the images.
+            mapper: called with a record and a position.
+            seed: >= 0; replacements are drawn from it and the position.
+            on_bad_image: "refuse": raise; "skip": another image takes the position, with one warning a file (and worker).
+
+        Raises:
+            ValueError: another ``on_bad_image``.
+        """
+        if on_bad_image not in ("refuse", "skip"):
+            raise ValueError(f"DETCON.ON_BAD_IMAGE is {on_bad_image!r}; expected 'refuse' or 'skip'.")
+        # Serialised: workers share one buffer in place of a million dicts.
+        self._records = d2.DatasetFromList(records, copy=False, serialize=True)
+        self._mapper = mapper
+        self._seed = seed
+        self._skip = on_bad_image == "skip"
+        self._warned: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, item: tuple[int, int]) -> dict:
+        """The views of image ``index`` at ``position``.
+
+        Raises:
+            ValueError: an unreadable image, with file, position and remedy; many in a row when skipping.
+        """
+        position, index = item
+        rng = position_rng(self._seed, position, Stream.REPLACEMENT)
+        for _ in range(_MAX_REPLACEMENTS):
+            record = self._records[index]
+            try:
+                return self._mapper(record, position)
+            except ImageReadError as error:
+                if not self._skip:
+                    raise ValueError(
+                        f"{error} It is image {index} of the training data, at position {position}. Repair or remove it, or set "
+                        "DETCON.ON_BAD_IMAGE skip to let another image take its place."
+                    ) from None
+                self._warn(record["file_name"], error)
+            index = int(rng.integers(len(self._records)))
+        raise ValueError(
+            f"{_MAX_REPLACEMENTS} images in a row could not be read at position {position}, the last {record['file_name']}; expected a "
+            "data set of which most images can be read. Check DATASETS.TRAIN and that its disk is there."
+        )
+
+    def _warn(self, file_name: str, error: ImageReadError) -> None:
+        if file_name not in self._warned:
+            self._warned.add(file_name)
+            logger.warning("Skipped, another image takes its place (DETCON.ON_BAD_IMAGE skip): %s", error)
+
+
+def build_detcon_train_loader(cfg: "d2.CfgNode", records: list[dict] | None = None, *, start_iteration: int = 0) -> DataLoader:
+    """Batches of this process: lists of IMS_PER_BATCH / world size dicts of :class:`DetConMapper`, without end.
+
+    Args:
+        cfg: the config; SEED, SOLVER.IMS_PER_BATCH, DATALOADER.NUM_WORKERS and everything under DETCON.
+        records: of ``load_training_records(cfg)``; None: loaded here.
+        start_iteration: of the first batch; a resumed run continues the stream exactly.
+
+    Raises:
+        ValueError: config or data that cannot work, with key, found and expected.
+    """
+    records = load_training_records(cfg) if records is None else records
+    rank, world_size, batch_size = d2.comm.get_rank(), d2.comm.get_world_size(), cfg.SOLVER.IMS_PER_BATCH
+    sampler = PositionSampler(
+        len(records), seed=cfg.SEED, batch_size=batch_size, rank=rank, world_size=world_size, start_iteration=start_iteration
+    )
+    return DataLoader(
+        PositionDataset(records, DetConMapper(cfg), seed=cfg.SEED, on_bad_image=cfg.DETCON.ON_BAD_IMAGE),
+        batch_size=batch_size // world_size,
+        sampler=sampler,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=_as_list,
+        worker_init_fn=_init_worker,
+        # The loader draws a seed for its workers; from its own generator, so that the global one does not move.
+        generator=torch.Generator().manual_seed(cfg.SEED),
+    )
+
+
+def _as_list(samples: list[dict]) -> list[dict]:
+    return samples
+
+
+def _init_worker(worker: int) -> None:
+    # A scheduler signals the whole job before it kills it: the main process decides what follows, its workers go on until it is done.
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    # Workers are as many as the cores that the user gives them; each one's own threads would compete with the others.
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)

@@ -1,0 +1,88 @@
+"""The images to train on, from the names in the config to one list of records."""
+
+import logging
+import os
+
+from detcon_d2 import d2
+from detcon_d2.data.label_maps import attach_label_maps
+from detcon_d2.masks.sources import is_source_spec, list_images
+
+logger = logging.getLogger(__name__)
+
+
+def load_records(name: str) -> list[dict]:
+    """The images of one data set, as Detectron2 dataset dicts with ``key`` (POSIX path relative to the data set's root).
+
+    Args:
+        name: "folder:/path", "coco:/instances.json,/images", "list:/list.txt" or a name in Detectron2's DatasetCatalog.
+
+    Raises:
+        ValueError: an unknown name, or a data set without images.
+    """
+    if is_source_spec(name):
+        return list_images(name)
+    try:
+        records = d2.DatasetCatalog.get(name)
+    except KeyError:
+        raise ValueError(
+            f"DATASETS.TRAIN names {name!r}, which is no data set. Expected folder:/path/to/images, "
+            f"coco:/path/instances.json,/path/images, list:/path/list.txt, or a name in the catalog: "
+            f"{', '.join(d2.DatasetCatalog.list()) or 'it is empty'}."
+        ) from None
+    if not records:
+        raise ValueError(f"The data set {name!r} of the catalog has no images; expected at least one.")
+    root = getattr(d2.MetadataCatalog.get(name), "image_root", None) or _common_folder([record["file_name"] for record in records])
+    keyed = [{**record, "key": os.path.relpath(record["file_name"], root).replace(os.sep, "/")} for record in records]
+    return sorted(keyed, key=lambda record: record["key"])
+
+
+def load_training_records(cfg: "d2.CfgNode") -> list[dict]:
+    """All images of DATASETS.TRAIN, one data set after the other, with their label maps where DETCON.MASKS.SOURCE is "files".
+
+    ``label`` is kept only if every image of every data set has one and the data sets agree on the classes' names (class folders; elsewhere
+    the numbers themselves). Otherwise it is dropped with a warning, for a label that means two things would train the probe to nothing.
+
+    Raises:
+        ValueError: no data set, one that cannot be read, or label maps that are missing (with the command that makes them).
+    """
+    names, masks = list(cfg.DATASETS.TRAIN), cfg.DETCON.MASKS
+    if not names:
+        raise ValueError("DATASETS.TRAIN is empty; expected data sets, for example '(\"folder:/path/to/images\",)'.")
+    datasets = [load_records(name) for name in names]
+    if masks.SOURCE == "files":
+        if len(masks.ROOTS) != len(names):
+            raise ValueError(
+                f"DETCON.MASKS.ROOTS has {len(masks.ROOTS)} folders ({', '.join(masks.ROOTS)}), DATASETS.TRAIN {len(names)} data sets; "
+                "expected one folder of label maps for each data set, in the same order (or DETCON.MASKS.SOURCE grid, which needs none)."
+            )
+        datasets = [attach_label_maps(*entry) for entry in zip(datasets, masks.ROOTS, names)]
+    elif masks.SOURCE != "grid":
+        raise ValueError(f"DETCON.MASKS.SOURCE is {masks.SOURCE!r}; expected 'files' or 'grid'.")
+    records = [record for dataset in datasets for record in dataset]
+    if any("label" in record for record in records) and not _labels_agree(names, datasets):
+        logger.warning("The labels of DATASETS.TRAIN are dropped: some images have none, or the data sets disagree on the classes.")
+        records = [{key: value for key, value in record.items() if key != "label"} for record in records]
+    return records
+
+
+def count_classes(records: list[dict]) -> int:
+    """Classes of the online probe: highest label + 1, or 0 unless every record has a label."""
+    if not records or any("label" not in record for record in records):
+        return 0
+    return max(record["label"] for record in records) + 1
+
+
+def _labels_agree(names: list[str], datasets: list[list[dict]]) -> bool:
+    if any("label" not in record for records in datasets for record in records):
+        return False
+    tables = [_class_names(name, records) for name, records in zip(names, datasets)]
+    return all(table == tables[0] for table in tables)
+
+
+def _class_names(name: str, records: list[dict]) -> dict[int, str]:
+    folders = name.startswith("folder:")
+    return {record["label"]: record["key"].split("/")[0] if folders else str(record["label"]) for record in records}
+
+
+def _common_folder(paths: list[str]) -> str:
+    return os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])

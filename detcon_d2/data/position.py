@@ -1,0 +1,34 @@
+"""Randomness by position: (SEED, position) alone determines an image, its augmentation and its drawn ids (house.md, "Interfaces").
+
+A position counts the images a run has shown, over all epochs and processes. Nothing random depends on workers, processes or where a run was
+resumed.
+"""
+
+from enum import IntEnum
+
+import numpy as np
+
+
+class Stream(IntEnum):
+    """Independent sources of random numbers at one position. The values are part of what a run's seed means: they never change."""
+
+    GEOMETRY = 0
+    PHOTOMETRIC = 1
+    DRAWS = 2
+    REPLACEMENT = 3
+
+
+def position_rng(seed: int, position: int, stream: int) -> np.random.Generator:
+    """The generator of one stream at one position.
+
+    Args:
+        seed: >= 0.
+        position: >= 0.
+        stream: one of :class:`Stream`.
+    """
+    return np.random.default_rng([seed, position, int(stream)])
+
+
+def epoch_permutation(seed: int, epoch: int, size: int) -> np.ndarray:
+    """The order of the images in one epoch: int64 (size,), a permutation of 0..size-1."""
+    return np.random.default_rng([seed, epoch]).permutation(size)

@@ -1,0 +1,145 @@
+"""The loader gives the same images whatever the number of workers and processes, and continues where a run stopped."""
+
+import logging
+import pickle
+from itertools import islice
+
+import pytest
+import torch
+
+from detcon_d2 import d2
+from detcon_d2.data import build_detcon_train_loader, load_training_records
+from tests.data.test_mapper import assert_equal_samples
+
+
+def batches(cfg, count: int, **arguments) -> list[list[dict]]:
+    return list(islice(build_detcon_train_loader(cfg, **arguments), count))
+
+
+def pretend(monkeypatch, rank: int, world_size: int) -> None:
+    """Be one of several processes, as far as the loader can see."""
+    monkeypatch.setattr(d2.comm, "get_rank", lambda: rank)
+    monkeypatch.setattr(d2.comm, "get_world_size", lambda: world_size)
+
+
+def assert_equal_batches(a: list[list[dict]], b: list[list[dict]]) -> None:
+    assert [len(batch) for batch in a] == [len(batch) for batch in b]
+    for first, second in zip(a, b):
+        for one, other in zip(first, second):
+            assert_equal_samples(one, other)
+
+
+@pytest.fixture
+def cfg(painted_set, make_cfg):
+    return make_cfg(painted_set, "DETCON.AUG.JITTER_PROB", (0.8, 0.8), "DETCON.AUG.BLUR_PROB", (1.0, 0.1))
+
+
+def test_batches_are_lists_of_consecutive_positions_without_end(cfg):
+    found = batches(cfg, 6)
+    assert [[sample["position"] for sample in batch] for batch in found] == [list(range(4 * t, 4 * t + 4)) for t in range(6)]
+    epoch = [sample["file_name"] for batch in found for sample in batch][:10]
+    assert len(set(epoch)) == 10
+
+
+def test_workers_change_nothing(cfg):
+    expected = batches(cfg, 5)
+    cfg.DATALOADER.NUM_WORKERS = 2
+    assert_equal_batches(batches(cfg, 5), expected)
+
+
+def test_spawned_workers_change_nothing(cfg):
+    expected = batches(cfg, 2)
+    cfg.DATALOADER.NUM_WORKERS = 1
+    loader = build_detcon_train_loader(cfg)
+    loader.multiprocessing_context = "spawn"
+    assert_equal_batches(list(islice(loader, 2)), expected)
+
+
+def test_processes_share_the_stream(cfg, monkeypatch):
+    whole = batches(cfg, 4)
+    shares = []
+    for rank in range(2):
+        pretend(monkeypatch, rank, 2)
+        shares.append(batches(cfg, 4))
+    assert_equal_batches([first + second for first, second in zip(*shares)], whole)
+
+
+def test_a_resumed_run_continues_exactly(cfg):
+    assert_equal_batches(batches(cfg, 2, start_iteration=3), batches(cfg, 5)[3:])
+
+
+def test_records_may_be_handed_over(cfg):
+    records = load_training_records(cfg)[:2]
+    names = {sample["file_name"] for batch in batches(cfg, 2, records=records) for sample in batch}
+    assert names == {record["file_name"] for record in records}
+
+
+def test_global_random_numbers_are_left_alone(cfg):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    batches(cfg, 2)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_datasets_can_be_pickled(cfg):
+    loader = build_detcon_train_loader(cfg)
+    assert_equal_samples(pickle.loads(pickle.dumps(loader.dataset))[(3, 1)], loader.dataset[(3, 1)])
+
+
+def test_batches_that_processes_cannot_share_are_refused(cfg, monkeypatch):
+    pretend(monkeypatch, 0, 3)
+    with pytest.raises(ValueError, match="IMS_PER_BATCH is 4; expected a positive multiple of the 3 process"):
+        build_detcon_train_loader(cfg)
+
+
+def test_a_negative_seed_is_refused(cfg):
+    cfg.SEED = -1
+    with pytest.raises(ValueError, match="SEED is -1"):
+        build_detcon_train_loader(cfg)
+
+
+class TestBadImages:
+    @pytest.fixture
+    def broken(self, painted_set):
+        path = painted_set.folder / "a" / "4.png"
+        path.write_bytes(b"")
+        return str(path)
+
+    @pytest.mark.parametrize("workers", [0, 1])
+    def test_they_stop_the_run_by_name(self, cfg, broken, workers):
+        cfg.DATALOADER.NUM_WORKERS = workers
+        with pytest.raises(ValueError) as error:
+            batches(cfg, 3)
+        text = str(error.value)
+        assert broken in text and "at position" in text and "ON_BAD_IMAGE skip" in text
+
+    def test_they_are_replaced_deterministically_and_named_once(self, cfg, broken, caplog):
+        cfg.DETCON.ON_BAD_IMAGE = "skip"
+        with caplog.at_level(logging.WARNING):
+            found = batches(cfg, 10)
+        assert sum(broken in record.getMessage() for record in caplog.records) == 1
+        cfg.DATALOADER.NUM_WORKERS = 2
+        assert_equal_batches(batches(cfg, 10), found)
+        names = [sample["file_name"] for batch in found for sample in batch]
+        assert broken not in names and [sample["position"] for batch in found for sample in batch] == list(range(40))
+
+    def test_a_data_set_of_bad_images_is_refused(self, cfg, painted_set):
+        records = load_training_records(cfg)
+        for record in records:
+            open(record["file_name"], "wb").close()
+        cfg.DETCON.ON_BAD_IMAGE = "skip"
+        with pytest.raises(ValueError, match="20 images in a row could not be read at position 0"):
+            batches(cfg, 1)
+
+    def test_a_wrong_label_map_is_no_bad_image(self, cfg, painted_set):
+        cfg.DETCON.ON_BAD_IMAGE = "skip"
+        records = load_training_records(cfg)
+        for record in records:
+            painted_set.store.write(record["key"], painted_set.store.read(record["key"])[1:])
+        with pytest.raises(ValueError, match="The label map"):
+            batches(cfg, 1)
+
+    def test_an_unknown_choice_is_refused(self, cfg):
+        cfg.DETCON.ON_BAD_IMAGE = "ignore"
+        with pytest.raises(ValueError, match="ON_BAD_IMAGE is 'ignore'; expected 'refuse' or 'skip'"):
+            build_detcon_train_loader(cfg)

@@ -1,0 +1,86 @@
+"""The sheet shows what training sees, with one colour a region."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detcon_d2.data import build_detcon_train_loader
+from detcon_d2.data.visualize import PANEL, collect_rows, overlay_regions, region_color, render_sheet, write_sheet
+from tests.data.conftest import numbered_pixels, painted_image
+from tests.data.test_mapper import assert_equal_samples
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "visualize_views.py"
+
+
+def test_rows_are_what_training_shows_at_these_positions(painted_set, make_cfg):
+    cfg = make_cfg(painted_set)
+    (batch,) = (batch for batch, _ in zip(build_detcon_train_loader(cfg, start_iteration=2), range(1)))
+    for row, sample in zip(collect_rows(cfg, 4, start_position=8), batch, strict=True):
+        assert_equal_samples(row.sample, sample)
+        assert row.image.shape[:2] == row.label_map.shape == (sample["height"], sample["width"])
+
+
+def test_neighbouring_ids_have_distinct_colors_and_no_region_is_grey():
+    colors = np.array([region_color(region) for region in range(40)], dtype=float)
+    distances = np.abs(colors[:, None] - colors[None]).sum(axis=2) + 1000 * np.eye(40)
+    assert distances.min() > 20
+    assert np.diag(distances, 1).min() > 100
+    assert len(set(region_color(65535))) == 1
+
+
+def test_a_region_keeps_its_color_in_dark_and_bright_views():
+    labels = np.zeros((20, 20), np.uint16)
+    dark, bright = (overlay_regions(np.full((20, 20, 3), value, np.uint8), labels) for value in (5, 250))
+    np.testing.assert_array_equal(dark, bright)
+
+
+def test_boundaries_are_drawn_between_regions_only():
+    labels = np.zeros((20, 20), np.uint16)
+    labels[:, 10:] = 7
+    overlay = overlay_regions(np.full((20, 20, 3), 128, np.uint8), labels)
+    white = (overlay == 255).all(axis=2)
+    assert white[:, 9:11].all() and not white[:, :9].any() and not white[:, 11:].any()
+    assert (overlay[0, 0] != overlay[0, 19]).any()
+
+
+@pytest.mark.parametrize("height, width", [(1, 1), (3, 200), (200, 3), (150, 250)])
+def test_images_of_any_shape_fit_their_panels(empty_set, make_cfg, height, width):
+    empty_set.add("image.png", Image.fromarray(painted_image(height, width)), numbered_pixels(height, width))
+    cfg = make_cfg(empty_set)
+    sheet = render_sheet(collect_rows(cfg, 2), "title " * 200)
+    assert sheet.dtype == np.uint8 and sheet.shape[1] > 6 * PANEL and sheet.shape[0] > 2 * PANEL
+
+
+def test_views_without_a_region_are_drawn(empty_set, make_cfg):
+    empty_set.add("image.png", Image.fromarray(painted_image(30, 40)), np.full((30, 40), 65535, np.uint16))
+    assert render_sheet(collect_rows(make_cfg(empty_set), 1), "").any()
+
+
+def test_a_sheet_is_written_atomically_into_a_new_folder(painted_set, make_cfg, tmp_path):
+    output = tmp_path / "new" / "sheet.png"
+    line = write_sheet(make_cfg(painted_set), str(output), 3)
+    assert "3 images" in line and [path.name for path in output.parent.iterdir()] == ["sheet.png"]
+    with Image.open(output) as image:
+        assert f"{image.width} x {image.height}" in line
+
+
+def test_impossible_numbers_are_refused(painted_set, make_cfg, tmp_path):
+    with pytest.raises(ValueError, match="0 images from position 0; expected at least 1"):
+        write_sheet(make_cfg(painted_set), str(tmp_path / "sheet.png"), 0)
+
+
+def test_the_tool_draws_and_explains(painted_set, tmp_path):
+    output = tmp_path / "sheet.jpg"
+    opts = ["INPUT.FORMAT", "RGB", "SEED", "1", "DATASETS.TRAIN", f"('{painted_set.name}',)"]
+    command = [sys.executable, str(TOOL), "--output", str(output), "--num-images", "2", *opts]
+    path = os.pathsep.join([str(TOOL.parents[1]), os.environ.get("PYTHONPATH", "")])
+    settings = {"capture_output": True, "text": True, "env": os.environ | {"PYTHONPATH": path}}
+    done = subprocess.run([*command, "DETCON.MASKS.ROOTS", f"('{painted_set.masks}',)"], **settings)
+    assert done.returncode == 0 and str(output) in done.stdout and output.stat().st_size > 10000, done.stderr
+    failed = subprocess.run([*command, "DETCON.MASKS.ROOTS", "('/nowhere',)"], **settings)
+    assert failed.returncode == 2 and "generate_masks.py" in failed.stderr and "Traceback" not in failed.stderr
