@@ -1,0 +1,20 @@
+"""Training: set-up, the trainer and its hooks, starting processes."""
+
+from detcon_d2.engine.hooks import EMAHook, StopOnSignalHook, ThroughputHook
+from detcon_d2.engine.launch import launch
+from detcon_d2.engine.main import argument_parser, main
+from detcon_d2.engine.setup import load_config, setup
+from detcon_d2.engine.trainer import DetConTrainer, NonFiniteLossError
+
+__all__ = [
+    "DetConTrainer",
+    "EMAHook",
+    "NonFiniteLossError",
+    "StopOnSignalHook",
+    "ThroughputHook",
+    "argument_parser",
+    "launch",
+    "load_config",
+    "main",
+    "setup",
+]

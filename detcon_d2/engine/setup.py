@@ -1,0 +1,149 @@
+"""From a config file to a resolved, checked config: what differs by machine and data set is settled here, once, with a printed line each."""
+
+import argparse
+import difflib
+import logging
+from collections.abc import Iterator
+
+import torch
+
+from detcon_d2 import d2
+from detcon_d2.config import add_detcon_config
+from detcon_d2.data import count_classes, load_training_records
+from detcon_d2.solver import resolve_schedule
+
+logger = logging.getLogger(__name__)
+
+
+def load_config(config_file: str, opts: list[str]) -> "d2.CfgNode":
+    """Detectron2's defaults, DetCon's keys, the file, then ``KEY VALUE`` pairs.
+
+    Raises:
+        ValueError: for a key that does not exist, with the nearest one that does, or a value of another type.
+    """
+    cfg = d2.get_cfg()
+    add_detcon_config(cfg)
+    known = sorted(_keys(cfg))
+    try:
+        if config_file:
+            cfg.merge_from_file(config_file)
+        cfg.merge_from_list(opts)
+    except (KeyError, AssertionError) as error:
+        # yacs says "Non-existent config key: A.B" of files, "Non-existent key: A.B" of overrides.
+        message = str(error.args[0])
+        if "Non-existent" not in message:
+            raise ValueError(f"Cannot read the overrides {' '.join(opts)}: {message} Expected KEY VALUE pairs.") from None
+        key = message.split()[-1]
+        near = difflib.get_close_matches(key, known, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise ValueError(f"Unknown config key {key} in {config_file or 'the command line'} or its overrides.{hint}") from None
+    return cfg
+
+
+def setup(args: argparse.Namespace) -> tuple["d2.CfgNode", list[dict]]:
+    """The frozen config and the training records; logging, seeds and ``config.yaml`` in OUTPUT_DIR are set up.
+
+    Args:
+        args: of Detectron2's ``default_argument_parser``.
+
+    Raises:
+        ValueError: for anything in config or data that cannot work, with what to change.
+    """
+    cfg = load_config(args.config_file, args.opts)
+    check_pretraining_config(cfg, d2.comm.get_world_size())
+    d2.setup_logger(cfg.OUTPUT_DIR, distributed_rank=d2.comm.get_rank(), name="detcon_d2")
+    lines = [f"Detectron2 backend: {d2.describe_backend()}"]
+    lines += resolve_device(cfg)
+    lines += resolve_norms(cfg, d2.comm.get_world_size())
+    records = load_training_records(cfg)
+    lines += resolve_schedule(cfg, len(records))
+    lines += resolve_probe(cfg, records)
+    cfg.freeze()
+    d2.default_setup(cfg, args)
+    for line in lines:
+        logger.info(line)
+    return cfg, records
+
+
+def check_pretraining_config(cfg: "d2.CfgNode", world_size: int) -> None:
+    """Refuse what would fail later or, worse, train something else than meant.
+
+    Raises:
+        ValueError: naming key, found, expected.
+    """
+    amp = cfg.SOLVER.AMP.ENABLED
+    cuda = torch.cuda.is_available()
+    batch = cfg.SOLVER.IMS_PER_BATCH
+    dtype = cfg.DETCON.SOLVER.AMP_DTYPE
+    architecture, backbone = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.BACKBONE.NAME
+    checks = [
+        (_has(d2.META_ARCH_REGISTRY, architecture), "MODEL.META_ARCHITECTURE", architecture, "'DetConB' or 'DetConS'"),
+        (_has(d2.BACKBONE_REGISTRY, backbone), "MODEL.BACKBONE.NAME", backbone, f"one of {', '.join(_names(d2.BACKBONE_REGISTRY))}"),
+        (cfg.INPUT.FORMAT == "RGB", "INPUT.FORMAT", cfg.INPUT.FORMAT, "'RGB', the order that pretraining and its pixel statistics use"),
+        (cfg.SEED >= 0, "SEED", cfg.SEED, "a number >= 0: image, augmentation and drawn ids follow from it"),
+        (batch > 0 and batch % world_size == 0, "SOLVER.IMS_PER_BATCH", batch, f"a positive multiple of the {world_size} processes"),
+        (dtype in ("bf16", "fp16"), "DETCON.SOLVER.AMP_DTYPE", dtype, "'bf16' or 'fp16'"),
+        (not (amp and dtype == "fp16" and not cuda), "DETCON.SOLVER.AMP_DTYPE", dtype, "'bf16' on the CPU, or SOLVER.AMP.ENABLED False"),
+        (not cfg.SOLVER.CLIP_GRADIENTS.ENABLED, "SOLVER.CLIP_GRADIENTS.ENABLED", True, "False: pretraining does not clip"),
+        (cfg.DETCON.NUM_SAMPLES > 0, "DETCON.NUM_SAMPLES", cfg.DETCON.NUM_SAMPLES, "at least 1 region a view"),
+        (cfg.DETCON.TEMPERATURE > 0, "DETCON.TEMPERATURE", cfg.DETCON.TEMPERATURE, "a number > 0"),
+        (0 <= cfg.DETCON.EMA.MOMENTUM <= 1, "DETCON.EMA.MOMENTUM", cfg.DETCON.EMA.MOMENTUM, "a number in [0, 1]"),
+        (cfg.DETCON.METRICS_PERIOD > 0, "DETCON.METRICS_PERIOD", cfg.DETCON.METRICS_PERIOD, "a number of iterations >= 1"),
+    ]
+    wrong = [f"{key} is {found!r}; expected {expected}." for ok, key, found, expected in checks if not ok]
+    if wrong:
+        raise ValueError("\n".join(wrong))
+
+
+def resolve_device(cfg: "d2.CfgNode") -> list[str]:
+    """Fall back to the CPU where there is no CUDA; returns the lines to print."""
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+        return ["No CUDA here: MODEL.DEVICE cuda -> cpu."]
+    return []
+
+
+def resolve_norms(cfg: "d2.CfgNode", world_size: int) -> list[str]:
+    """SyncBN becomes what world size and device allow, with the same numbers; returns the lines to print."""
+    if world_size == 1:
+        kind, reason = "BN", "one process"
+    elif cfg.MODEL.DEVICE == "cpu":
+        kind, reason = "naiveSyncBN", "torch's SyncBatchNorm needs CUDA"
+    else:
+        return []
+    lines = []
+    for node, key, name in ((cfg.MODEL.RESNETS, "NORM", "MODEL.RESNETS.NORM"), (cfg.DETCON, "HEAD_NORM", "DETCON.HEAD_NORM")):
+        if node[key] == "SyncBN":
+            node[key] = kind
+            lines.append(f"{name} SyncBN -> {kind} ({reason}).")
+    return lines
+
+
+def resolve_probe(cfg: "d2.CfgNode", records: list[dict]) -> list[str]:
+    """Set DETCON.PROBE.NUM_CLASSES from the data set's labels where it is 0; returns the lines to print."""
+    probe = cfg.DETCON.PROBE
+    if not probe.ENABLED:
+        return []
+    classes = count_classes(records)
+    if classes == 0:
+        probe.ENABLED = False
+        return ["No class labels in the data: no online probe."]
+    if probe.NUM_CLASSES and probe.NUM_CLASSES < classes:
+        raise ValueError(f"DETCON.PROBE.NUM_CLASSES is {probe.NUM_CLASSES}, but the data has {classes} classes; set it to 0 or {classes}.")
+    probe.NUM_CLASSES = probe.NUM_CLASSES or classes
+    return [f"Online linear probe over {probe.NUM_CLASSES} classes."]
+
+
+def _keys(node: "d2.CfgNode", prefix: str = "") -> Iterator[str]:
+    for key, value in node.items():
+        yield prefix + key
+        if isinstance(value, d2.CfgNode):
+            yield from _keys(value, f"{prefix}{key}.")
+
+
+def _names(registry: "d2.Registry") -> list[str]:
+    return sorted(name for name, _ in registry)
+
+
+def _has(registry: "d2.Registry", name: str) -> bool:
+    return name in registry

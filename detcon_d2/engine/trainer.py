@@ -1,0 +1,166 @@
+"""The pretraining loop: Detectron2's TrainerBase with a step that also runs on CPU processes and in bf16."""
+
+import logging
+import os
+import time
+import weakref
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from detcon_d2 import d2
+from detcon_d2.checkpoint import CheckpointMetadata, DetConCheckpointer, pretraining_metadata, write_atomically
+from detcon_d2.data import build_detcon_train_loader, describe_masks
+from detcon_d2.engine.hooks import EMAHook, StopOnSignalHook, ThroughputHook
+from detcon_d2.engine.writers import DetConMetricPrinter
+from detcon_d2.solver import build_detcon_optimizer
+
+AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+WRITER_PERIOD = 20
+
+
+class NonFiniteLossError(FloatingPointError):
+    """The loss became NaN or infinite; the message names iteration, process and the file with the offending batch."""
+
+
+class DetConTrainer(d2.TrainerBase):
+    """Pretrains ``MODEL.META_ARCHITECTURE`` on ``records``.
+
+    The position in the stream of images follows from the iteration alone, so a resumed run sees exactly what an uninterrupted one sees.
+    Hook order: timers, LR, EMA, checkpointer, writers, stop.
+    """
+
+    def __init__(self, cfg: "d2.CfgNode", records: list[dict]):
+        """
+        Args:
+            cfg: resolved by :func:`detcon_d2.engine.setup.setup`.
+            records: the training images, in the order that every process shares.
+        """
+        super().__init__()
+        self.cfg = cfg
+        self.records = records
+        self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
+        self.stop_requested = self.stop_agreed = False
+        model = d2.build_model(cfg)
+        if cfg.DETCON.CHANNELS_LAST:
+            model.to(memory_format=torch.channels_last)
+        model.train()
+        self.optimizer = build_detcon_optimizer(cfg, model)
+        self.scheduler = d2.build_lr_scheduler(cfg, self.optimizer)
+        self.model = _wrap_ddp(model)
+        self.device_type = torch.device(cfg.MODEL.DEVICE).type
+        self.amp_dtype = AMP_DTYPES[cfg.DETCON.SOLVER.AMP_DTYPE] if cfg.SOLVER.AMP.ENABLED else None
+        self.scaler = torch.amp.GradScaler(self.device_type, enabled=self.amp_dtype == torch.float16)
+        metadata = pretraining_metadata(cfg, len(records), describe_masks(cfg))
+        self.checkpointer = DetConCheckpointer(
+            model,
+            cfg.OUTPUT_DIR,
+            metadata=CheckpointMetadata(metadata, strict=cfg.DETCON.SOLVER.STRICT_RESUME),
+            trainer=weakref.proxy(self),
+        )
+        self.register_hooks(self.build_hooks(model))
+        self._batches = None
+        self._last_batch: list[dict] | None = None
+
+    def build_hooks(self, model: nn.Module) -> list["d2.HookBase"]:
+        """The hooks, in the order they need: see the class."""
+        cfg = self.cfg
+        hooks = [
+            d2.hooks.IterationTimer(),
+            ThroughputHook(cfg.SOLVER.IMS_PER_BATCH),
+            d2.hooks.LRScheduler(self.optimizer, self.scheduler),
+        ]
+        if hasattr(model, "update_target"):
+            hooks.append(EMAHook(model, cfg.DETCON.EMA.MOMENTUM, self.max_iter))
+        if d2.comm.is_main_process():
+            keep = cfg.DETCON.SOLVER.MAX_TO_KEEP or None
+            hooks.append(d2.hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=keep))
+            hooks.append(d2.hooks.PeriodicWriter(self.build_writers(), period=WRITER_PERIOD))
+        hooks.append(StopOnSignalHook(self.checkpointer))
+        return hooks
+
+    def build_writers(self) -> list["d2.EventWriter"]:
+        """Terminal, ``metrics.json`` and TensorBoard."""
+        folder = self.cfg.OUTPUT_DIR
+        json_writer = d2.JSONWriter(os.path.join(folder, "metrics.json"))
+        return [DetConMetricPrinter(self.max_iter), json_writer, d2.TensorboardXWriter(folder)]
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Continue the last checkpoint of OUTPUT_DIR if ``resume`` and there is one; otherwise start from MODEL.WEIGHTS ("": from scratch)."""
+        resumed = resume and self.checkpointer.has_checkpoint()
+        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        if resumed:
+            self.start_iter = self.iter + 1
+            logging.getLogger(__name__).info("Resuming at iteration %d of %d.", self.start_iter, self.max_iter)
+
+    def train(self) -> None:
+        """From ``start_iter`` to ``max_iter``."""
+        self._batches = iter(build_detcon_train_loader(self.cfg, self.records, start_iteration=self.start_iter))
+        super().train(self.start_iter, self.max_iter)
+
+    def run_step(self) -> None:
+        """One optimizer step over this process's share of the batch."""
+        start = time.perf_counter()
+        batch = next(self._batches)
+        data_time = time.perf_counter() - start
+        with torch.autocast(self.device_type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
+            losses = self.model(batch)
+        total = sum(losses.values())
+        self._agree(bool(torch.isfinite(total)), batch)
+        self.optimizer.zero_grad()
+        self.scaler.scale(total).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self._last_batch = batch
+        self._log(losses, data_time)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Iteration, hooks (schedule), optimizer and loss scale."""
+        return super().state_dict() | {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        super().load_state_dict(state_dict)
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+        self.scaler.load_state_dict(state_dict["scaler"])
+
+    def _log(self, losses: dict[str, torch.Tensor], data_time: float) -> None:
+        # The losses of the storage are means over processes; other figures are the main process's.
+        means = d2.comm.reduce_dict({name: loss.detach() for name, loss in losses.items()})
+        if not d2.comm.is_main_process():
+            return
+        values = {name: float(value) for name, value in means.items()}
+        self.storage.put_scalars(total_loss=sum(values.values()), **values)
+        self.storage.put_scalar("data_time", data_time)
+
+    def _agree(self, finite: bool, batch: list[dict]) -> None:
+        """Let every process know whether one has a non-finite loss (all stop at once) or was told to stop."""
+        flags = torch.tensor([not finite, self.stop_requested], dtype=torch.int32, device=self.cfg.MODEL.DEVICE)
+        if d2.comm.get_world_size() > 1:
+            torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
+        any_nonfinite, self.stop_agreed = (bool(flag) for flag in flags.tolist())
+        if not finite:
+            path = self._save_bad_batch(batch)
+            raise NonFiniteLossError(
+                f"The loss is not finite at iteration {self.iter} on process {d2.comm.get_rank()}. The batch and the one before it are in "
+                f"{path}. Images: {', '.join(record['file_name'] for record in batch[:4])} ... A lower learning rate, a longer "
+                "warm-up or bf16 in place of fp16 are the usual remedies."
+            )
+        if any_nonfinite:
+            raise NonFiniteLossError(f"The loss of another process is not finite at iteration {self.iter}.")
+
+    def _save_bad_batch(self, batch: list[dict]) -> str:
+        path = os.path.join(self.cfg.OUTPUT_DIR, f"nan_batch_iter{self.iter}_rank{d2.comm.get_rank()}.pth")
+        state = {"iteration": self.iter, "batch": batch, "previous_batch": self._last_batch}
+        write_atomically(path, lambda file: torch.save(state, file))
+        return path
+
+
+def _wrap_ddp(model: nn.Module) -> nn.Module:
+    if d2.comm.get_world_size() == 1:
+        return model
+    # Buffers are equal already: BatchNorm synchronises its statistics.
+    device_ids = [torch.cuda.current_device()] if next(model.parameters()).is_cuda else None
+    return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)

@@ -1,0 +1,83 @@
+"""The checkpointer writes whole files, resumes strictly and says what does not fit."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from detcon_d2.checkpoint import CheckpointMetadata, DetConCheckpointer, read_metadata
+
+VALUES = {"method": "DetConB", "depth": 50, "seed": 0, "ims_per_batch": 8, "dataset_size": 12, "max_iter": 5, "mask_parameters": "grid 2"}
+
+
+def model(width: int = 3) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, width), nn.Linear(width, 2))
+
+
+def test_saved_and_resumed_model_and_metadata_are_equal(tmp_path):
+    saver = DetConCheckpointer(model(), str(tmp_path), metadata=CheckpointMetadata(VALUES))
+    saver.save("model_0000004", iteration=4)
+    other = model()
+    nn.init.zeros_(other[0].weight)
+    rest = DetConCheckpointer(other, str(tmp_path), metadata=CheckpointMetadata(VALUES)).resume_or_load("", resume=True)
+    assert rest["iteration"] == 4
+    torch.testing.assert_close(other.state_dict(), model().state_dict(), rtol=0, atol=0)
+    assert read_metadata(tmp_path / "model_0000004.pth") == VALUES | {"iterations": 5, "epochs": 5 * 8 / 12}
+
+
+def test_resume_with_another_seed_names_found_and_expected(tmp_path):
+    DetConCheckpointer(model(), str(tmp_path), metadata=CheckpointMetadata(VALUES)).save("m")
+    other = CheckpointMetadata(VALUES | {"seed": 7})
+    with pytest.raises(ValueError, match=r"seed: 0 in the checkpoint, 7 in this run"):
+        DetConCheckpointer(model(), str(tmp_path), metadata=other).resume_or_load("", resume=True)
+    lenient = CheckpointMetadata(VALUES | {"seed": 7}, strict=False)
+    DetConCheckpointer(model(), str(tmp_path), metadata=lenient).resume_or_load("", resume=True)
+
+
+def test_resume_lists_missing_unexpected_and_misshapen_keys(tmp_path):
+    DetConCheckpointer(model(), str(tmp_path)).save("m")
+    other = nn.Sequential(nn.Linear(4, 5), nn.Linear(3, 2, bias=False), nn.BatchNorm1d(2, affine=False))
+    with pytest.raises(ValueError) as error:
+        DetConCheckpointer(other, str(tmp_path)).resume_or_load("", resume=True)
+    text = str(error.value)
+    assert "missing in the checkpoint: 2.running_mean" in text
+    assert "unexpected in the checkpoint: 1.bias" in text
+    assert "0.weight: (3, 4) in the checkpoint, (5, 4) in the model" in text
+
+
+def test_initialising_from_weights_leaves_optimizer_and_iteration_alone(tmp_path):
+    class Counter:
+        value = 3
+
+        def state_dict(self):
+            return {"value": self.value}
+
+        def load_state_dict(self, state):
+            self.value = state["value"]
+
+    DetConCheckpointer(model(), str(tmp_path / "a"), trainer=Counter())
+    saver = DetConCheckpointer(model(), str(tmp_path), trainer=Counter())
+    saver.save("init")
+    counter = Counter()
+    counter.value = 9
+    DetConCheckpointer(model(), str(tmp_path / "b"), trainer=counter).resume_or_load(str(tmp_path / "init.pth"), resume=False)
+    assert counter.value == 9
+
+
+def test_detectron2_pickles_of_arrays_load(tmp_path):
+    arrays = {key: value.numpy() + 1 for key, value in model().state_dict().items()}
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps({"model": arrays, "__author__": "test"}))
+    other = model()
+    DetConCheckpointer(other, str(tmp_path / "b")).resume_or_load(str(tmp_path / "w.pkl"), resume=False)
+    for key, value in other.state_dict().items():
+        np.testing.assert_array_equal(value.numpy(), arrays[key])
+
+
+def test_read_metadata_of_a_missing_file_and_of_a_file_without(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"No checkpoint at .*nowhere.pth"):
+        read_metadata(tmp_path / "nowhere.pth")
+    torch.save({"model": {}}, tmp_path / "plain.pth")
+    assert read_metadata(tmp_path / "plain.pth") is None
