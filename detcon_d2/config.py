@@ -102,5 +102,5 @@ def add_detcon_config(cfg: "d2.CfgNode") -> None:
     # Refuse to resume with another seed, batch, data set, length or mask parameters than the checkpoint's.
     cfg.DETCON.SOLVER.STRICT_RESUME = True
 
-    # Iterations between two computations of the is-it-learning figures (collapse, retrieval, regions, probe).
-    cfg.DETCON.METRICS_PERIOD = 20
+    # Iterations between two lines of the log, for which the is-it-learning figures (collapse, retrieval, regions, probe) are computed.
+    cfg.DETCON.LOG_PERIOD = 20

@@ -64,5 +64,6 @@ def test_broken_detectron2_is_raised_not_replaced(tmp_path):
 
 
 def test_door_imports_nothing_until_asked():
-    code = "import sys, detcon_d2.d2; print([m for m in ('torch', 'detectron2.config', 'detcon_d2.detectron2_subset.config') if m in sys.modules])"
+    heavy = ("torch", "detectron2", "detcon_d2.detectron2_subset")
+    code = f"import sys, detcon_d2.d2; print([m for m in {heavy!r} if m in sys.modules])"
     assert _python(code).stdout.strip() == "[]"

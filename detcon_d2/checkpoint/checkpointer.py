@@ -75,5 +75,7 @@ class DetConCheckpointer(d2.DetectionCheckpointer):
 def _report(incompatible: Any) -> list[str]:
     lines = [f"missing in the checkpoint: {key}" for key in incompatible.missing_keys]
     lines += [f"unexpected in the checkpoint: {key}" for key in incompatible.unexpected_keys]
-    lines += [f"{key}: {tuple(found)} in the checkpoint, {tuple(wanted)} in the model" for key, found, wanted in incompatible.incorrect_shapes]
+    lines += [
+        f"{key}: {tuple(found)} in the checkpoint, {tuple(wanted)} in the model" for key, found, wanted in incompatible.incorrect_shapes
+    ]
     return lines

@@ -87,6 +87,7 @@ def build_detcon_train_loader(cfg: "d2.CfgNode", records: list[dict] | None = No
     Raises:
         ValueError: config or data that cannot work, with key, found and expected.
     """
+    _limit_opencv_threads()
     records = load_training_records(cfg) if records is None else records
     rank, world_size, batch_size = d2.comm.get_rank(), d2.comm.get_world_size(), cfg.SOLVER.IMS_PER_BATCH
     sampler = PositionSampler(
@@ -109,9 +110,14 @@ def _as_list(samples: list[dict]) -> list[dict]:
 
 
 def _init_worker(worker: int) -> None:
+    _limit_opencv_threads()
     # A scheduler signals the whole job before it kills it: the main process decides what follows, its workers go on until it is done.
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-    # Workers are as many as the cores that the user gives them; each one's own threads would compete with the others.
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
+
+
+def _limit_opencv_threads() -> None:
+    # Workers are as many as the cores that the user gives them; each one's own threads would compete with the others. Only where there
+    # are any: a forked worker has OpenCV's pool without its threads, and would wait for them for ever.
+    if cv2.getNumThreads() > 1:
+        cv2.setNumThreads(1)

@@ -97,6 +97,10 @@ def _run(process: ClusterProcess, main: Callable[[argparse.Namespace], None], ar
         d2.comm.synchronize()
         main(args)
     finally:
+        # Detectron2 caches the world's gloo group; a group that outlives the process group can abort the process at its exit.
+        clear = getattr(getattr(d2.comm, "_get_global_gloo_group", None), "cache_clear", None)
+        if clear is not None:
+            clear()
         dist.destroy_process_group()
 
 

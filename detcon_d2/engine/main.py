@@ -31,17 +31,17 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Pretrain as ``args.config_file`` and ``args.opts`` say; ``args.resume`` continues the last checkpoint of OUTPUT_DIR."""
+    if args.eval_only:
+        raise SystemExit("train_net.py: --eval-only evaluates detectors; a pretraining config has nothing to evaluate.")
     try:
         cfg, records = setup(args)
+        trainer = DetConTrainer(cfg, records)
+        trainer.resume_or_load(resume=args.resume)
     except (ValueError, FileNotFoundError) as error:
         # A user's mistake is told without a traceback.
         if d2.comm.is_main_process():
             print(f"train_net.py: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    if args.eval_only:
-        raise SystemExit("train_net.py: --eval-only evaluates detectors; a pretraining config has nothing to evaluate.")
-    trainer = DetConTrainer(cfg, records)
-    trainer.resume_or_load(resume=args.resume)
     trainer.train()
     if d2.comm.is_main_process():
         logging.getLogger(__name__).info("Done. Checkpoints, log.txt, metrics.json and TensorBoard events are in %s.", cfg.OUTPUT_DIR)

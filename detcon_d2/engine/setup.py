@@ -1,4 +1,4 @@
-"""From a config file to a resolved, checked config: what differs by machine and data set is settled here, once, with a printed line each."""
+"""From a config file to a resolved, checked config: what differs by machine and data set is settled here, with a printed line each."""
 
 import argparse
 import difflib
@@ -88,7 +88,7 @@ def check_pretraining_config(cfg: "d2.CfgNode", world_size: int) -> None:
         (cfg.DETCON.NUM_SAMPLES > 0, "DETCON.NUM_SAMPLES", cfg.DETCON.NUM_SAMPLES, "at least 1 region a view"),
         (cfg.DETCON.TEMPERATURE > 0, "DETCON.TEMPERATURE", cfg.DETCON.TEMPERATURE, "a number > 0"),
         (0 <= cfg.DETCON.EMA.MOMENTUM <= 1, "DETCON.EMA.MOMENTUM", cfg.DETCON.EMA.MOMENTUM, "a number in [0, 1]"),
-        (cfg.DETCON.METRICS_PERIOD > 0, "DETCON.METRICS_PERIOD", cfg.DETCON.METRICS_PERIOD, "a number of iterations >= 1"),
+        (cfg.DETCON.LOG_PERIOD > 0, "DETCON.LOG_PERIOD", cfg.DETCON.LOG_PERIOD, "a number of iterations >= 1"),
     ]
     wrong = [f"{key} is {found!r}; expected {expected}." for ok, key, found, expected in checks if not ok]
     if wrong:

@@ -18,7 +18,6 @@ from detcon_d2.engine.writers import DetConMetricPrinter
 from detcon_d2.solver import build_detcon_optimizer
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-WRITER_PERIOD = 20
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -77,7 +76,7 @@ class DetConTrainer(d2.TrainerBase):
         if d2.comm.is_main_process():
             keep = cfg.DETCON.SOLVER.MAX_TO_KEEP or None
             hooks.append(d2.hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=keep))
-            hooks.append(d2.hooks.PeriodicWriter(self.build_writers(), period=WRITER_PERIOD))
+            hooks.append(d2.hooks.PeriodicWriter(self.build_writers(), period=cfg.DETCON.LOG_PERIOD))
         hooks.append(StopOnSignalHook(self.checkpointer))
         return hooks
 
@@ -88,7 +87,7 @@ class DetConTrainer(d2.TrainerBase):
         return [DetConMetricPrinter(self.max_iter), json_writer, d2.TensorboardXWriter(folder)]
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Continue the last checkpoint of OUTPUT_DIR if ``resume`` and there is one; otherwise start from MODEL.WEIGHTS ("": from scratch)."""
+        """Continue the last checkpoint of OUTPUT_DIR if ``resume`` and there is one; else start from MODEL.WEIGHTS ("": from scratch)."""
         resumed = resume and self.checkpointer.has_checkpoint()
         self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if resumed:
@@ -98,7 +97,14 @@ class DetConTrainer(d2.TrainerBase):
     def train(self) -> None:
         """From ``start_iter`` to ``max_iter``."""
         self._batches = iter(build_detcon_train_loader(self.cfg, self.records, start_iteration=self.start_iter))
-        super().train(self.start_iter, self.max_iter)
+        try:
+            super().train(self.start_iter, self.max_iter)
+        finally:
+            # A traceback may hold the iterator; its workers, deaf to SIGTERM, would then keep the failed run from ending.
+            shutdown = getattr(self._batches, "_shutdown_workers", None)
+            if shutdown is not None:
+                shutdown()
+            self._batches = None
 
     def run_step(self) -> None:
         """One optimizer step over this process's share of the batch."""

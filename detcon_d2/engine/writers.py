@@ -10,7 +10,7 @@ from detcon_d2 import d2
 
 # Scalar -> format; what a run does not have is left out.
 _FIGURES = {
-    "total_loss": "loss: {:.4g}",
+    "loss_detcon": "loss: {:.4g}",
     "loss_probe": "probe: {:.4g}",
     "lr": "lr: {:.4g}",
     "ema_momentum": "momentum: {:.5f}",

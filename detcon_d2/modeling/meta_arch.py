@@ -83,7 +83,7 @@ class DetConBase(nn.Module):
         shapes = encoder.output_shape()
         if detcon.IN_FEATURE not in shapes:
             raise ValueError(
-                f"DETCON.IN_FEATURE is {detcon.IN_FEATURE!r}, but the backbone gives {sorted(shapes)}. Add it to MODEL.RESNETS.OUT_FEATURES."
+                f"DETCON.IN_FEATURE is {detcon.IN_FEATURE!r}, but the backbone gives {sorted(shapes)}. Add it to RESNETS.OUT_FEATURES."
             )
         if detcon.ZERO_INIT_RESIDUAL:
             zero_init_residual(encoder)
@@ -99,7 +99,7 @@ class DetConBase(nn.Module):
             "local_negatives": detcon.LOCAL_NEGATIVES,
             "num_classes": detcon.PROBE.NUM_CLASSES if detcon.PROBE.ENABLED else 0,
             "channels_last": detcon.CHANNELS_LAST,
-            "metrics_period": detcon.METRICS_PERIOD,
+            "metrics_period": detcon.LOG_PERIOD,
         }
 
     @property
@@ -208,9 +208,7 @@ class DetConS(DetConBase):
         features, z1 = self._embed(view1, self.encoder, self.projector)
         _, z2 = self._embed(view2, self.encoder, self.projector)
         self._log_learning(view1, view2, z1, z1, z2)
-        loss = detcon_loss(
-            z1, z2, z1, z2, view1.ids, view2.ids, temperature=self.temperature, local_negatives=self.local_negatives
-        )
+        loss = detcon_loss(z1, z2, z1, z2, view1.ids, view2.ids, temperature=self.temperature, local_negatives=self.local_negatives)
         return features, loss
 
 
@@ -262,7 +260,5 @@ class DetConB(DetConBase):
         with torch.no_grad():
             t1, t2 = (self._embed(view, self.target["encoder"], self.target["projector"])[1] for view in (view1, view2))
         self._log_learning(view1, view2, z1, p1, t2)
-        loss = detcon_loss(
-            p1, p2, t1, t2, view1.ids, view2.ids, temperature=self.temperature, local_negatives=self.local_negatives
-        )
+        loss = detcon_loss(p1, p2, t1, t2, view1.ids, view2.ids, temperature=self.temperature, local_negatives=self.local_negatives)
         return features, loss

@@ -23,7 +23,7 @@ def resolve_schedule(cfg: "d2.CfgNode", num_images: int) -> list[str]:
         Lines for the log that say what came out of what.
 
     Raises:
-        ValueError: for a batch or data set of 0, a negative key, or a run of no iterations.
+        ValueError: for a batch or data set of 0, a negative key, a run of no iterations, or a warm-up that takes all of it.
     """
     solver, detcon, batch = cfg.SOLVER, cfg.DETCON.SOLVER, cfg.SOLVER.IMS_PER_BATCH
     if batch <= 0 or num_images <= 0:
@@ -52,12 +52,14 @@ def _resolve_length(solver: "d2.CfgNode", detcon: "d2.CfgNode", num_images: int)
             f"A run of {detcon.EPOCHS:g} epochs of {num_images} images at batch {batch} has {solver.MAX_ITER} iterations; "
             "expected at least 1. Raise DETCON.SOLVER.EPOCHS, lower SOLVER.IMS_PER_BATCH, or set EPOCHS 0 and SOLVER.MAX_ITER."
         )
+    if solver.WARMUP_ITERS >= solver.MAX_ITER:
+        raise ValueError(
+            f"The warm-up of {solver.WARMUP_ITERS} iterations takes the whole run of {solver.MAX_ITER}: the learning rate would never "
+            "reach its peak. Lower DETCON.SOLVER.WARMUP_EPOCHS (or set it 0 and SOLVER.WARMUP_ITERS), or train longer."
+        )
     epochs = detcon.EPOCHS or solver.MAX_ITER * batch / num_images
     warmup = f"{solver.WARMUP_ITERS} iterations" + (f" ({detcon.WARMUP_EPOCHS:g} epochs)" if detcon.WARMUP_EPOCHS else "")
-    line = f"{epochs:g} epochs of {num_images} images at batch {batch} = {solver.MAX_ITER} iterations, warm-up {warmup}."
-    if solver.WARMUP_ITERS >= solver.MAX_ITER:
-        line += " The warm-up takes the whole run: the learning rate never reaches its peak."
-    return line
+    return f"{epochs:g} epochs of {num_images} images at batch {batch} = {solver.MAX_ITER} iterations, warm-up {warmup}."
 
 
 def _iterations(epochs: float, num_images: int, batch: int) -> int:

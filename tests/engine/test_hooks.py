@@ -70,13 +70,22 @@ def test_a_signal_finishes_the_iteration_saves_and_stops(number):
 
 
 def test_metric_line_names_every_figure(caplog):
-    figures = {"total_loss": 3.0, "lr": 0.1, "ema_momentum": 0.99, "images_per_second": 9.0, "data_time": 0.2}
+    figures = {"total_loss": 3.5, "loss_detcon": 3.0, "lr": 0.1, "ema_momentum": 0.99, "images_per_second": 9.0, "data_time": 0.2}
     figures |= {f"learning/{name}": 0.5 for name in ("projection_std", "retrieval_top1", "positive_fraction", "regions_per_view")}
     with d2.EventStorage(6) as storage, caplog.at_level(logging.INFO, logger="detcon_d2"):
         storage.put_scalars(**figures)
         logging.getLogger("detcon_d2").propagate = True
         DetConMetricPrinter(max_iter=10).write()
     text = caplog.records[-1].getMessage()
-    for part in ("iter: 7/10", "loss: 3", "lr: 0.1", "momentum: 0.99000", "images/s: 9", "data_time: 0.200", "std: 0.500", "retrieval: 0.500"):
+    for part in (
+        "iter: 7/10",
+        "loss: 3",
+        "lr: 0.1",
+        "momentum: 0.99000",
+        "images/s: 9",
+        "data_time: 0.200",
+        "std: 0.500",
+        "retrieval: 0.500",
+    ):
         assert part in text
     assert torch.cuda.is_available() or "max_mem" not in text

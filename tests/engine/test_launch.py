@@ -49,7 +49,9 @@ def report(args: argparse.Namespace) -> None:
 
     path = os.path.join(args.folder, str(d2.comm.get_rank()))
     with open(path, "w") as file:
-        file.write(f"{d2.comm.get_world_size()} {d2.comm.get_local_rank()} {d2.comm.get_local_size()} {d2.comm.all_gather(d2.comm.get_rank())}")
+        file.write(
+            f"{d2.comm.get_world_size()} {d2.comm.get_local_rank()} {d2.comm.get_local_size()} {d2.comm.all_gather(d2.comm.get_rank())}"
+        )
 
 
 def test_two_cpu_processes_form_one_world(tmp_path, monkeypatch):

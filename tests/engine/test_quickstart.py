@@ -16,7 +16,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 def write_run(run: Path) -> None:
     run.mkdir(parents=True)
-    rows = [{"iteration": i, "total_loss": 9.0 - i, "learning/retrieval_top1": 0.1 * i} for i in (0, 2, 4)]
+    rows = [{"iteration": i, "total_loss": 19.0 - i, "loss_detcon": 9.0 - i, "learning/retrieval_top1": 0.1 * i} for i in (0, 2, 4)]
     (run / "metrics.json").write_text("\n".join(json.dumps(row) for row in [*rows, {"iteration": 5, "eta_seconds": 0.0}]))
 
 

@@ -44,7 +44,7 @@ def assert_same_state(a: dict, b: dict) -> None:
 @pytest.mark.parametrize("architecture", ["DetConB", "DetConS"])
 @pytest.mark.parametrize("optimizer", ["LARS", "AdamW"])
 def test_training_runs_and_logs_every_figure(photos, tmp_path, architecture, optimizer):
-    opts = tiny_opts(photos, tmp_path, MODEL__META_ARCHITECTURE=architecture, DETCON__SOLVER__OPTIMIZER=optimizer, DETCON__METRICS_PERIOD=2)
+    opts = tiny_opts(photos, tmp_path, MODEL__META_ARCHITECTURE=architecture, DETCON__SOLVER__OPTIMIZER=optimizer, DETCON__LOG_PERIOD=2)
     trainer = run(arguments(opts))
     assert trainer.iter == 4
     last = json.loads((tmp_path / "metrics.json").read_text().splitlines()[-1])
@@ -83,10 +83,12 @@ class _StopAfter(d2.HookBase):
             raise _Stopped
 
 
-def start(opts: list[str], *flags: str) -> subprocess.Popen:
+def start(opts: list[str], *flags: str, new_session: bool = False) -> subprocess.Popen:
     command = [sys.executable, str(REPO / "tools" / "train_net.py"), "--config-file", BASE, *flags, *opts]
     environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPO), *sys.path]), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=new_session
+    )
 
 
 def test_20_iterations_equal_10_a_sigkill_and_10_more(photos, tmp_path):
@@ -181,3 +183,30 @@ def test_a_corrupt_image_is_named(tmp_path):
     trainer = DetConTrainer(*setup(arguments(tiny_opts(photos, tmp_path / "out"))))
     with pytest.raises(ValueError, match=r"000\.png"):
         trainer.train()
+
+
+def test_a_failing_run_ends_although_its_workers_ignore_sigterm(tmp_path):
+    photos = write_photos(tmp_path / "photos", 8)
+    (photos / "a" / "004.png").write_bytes(b"not an image")
+    process = start(tiny_opts(photos, tmp_path / "out", DATALOADER__NUM_WORKERS=1))
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 1 and "004.png" in output
+
+
+def test_a_signal_to_the_whole_job_saves_and_stops_it_and_it_resumes(photos, tmp_path):
+    """As a scheduler does: main process and workers get SIGTERM; the run still finishes its iteration and saves."""
+    opts = tiny_opts(photos, tmp_path, SOLVER__MAX_ITER=3000, DATALOADER__NUM_WORKERS=1, SOLVER__CHECKPOINT_PERIOD=1000)
+    process = start(opts, new_session=True)
+    deadline = time.monotonic() + 100
+    metrics = tmp_path / "metrics.json"
+    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 1 and "continue with --resume" in output, output
+    last = (tmp_path / "last_checkpoint").read_text()
+    state = torch.load(tmp_path / last, weights_only=True)
+    assert last == f"model_{state['iteration']:07d}.pth" and state["metadata"]["iterations"] == state["iteration"] + 1
+    trainer = DetConTrainer(*setup(arguments(opts)))
+    trainer.resume_or_load(resume=True)
+    assert trainer.start_iter == state["iteration"] + 1

@@ -35,7 +35,9 @@ def test_same_names_shapes_and_outputs_as_detectron2s(depth):
 
 
 def test_depth_200_has_the_blocks_of_the_released_model():
-    backbone = d2.build_backbone(cfg_for(200, MODEL__RESNETS__STEM_OUT_CHANNELS=4, MODEL__RESNETS__RES2_OUT_CHANNELS=16, MODEL__RESNETS__WIDTH_PER_GROUP=4))
+    backbone = d2.build_backbone(
+        cfg_for(200, MODEL__RESNETS__STEM_OUT_CHANNELS=4, MODEL__RESNETS__RES2_OUT_CHANNELS=16, MODEL__RESNETS__WIDTH_PER_GROUP=4)
+    )
     assert [len(getattr(backbone, f"res{i}")) for i in range(2, 6)] == [3, 24, 36, 3]
 
 

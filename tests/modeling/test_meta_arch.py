@@ -15,7 +15,7 @@ def tiny_cfg(**overrides: object) -> "d2.CfgNode":
     cfg = d2.get_cfg()
     add_detcon_config(cfg)
     cfg.merge_from_file(str(REPO / "configs" / "Base-DetCon.yaml"))
-    values = TINY | {"MODEL.RESNETS.NORM": "BN", "DETCON.HEAD_NORM": "BN", "DETCON.METRICS_PERIOD": 1}
+    values = TINY | {"MODEL.RESNETS.NORM": "BN", "DETCON.HEAD_NORM": "BN", "DETCON.LOG_PERIOD": 1}
     values |= {key.replace("__", "."): value for key, value in overrides.items()}
     cfg.merge_from_list([str(item) for pair in values.items() for item in pair])
     return cfg

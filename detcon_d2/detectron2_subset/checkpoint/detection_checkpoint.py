@@ -1,0 +1,72 @@
+"""The checkpointer: fvcore's, with Detectron2's file formats and safe reading."""
+
+from typing import Any
+
+from fvcore.common.checkpoint import Checkpointer
+from torch import nn
+
+from ..utils import comm
+from ..utils.file_io import PathManager
+from .matching import match_by_suffix
+from .safe_load import load_pickle, load_torch
+
+# Left out of the reports: old checkpoints have or lack these constants, which models make from the config.
+_QUIET_MISSING = ("pixel_mean", "pixel_std")
+_QUIET_UNEXPECTED = "anchor_generator.cell_anchors"
+
+
+class DetectionCheckpointer(Checkpointer):
+    """Saves and loads a model and further objects with ``state_dict`` and ``load_state_dict``.
+
+    ``.pth`` files hold a dict with "model" and the objects' names, or a bare state dict; ``.pkl`` files a dict of numpy arrays under
+    "model" with "__author__". "matching_heuristics" in the file, or ``?matching_heuristics=True`` after its name, matches names by suffix.
+    Files are read without running code from them, unlike Detectron2's.
+    """
+
+    _match_names = False
+
+    def __init__(self, model: nn.Module, save_dir: str = "", *, save_to_disk: bool | None = None, **checkpointables: Any) -> None:
+        """
+        Args:
+            model: may be wrapped in DistributedDataParallel.
+            save_dir: folder of the checkpoints and of the file ``last_checkpoint``, which names the newest.
+            save_to_disk: by default only the main process saves.
+            checkpointables: name -> object.
+        """
+        save_to_disk = comm.is_main_process() if save_to_disk is None else save_to_disk
+        super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
+        self.path_manager = PathManager
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load ``path`` (a file, URL, or "" for nothing); returns what the file holds beyond the model and the known objects.
+
+        Raises:
+            ValueError: the file holds more than tensors, arrays and plain values, or is of Caffe2.
+        """
+        path, _, query = path.partition("?")
+        if query not in ("", "matching_heuristics=True"):
+            raise ValueError(f"{path} has an unknown query {query!r}; expected ?matching_heuristics=True or none.")
+        self._match_names = bool(query)
+        return super().load(path, *args, **kwargs)
+
+    def _load_file(self, f: str) -> dict[str, Any]:
+        checkpoint = load_pickle(f) if f.endswith(".pkl") else load_torch(f)
+        if "model" not in checkpoint:
+            if f.endswith(".pkl"):
+                raise ValueError(
+                    f"{f} has no 'model', like the files of Caffe2 and Detectron1; expected {{'model', '__author__'}}. "
+                    "The subset does not convert Caffe2's names; install detectron2, load it there and save it as .pth."
+                )
+            checkpoint = {"model": checkpoint}
+        if self._match_names:
+            checkpoint["matching_heuristics"] = True
+        return checkpoint
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        if checkpoint.get("matching_heuristics"):
+            self._convert_ndarray_to_tensor(checkpoint["model"])
+            checkpoint["model"] = match_by_suffix(self.model.state_dict(), checkpoint["model"])
+        report = super()._load_model(checkpoint)
+        report.missing_keys[:] = [key for key in report.missing_keys if key not in _QUIET_MISSING]
+        report.unexpected_keys[:] = [key for key in report.unexpected_keys if _QUIET_UNEXPECTED not in key]
+        return report

@@ -1,0 +1,8 @@
+"""COCO-format data sets; public names of ``detectron2.data.datasets``."""
+
+from ...missing import missing_name
+from .coco import load_coco_json, register_coco_instances
+
+__all__ = ["load_coco_json", "register_coco_instances"]
+
+__getattr__ = missing_name(__name__)

@@ -1,0 +1,35 @@
+"""What every backbone is."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import nn
+
+from ...layers import ShapeSpec
+
+
+class Backbone(nn.Module, ABC):
+    """A network from images to named feature maps.
+
+    Subclasses set ``_out_features`` (names), ``_out_feature_channels`` and ``_out_feature_strides`` (name -> int), or override
+    :meth:`output_shape`.
+    """
+
+    @abstractmethod
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Images (N, C, H, W) -> name -> features."""
+
+    @property
+    def size_divisibility(self) -> int:
+        """Input height and width must be multiples of this; 0: any."""
+        return 0
+
+    @property
+    def padding_constraints(self) -> dict[str, int]:
+        """For :meth:`ImageList.from_tensors`: ``size_divisibility`` and ``square_size``; empty: none."""
+        return {}
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Channels and stride of each feature map."""
+        channels, strides = self._out_feature_channels, self._out_feature_strides
+        return {name: ShapeSpec(channels=channels[name], stride=strides[name]) for name in self._out_features}

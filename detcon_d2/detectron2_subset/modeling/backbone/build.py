@@ -1,0 +1,17 @@
+"""The registry of backbones."""
+
+from ...config import CfgNode
+from ...layers import ShapeSpec
+from ...utils.registry import Registry
+from .backbone import Backbone
+
+BACKBONE_REGISTRY = Registry("BACKBONE")
+BACKBONE_REGISTRY.__doc__ = "Backbones, each called as ``build(cfg, input_shape: ShapeSpec)``; named by ``MODEL.BACKBONE.NAME``."
+
+
+def build_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> Backbone:
+    """The backbone ``MODEL.BACKBONE.NAME``; input channels default to the length of ``MODEL.PIXEL_MEAN``. KeyError for another name."""
+    shape = input_shape or ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
+    backbone = BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg, shape)
+    assert isinstance(backbone, Backbone), f"{cfg.MODEL.BACKBONE.NAME} made a {type(backbone).__name__}, not a Backbone."
+    return backbone

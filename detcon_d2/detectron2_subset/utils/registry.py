@@ -1,0 +1,5 @@
+"""Registries of names, fvcore's."""
+
+from fvcore.common.registry import Registry
+
+__all__ = ["Registry"]
