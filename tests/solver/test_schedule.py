@@ -55,7 +55,7 @@ def test_iterations_are_exact_for_epochs_as_written(epochs, images, batch, itera
 
 
 def test_a_run_that_is_all_warm_up_is_refused():
-    with pytest.raises(ValueError, match="warm-up of 50 iterations takes the whole run of 50.*WARMUP_EPOCHS"):
+    with pytest.raises(ValueError, match="warm-up of 50 iterations takes the whole run of 50"):
         resolve_schedule(make_cfg(batch=1, epochs=1.0, WARMUP_ITERS=50), 50)
 
 

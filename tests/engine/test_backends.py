@@ -1,0 +1,33 @@
+"""The same run on Detectron2 and on the subset gives the same numbers."""
+
+import importlib.util
+import subprocess
+
+import pytest
+import torch
+
+from detcon_d2.checkpoint import load_torch
+from detcon_d2.engine import DetConTrainer, setup
+from tests.conftest import tiny_opts
+from tests.engine.test_trainer import arguments, start
+
+
+@pytest.mark.parametrize("architecture", ["DetConB", "DetConS"])
+def test_three_iterations_from_one_initial_checkpoint_agree(photos, tmp_path, architecture, monkeypatch):
+    if importlib.util.find_spec("detectron2") is None:
+        pytest.skip("compares the subset with Detectron2, which is not installed (make test-detectron2 D2=path)")
+    extra = {"MODEL__META_ARCHITECTURE": architecture, "SOLVER__MAX_ITER": 3, "DETCON__LOG_PERIOD": 1}
+    DetConTrainer(*setup(arguments(tiny_opts(photos, tmp_path, **extra)))).checkpointer.save("initial")
+    runs: dict[str, subprocess.Popen] = {}
+    for backend in ("subset", "detectron2"):
+        monkeypatch.setenv("DETCON_D2_BACKEND", backend)
+        runs[backend] = start(tiny_opts(photos, tmp_path / backend, MODEL__WEIGHTS=tmp_path / "initial.pth", **extra))
+    for process in runs.values():
+        output, _ = process.communicate(timeout=200)
+        assert process.returncode == 0, output
+    subset, real = (load_torch(tmp_path / backend / "model_final.pth") for backend in runs)
+    assert subset["metadata"]["backend"].startswith("subset") and real["metadata"]["backend"].startswith("detectron2")
+    # The weights after three steps hold the first three losses and their gradients.
+    torch.testing.assert_close(subset["model"], real["model"], rtol=1e-4, atol=1e-4)
+    texts = [(tmp_path / backend / "metrics.json").read_text().splitlines() for backend in runs]
+    assert len(texts[0]) == len(texts[1]) >= 3
