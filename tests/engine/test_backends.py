@@ -17,7 +17,8 @@ def test_three_iterations_from_one_initial_checkpoint_agree(photos, tmp_path, ar
     if importlib.util.find_spec("detectron2") is None:
         pytest.skip("compares the subset with Detectron2, which is not installed (make test-detectron2 D2=path)")
     extra = {"MODEL__META_ARCHITECTURE": architecture, "SOLVER__MAX_ITER": 3, "DETCON__LOG_PERIOD": 1}
-    DetConTrainer(*setup(arguments(tiny_opts(photos, tmp_path, **extra)))).checkpointer.save("initial")
+    trainer = DetConTrainer(*setup(arguments(tiny_opts(photos, tmp_path, **extra))))
+    trainer.checkpointer.save("initial")
     runs: dict[str, subprocess.Popen] = {}
     for backend in ("subset", "detectron2"):
         monkeypatch.setenv("DETCON_D2_BACKEND", backend)
