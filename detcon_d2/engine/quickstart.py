@@ -100,11 +100,11 @@ def summary(output: Path, seconds: float) -> str:
     """The closing lines: what was learned, by the figures of the log, and which files to open."""
     run = output / "detcon_b"
     rows = [row for row in map(json.loads, (run / "metrics.json").read_text().splitlines()) if "total_loss" in row]
-    figures = [
-        f"  {title:<34} {rows[0][key]:.3f} -> {rows[-1][key]:.3f}"
-        for key, title in (("loss_detcon", "contrastive loss"), ("learning/retrieval_top1", "same region found in other view"))
-        if key in rows[0] and key in rows[-1]
-    ]
+    figures = []
+    for key, title in (("loss_detcon", "contrastive loss"), ("learning/retrieval_top1", "same region found in other view")):
+        values = [row[key] for row in rows if key in row]
+        if values:
+            figures.append(f"  {title:<34} {values[0]:.3f} -> {values[-1]:.3f}")
     looks = (
         (output / "views.png", "the images, their regions, and two views of each"),
         (run / "log.txt", "the log; std near 0 would be collapse, retrieval should rise"),
