@@ -1,7 +1,9 @@
 """The loader of pretraining: an endless stream of this process's batches, the same for any number of workers and processes."""
 
 import logging
+import os
 import signal
+import threading
 
 import cv2
 import torch
@@ -17,6 +19,7 @@ from detcon_d2.masks.reader import ImageReadError
 logger = logging.getLogger(__name__)
 
 _MAX_REPLACEMENTS = 20
+_JOB_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class PositionDataset(Dataset):
@@ -111,9 +114,17 @@ def _as_list(samples: list[dict]) -> list[dict]:
 
 def _init_worker(worker: int) -> None:
     _limit_opencv_threads()
-    # A scheduler signals the whole job before it kills it: the main process decides what follows, its workers go on until it is done.
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+    # A scheduler signals every process of a job before it kills it: the main process decides what follows, and its workers go on until
+    # it ends them. Where the sender of a signal cannot be told (macOS), they end at once.
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, _JOB_SIGNALS)
+        threading.Thread(target=_obey_only, args=(os.getppid(),), daemon=True).start()
+
+
+def _obey_only(sender: int) -> None:
+    while signal.sigwaitinfo(_JOB_SIGNALS).si_pid != sender:
+        pass
+    os._exit(0)
 
 
 def _limit_opencv_threads() -> None:

@@ -97,14 +97,7 @@ class DetConTrainer(d2.TrainerBase):
     def train(self) -> None:
         """From ``start_iter`` to ``max_iter``."""
         self._batches = iter(build_detcon_train_loader(self.cfg, self.records, start_iteration=self.start_iter))
-        try:
-            super().train(self.start_iter, self.max_iter)
-        finally:
-            # A traceback may hold the iterator; its workers, deaf to SIGTERM, would then keep the failed run from ending.
-            shutdown = getattr(self._batches, "_shutdown_workers", None)
-            if shutdown is not None:
-                shutdown()
-            self._batches = None
+        super().train(self.start_iter, self.max_iter)
 
     def run_step(self) -> None:
         """One optimizer step over this process's share of the batch."""

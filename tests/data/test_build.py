@@ -1,7 +1,9 @@
 """The loader gives the same images whatever the number of workers and processes, and continues where a run stopped."""
 
 import logging
+import multiprocessing
 import pickle
+import subprocess
 from itertools import islice
 
 import pytest
@@ -143,3 +145,19 @@ class TestBadImages:
         cfg.DETCON.ON_BAD_IMAGE = "ignore"
         with pytest.raises(ValueError, match="ON_BAD_IMAGE is 'ignore'; expected 'refuse' or 'skip'"):
             build_detcon_train_loader(cfg)
+
+
+def test_workers_outlive_the_signals_of_a_scheduler_and_end_with_their_loader(cfg):
+    """SIGTERM from elsewhere leaves a worker at work; the loader's own ends it, also when nobody asks for more batches."""
+    before = set(multiprocessing.active_children())
+    cfg.DATALOADER.NUM_WORKERS = 1
+    loader = iter(build_detcon_train_loader(cfg))
+    next(loader)
+    (worker,) = set(multiprocessing.active_children()) - before
+    for name in ("TERM", "USR1"):
+        subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
+    worker.join(1)
+    assert worker.is_alive() and next(loader)
+    worker.terminate()
+    worker.join(10)
+    assert worker.exitcode == 0

@@ -2,8 +2,10 @@
 
 import argparse
 import os
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -66,13 +68,33 @@ def test_several_cpu_machines_need_a_launcher(monkeypatch):
         launch(report, argparse.Namespace(num_gpus=2, num_machines=2, machine_rank=0, dist_url="auto"))
 
 
-def test_torchrun_starts_the_job(tmp_path):
+def job_script(tmp_path: Path) -> Path:
     script = tmp_path / "job.py"
     script.write_text(
         "import argparse\nfrom detcon_d2.engine import launch\nfrom tests.engine.test_launch import report\n"
         f"launch(report, argparse.Namespace(num_gpus=1, num_machines=1, machine_rank=0, dist_url='auto', folder={str(tmp_path)!r}))\n"
     )
-    environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPO), *sys.path]), "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    subprocess.run(command, env=environ, check=True, capture_output=True)
+    return script
+
+
+def job_environment(**variables: str) -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(REPO), *sys.path]), "CUDA_VISIBLE_DEVICES": ""} | variables
+
+
+def test_torchrun_starts_the_job(tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(job_script(tmp_path))]
+    subprocess.run(command, env=job_environment(), check=True, capture_output=True)
+    assert (tmp_path / "1").read_text() == "2 1 2 [0, 1]"
+
+
+def test_sruns_environment_starts_the_job(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    script = str(job_script(tmp_path))
+    tasks = [
+        subprocess.Popen([sys.executable, script], env=job_environment(SLURM_PROCID=rank, SLURM_LOCALID=rank, **step)) for rank in "01"
+    ]
+    assert [task.wait(120) for task in tasks] == [0, 0]
     assert (tmp_path / "1").read_text() == "2 1 2 [0, 1]"

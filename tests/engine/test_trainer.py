@@ -185,7 +185,7 @@ def test_a_corrupt_image_is_named(tmp_path):
         trainer.train()
 
 
-def test_a_failing_run_ends_although_its_workers_ignore_sigterm(tmp_path):
+def test_a_failing_run_with_workers_ends(tmp_path):
     photos = write_photos(tmp_path / "photos", 8)
     (photos / "a" / "004.png").write_bytes(b"not an image")
     process = start(tiny_opts(photos, tmp_path / "out", DATALOADER__NUM_WORKERS=1))
