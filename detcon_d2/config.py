@@ -99,7 +99,7 @@ def add_detcon_config(cfg: "d2.CfgNode") -> None:
     cfg.DETCON.SOLVER.AMP_DTYPE = "bf16"
     # Checkpoints kept beside model_final.pth, the newest ones; 0 keeps all.
     cfg.DETCON.SOLVER.MAX_TO_KEEP = 5
-    # Refuse to resume with another seed, batch, data set, length or mask parameters than the checkpoint's.
+    # Refuse to resume with another method, depth, seed, batch, list of images, length or mask parameters than the checkpoint's.
     cfg.DETCON.SOLVER.STRICT_RESUME = True
 
     # Iterations between two lines of the log, for which the is-it-learning figures (collapse, retrieval, regions, probe) are computed.

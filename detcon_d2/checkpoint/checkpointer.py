@@ -50,9 +50,12 @@ class DetConCheckpointer(d2.DetectionCheckpointer):
         return self.load(path, checkpointables=[])
 
     _strict = False
+    missing_keys: tuple[str, ...] = ()
+    """Keys of the model that the last loaded file did not have."""
 
     def _load_model(self, checkpoint: Any) -> Any:
         incompatible = super()._load_model(checkpoint)
+        self.missing_keys = tuple(incompatible.missing_keys) if incompatible is not None else ()
         if self._strict and incompatible is not None:
             report = _report(incompatible)
             if report:

@@ -10,7 +10,7 @@ from detcon_d2 import d2
 from detcon_d2.checkpoint.safe import load_checkpoint_file
 
 # A resumed run continues the very same stream of positions only if these agree.
-_FIXED_ON_RESUME = ("method", "depth", "seed", "ims_per_batch", "dataset_size", "max_iter", "mask_parameters")
+_FIXED_ON_RESUME = ("method", "depth", "seed", "ims_per_batch", "dataset_size", "dataset_digest", "max_iter", "mask_parameters")
 
 
 class CheckpointMetadata:
@@ -23,7 +23,7 @@ class CheckpointMetadata:
         """
         Args:
             values: see :func:`pretraining_metadata`.
-            strict: refuse to resume a checkpoint made with another seed, batch, data set, length or masks.
+            strict: refuse to resume a checkpoint made with another seed, batch, list of images, length or masks.
         """
         self.values = dict(values)
         self.strict = strict
@@ -56,12 +56,13 @@ class CheckpointMetadata:
             )
 
 
-def pretraining_metadata(cfg: "d2.CfgNode", dataset_size: int, mask_parameters: str) -> dict[str, Any]:
+def pretraining_metadata(cfg: "d2.CfgNode", dataset_size: int, dataset_digest: str, mask_parameters: str) -> dict[str, Any]:
     """What a pretraining run knows of itself before the first iteration.
 
     Args:
         cfg: the resolved config.
         dataset_size: number of images.
+        dataset_digest: hash of their keys.
         mask_parameters: one line on the regions.
     """
     return {
@@ -80,6 +81,7 @@ def pretraining_metadata(cfg: "d2.CfgNode", dataset_size: int, mask_parameters: 
         "mask_parameters": mask_parameters,
         "datasets": list(cfg.DATASETS.TRAIN),
         "dataset_size": dataset_size,
+        "dataset_digest": dataset_digest,
         "seed": cfg.SEED,
         "ims_per_batch": cfg.SOLVER.IMS_PER_BATCH,
         "max_iter": cfg.SOLVER.MAX_ITER,

@@ -1,7 +1,7 @@
 """Data sets, two aligned views, photometric augmentation, mapper and loader."""
 
 from detcon_d2.data.build import build_detcon_train_loader
-from detcon_d2.data.datasets import count_classes, load_records, load_training_records
+from detcon_d2.data.datasets import count_classes, load_records, load_training_records, records_digest
 from detcon_d2.data.label_maps import describe_masks
 from detcon_d2.data.mapper import DetConMapper
 from detcon_d2.data.views import ViewAugmentation, ViewTransform
@@ -15,4 +15,5 @@ __all__ = [
     "describe_masks",
     "load_records",
     "load_training_records",
+    "records_digest",
 ]

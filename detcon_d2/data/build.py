@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Iterator
 
 import cv2
 import torch
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 _MAX_REPLACEMENTS = 20
 _JOB_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+_PARENT_CHECK_SECONDS = 5
 
 
 class PositionDataset(Dataset):
@@ -79,7 +81,7 @@ class PositionDataset(Dataset):
             logger.warning("Skipped, another image takes its place (DETCON.ON_BAD_IMAGE skip): %s", error)
 
 
-def build_detcon_train_loader(cfg: "d2.CfgNode", records: list[dict] | None = None, *, start_iteration: int = 0) -> DataLoader:
+def build_detcon_train_loader(cfg: "d2.CfgNode", records: list[dict] | None = None, *, start_iteration: int = 0) -> "BatchLoader":
     """Batches of this process: lists of IMS_PER_BATCH / world size dicts of :class:`DetConMapper`, without end.
 
     Args:
@@ -96,19 +98,52 @@ def build_detcon_train_loader(cfg: "d2.CfgNode", records: list[dict] | None = No
     sampler = PositionSampler(
         len(records), seed=cfg.SEED, batch_size=batch_size, rank=rank, world_size=world_size, start_iteration=start_iteration
     )
-    return DataLoader(
+    loader = DataLoader(
         PositionDataset(records, DetConMapper(cfg), seed=cfg.SEED, on_bad_image=cfg.DETCON.ON_BAD_IMAGE),
         batch_size=batch_size // world_size,
         sampler=sampler,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
-        collate_fn=_as_list,
+        collate_fn=_pack,
         worker_init_fn=_init_worker,
+        pin_memory=torch.cuda.is_available(),
         # The loader draws a seed for its workers; from its own generator, so that the global one does not move.
         generator=torch.Generator().manual_seed(cfg.SEED),
     )
+    return BatchLoader(loader)
 
 
-def _as_list(samples: list[dict]) -> list[dict]:
+class BatchLoader:
+    """Iterates over the batches of a DataLoader as lists of mapper dicts, whose tensors are parts of one tensor a batch and kind.
+
+    A tensor that crosses processes costs a file descriptor: a batch of 128 dicts as they are would hold 1,024, the usual limit.
+    """
+
+    def __init__(self, loader: DataLoader):
+        """
+        Args:
+            loader: collates by ``_pack``.
+        """
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        """Endless lists of this process's share of a batch."""
+        return map(_unpack, self.loader)
+
+
+def _pack(samples: list[dict]) -> tuple[list[dict], list[dict]]:
+    """Samples without the views' tensors, and for each view its tensors, stacked."""
+    plain = [sample | {"views": [{"flip": view["flip"]} for view in sample["views"]]} for sample in samples]
+    names = [name for name, value in samples[0]["views"][0].items() if isinstance(value, torch.Tensor)]
+    stacked = [{name: torch.stack([sample["views"][i][name] for sample in samples]) for name in names} for i in range(2)]
+    return plain, stacked
+
+
+def _unpack(packed: tuple[list[dict], list[dict]]) -> list[dict]:
+    """The inverse of :func:`_pack`."""
+    samples, stacked = packed
+    for index, sample in enumerate(samples):
+        for view, tensors in zip(sample["views"], stacked):
+            view.update({name: tensor[index] for name, tensor in tensors.items()})
     return samples
 
 
@@ -116,14 +151,17 @@ def _init_worker(worker: int) -> None:
     _limit_opencv_threads()
     # A scheduler signals every process of a job before it kills it: the main process decides what follows, and its workers go on until
     # it ends them. Where the sender of a signal cannot be told (macOS), they end at once.
-    if hasattr(signal, "sigwaitinfo"):
+    if hasattr(signal, "sigtimedwait"):
         signal.pthread_sigmask(signal.SIG_BLOCK, _JOB_SIGNALS)
         threading.Thread(target=_obey_only, args=(os.getppid(),), daemon=True).start()
 
 
-def _obey_only(sender: int) -> None:
-    while signal.sigwaitinfo(_JOB_SIGNALS).si_pid != sender:
-        pass
+def _obey_only(parent: int) -> None:
+    # A worker may be stuck in its queue when the parent was killed: look after it, too.
+    while os.getppid() == parent:
+        info = signal.sigtimedwait(_JOB_SIGNALS, _PARENT_CHECK_SECONDS)
+        if info is not None and info.si_pid == parent:
+            break
     os._exit(0)
 
 

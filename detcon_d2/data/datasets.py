@@ -1,5 +1,6 @@
 """The images to train on, from the names in the config to one list of records."""
 
+import hashlib
 import logging
 import os
 
@@ -8,6 +9,8 @@ from detcon_d2.data.label_maps import attach_label_maps
 from detcon_d2.masks.sources import is_source_spec, list_images
 
 logger = logging.getLogger(__name__)
+
+_TRAINING_KEYS = ("file_name", "image_id", "key", "label", "label_map_file_name")
 
 
 def load_records(name: str) -> list[dict]:
@@ -58,11 +61,20 @@ def load_training_records(cfg: "d2.CfgNode") -> list[dict]:
         datasets = [attach_label_maps(*entry) for entry in zip(datasets, masks.ROOTS, names)]
     elif masks.SOURCE != "grid":
         raise ValueError(f"DETCON.MASKS.SOURCE is {masks.SOURCE!r}; expected 'files' or 'grid'.")
-    records = [record for dataset in datasets for record in dataset]
+    # Annotations are not used here, and those of COCO would take gigabytes in every process.
+    records = [{key: record[key] for key in _TRAINING_KEYS if key in record} for dataset in datasets for record in dataset]
     if any("label" in record for record in records) and not _labels_agree(names, datasets):
         logger.warning("The labels of DATASETS.TRAIN are dropped: some images have none, or the data sets disagree on the classes.")
         records = [{key: value for key, value in record.items() if key != "label"} for record in records]
     return records
+
+
+def records_digest(records: list[dict]) -> str:
+    """Hash of the keys in their order: equal where position k shows the same image."""
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(record["key"].encode("utf-8", "surrogateescape") + b"\0")
+    return digest.hexdigest()[:16]
 
 
 def count_classes(records: list[dict]) -> int:

@@ -84,7 +84,8 @@ def _spawned(rank: int, world_size: int, init_method: str, main: Callable, args:
 def _run(process: ClusterProcess, main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
     cuda = torch.cuda.is_available()
     if cuda:
-        torch.cuda.set_device(process.local_rank)
+        # A launcher may show every process all GPUs of the machine, or its own only.
+        torch.cuda.set_device(process.local_rank % torch.cuda.device_count())
     dist.init_process_group(
         "nccl" if cuda else "gloo",
         init_method=process.init_method,
@@ -92,16 +93,16 @@ def _run(process: ClusterProcess, main: Callable[[argparse.Namespace], None], ar
         rank=process.rank,
         timeout=TIMEOUT,
     )
-    try:
-        d2.comm.create_local_process_group(process.local_world_size)
-        d2.comm.synchronize()
-        main(args)
-    finally:
-        # Detectron2 caches the world's gloo group; a group that outlives the process group can abort the process at its exit.
-        clear = getattr(getattr(d2.comm, "_get_global_gloo_group", None), "cache_clear", None)
-        if clear is not None:
-            clear()
-        dist.destroy_process_group()
+    d2.comm.create_local_process_group(process.local_world_size)
+    d2.comm.synchronize()
+    main(args)
+    # Leave together: in gloo a process that goes first can keep another one waiting for ever.
+    d2.comm.synchronize()
+    # Detectron2 caches the world's gloo group; a group that outlives the process group can abort the process at its exit.
+    clear = getattr(getattr(d2.comm, "_get_global_gloo_group", None), "cache_clear", None)
+    if clear is not None:
+        clear()
+    dist.destroy_process_group()
 
 
 def _first_host(nodelist: str) -> str:

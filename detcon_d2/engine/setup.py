@@ -9,7 +9,7 @@ import torch
 
 from detcon_d2 import d2
 from detcon_d2.config import add_detcon_config
-from detcon_d2.data import count_classes, load_training_records
+from detcon_d2.data import count_classes, load_training_records, records_digest
 from detcon_d2.solver import resolve_schedule
 
 logger = logging.getLogger(__name__)
@@ -49,6 +49,27 @@ def setup(args: argparse.Namespace) -> tuple["d2.CfgNode", list[dict]]:
     Raises:
         ValueError: for anything in config or data that cannot work, with what to change.
     """
+    prepared, error = None, None
+    try:
+        prepared = _prepare(args)
+    except (ValueError, FileNotFoundError) as found:
+        error = str(found)
+    # One process may fail alone (data missing on its machine): then all stop, and say why.
+    errors = {rank: text for rank, text in enumerate(d2.comm.all_gather(error)) if text is not None}
+    if errors:
+        raise ValueError(error or "\n".join(f"process {rank}: {text}" for rank, text in errors.items()))
+    cfg, records, lines = prepared
+    digests = d2.comm.all_gather((len(records), records_digest(records)))
+    if len(set(digests)) > 1:
+        raise ValueError(f"The processes see different training images (count, hash): {digests}. Give every machine the same data set.")
+    d2.default_setup(cfg, args)
+    for line in lines:
+        logger.info(line)
+    return cfg, records
+
+
+def _prepare(args: argparse.Namespace) -> tuple["d2.CfgNode", list[dict], list[str]]:
+    """Frozen config, records, and the lines to print; no communication."""
     cfg = load_config(args.config_file, args.opts)
     check_pretraining_config(cfg, d2.comm.get_world_size())
     d2.setup_logger(cfg.OUTPUT_DIR, distributed_rank=d2.comm.get_rank(), name="detcon_d2")
@@ -59,10 +80,7 @@ def setup(args: argparse.Namespace) -> tuple["d2.CfgNode", list[dict]]:
     lines += resolve_schedule(cfg, len(records))
     lines += resolve_probe(cfg, records)
     cfg.freeze()
-    d2.default_setup(cfg, args)
-    for line in lines:
-        logger.info(line)
-    return cfg, records
+    return cfg, records, lines
 
 
 def check_pretraining_config(cfg: "d2.CfgNode", world_size: int) -> None:
@@ -104,7 +122,7 @@ def resolve_device(cfg: "d2.CfgNode") -> list[str]:
 
 
 def resolve_norms(cfg: "d2.CfgNode", world_size: int) -> list[str]:
-    """SyncBN becomes what world size and device allow, with the same numbers; returns the lines to print."""
+    """SyncBN becomes what world size and device allow, with the same outputs and gradients; returns the lines to print."""
     if world_size == 1:
         kind, reason = "BN", "one process"
     elif cfg.MODEL.DEVICE == "cpu":

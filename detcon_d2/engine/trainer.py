@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from detcon_d2 import d2
 from detcon_d2.checkpoint import CheckpointMetadata, DetConCheckpointer, pretraining_metadata, write_atomically
-from detcon_d2.data import build_detcon_train_loader, describe_masks
+from detcon_d2.data import build_detcon_train_loader, describe_masks, records_digest
 from detcon_d2.engine.hooks import EMAHook, StopOnSignalHook, ThroughputHook
 from detcon_d2.engine.writers import DetConMetricPrinter
 from detcon_d2.solver import build_detcon_optimizer
@@ -48,11 +48,11 @@ class DetConTrainer(d2.TrainerBase):
         model.train()
         self.optimizer = build_detcon_optimizer(cfg, model)
         self.scheduler = d2.build_lr_scheduler(cfg, self.optimizer)
-        self.model = _wrap_ddp(model)
+        self._network, self.model = model, _wrap_ddp(model)
         self.device_type = torch.device(cfg.MODEL.DEVICE).type
         self.amp_dtype = AMP_DTYPES[cfg.DETCON.SOLVER.AMP_DTYPE] if cfg.SOLVER.AMP.ENABLED else None
         self.scaler = torch.amp.GradScaler(self.device_type, enabled=self.amp_dtype == torch.float16)
-        metadata = pretraining_metadata(cfg, len(records), describe_masks(cfg))
+        metadata = pretraining_metadata(cfg, len(records), records_digest(records), describe_masks(cfg))
         self.checkpointer = DetConCheckpointer(
             model,
             cfg.OUTPUT_DIR,
@@ -92,6 +92,12 @@ class DetConTrainer(d2.TrainerBase):
         self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if resumed:
             self.start_iter = self.iter + 1
+        elif any(key.startswith("target.") for key in self.checkpointer.missing_keys) and self.cfg.DETCON.EMA.INIT == "copy":
+            self._network.update_target(0.0)
+        starts = d2.comm.all_gather(self.start_iter)
+        if len(set(starts)) > 1:
+            raise ValueError(f"The processes would start at iterations {starts}. Every process needs the same OUTPUT_DIR on a shared disk.")
+        if resumed:
             logging.getLogger(__name__).info("Resuming at iteration %d of %d.", self.start_iter, self.max_iter)
 
     def train(self) -> None:
@@ -110,6 +116,7 @@ class DetConTrainer(d2.TrainerBase):
         self._agree(bool(torch.isfinite(total)), batch)
         self.optimizer.zero_grad()
         self.scaler.scale(total).backward()
+        self._check_gradients(batch)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self._last_batch = batch
@@ -141,14 +148,25 @@ class DetConTrainer(d2.TrainerBase):
             torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
         any_nonfinite, self.stop_agreed = (bool(flag) for flag in flags.tolist())
         if not finite:
-            path = self._save_bad_batch(batch)
-            raise NonFiniteLossError(
-                f"The loss is not finite at iteration {self.iter} on process {d2.comm.get_rank()}. The batch and the one before it are in "
-                f"{path}. Images: {', '.join(record['file_name'] for record in batch[:4])} ... A lower learning rate, a longer "
-                "warm-up or bf16 in place of fp16 are the usual remedies."
-            )
+            raise self._nonfinite("loss", batch)
         if any_nonfinite:
             raise NonFiniteLossError(f"The loss of another process is not finite at iteration {self.iter}.")
+
+    def _check_gradients(self, batch: list[dict]) -> None:
+        # Before they reach the weights, and a checkpoint. They are equal in all processes; fp16's scaler looks itself and skips the step.
+        if self.scaler.is_enabled():
+            return
+        norms = torch._foreach_norm([p.grad for p in self._network.parameters() if p.grad is not None])
+        if not torch.stack(norms).isfinite().all():
+            raise self._nonfinite("gradient", batch)
+
+    def _nonfinite(self, what: str, batch: list[dict]) -> NonFiniteLossError:
+        path = self._save_bad_batch(batch)
+        return NonFiniteLossError(
+            f"The {what} is not finite at iteration {self.iter} on process {d2.comm.get_rank()}. The batch and the one before it are in "
+            f"{path}. Images: {', '.join(record['file_name'] for record in batch[:4])} ... A lower learning rate, a longer "
+            "warm-up or bf16 in place of fp16 are the usual remedies."
+        )
 
     def _save_bad_batch(self, batch: list[dict]) -> str:
         path = os.path.join(self.cfg.OUTPUT_DIR, f"nan_batch_iter{self.iter}_rank{d2.comm.get_rank()}.pth")
@@ -160,6 +178,6 @@ class DetConTrainer(d2.TrainerBase):
 def _wrap_ddp(model: nn.Module) -> nn.Module:
     if d2.comm.get_world_size() == 1:
         return model
-    # Buffers are equal already: BatchNorm synchronises its statistics.
+    # Synchronised BatchNorm keeps the buffers equal; with plain BN each process has its own, and the main one's are saved.
     device_ids = [torch.cuda.current_device()] if next(model.parameters()).is_cuda else None
     return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)

@@ -2,8 +2,11 @@
 
 import logging
 import multiprocessing
+import os
 import pickle
 import subprocess
+import sys
+import time
 from itertools import islice
 
 import pytest
@@ -11,6 +14,7 @@ import torch
 
 from detcon_d2 import d2
 from detcon_d2.data import build_detcon_train_loader, load_training_records
+from tests.conftest import REPO
 from tests.data.test_mapper import assert_equal_samples
 
 
@@ -161,3 +165,47 @@ def test_workers_outlive_the_signals_of_a_scheduler_and_end_with_their_loader(cf
     worker.terminate()
     worker.join(10)
     assert worker.exitcode == 0
+
+
+_FEW_FILES = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+from detcon_d2 import add_detcon_config, d2
+from detcon_d2.data import build_detcon_train_loader
+cfg = d2.get_cfg()
+add_detcon_config(cfg)
+cfg.merge_from_list(["INPUT.FORMAT", "RGB", "SEED", 0, "SOLVER.IMS_PER_BATCH", 128, "DATALOADER.NUM_WORKERS", 2, "DETCON.VIEWS.SIZE", 32,
+                     "DETCON.MASKS.SOURCE", "grid", "DATASETS.TRAIN", (sys.argv[1],)])
+batches = iter(build_detcon_train_loader(cfg))
+kept = [next(batches) for _ in range(4)]
+print("got", sum(len(batch) for batch in kept))
+"""
+
+
+def test_large_batches_need_few_file_descriptors(painted_set):
+    """Eight tensors a record, each with a descriptor, would exhaust the usual 1,024 at batch 128."""
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPO), *sys.path])}
+    command = [sys.executable, "-c", _FEW_FILES, painted_set.name]
+    result = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120)
+    assert "got 512" in result.stdout, result.stderr[-2000:]
+
+
+def test_workers_end_when_their_parent_is_killed(painted_set):
+    code = _FEW_FILES + "import multiprocessing, os, signal\n"
+    code += "print(*(p.pid for p in multiprocessing.active_children()), flush=True)\nos.kill(os.getpid(), signal.SIGKILL)\n"
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPO), *sys.path])}
+    result = subprocess.run([sys.executable, "-c", code, painted_set.name], env=environ, stdout=subprocess.PIPE, text=True, timeout=120)
+    pids = result.stdout.splitlines()[-1].split()
+    assert len(pids) == 2
+    deadline = time.monotonic() + 30
+    while any(_runs(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not any(_runs(pid) for pid in pids)
+
+
+def _runs(pid: str) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

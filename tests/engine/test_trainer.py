@@ -36,6 +36,10 @@ def final_state(folder: Path) -> dict:
     return torch.load(folder / "model_final.pth", weights_only=True)
 
 
+def momenta(state: dict) -> list[torch.Tensor]:
+    return [entry["momentum_buffer"] for entry in state["trainer"]["optimizer"]["state"].values()]
+
+
 def assert_same_state(a: dict, b: dict) -> None:
     torch.testing.assert_close(a["model"], b["model"], rtol=0, atol=0)
     torch.testing.assert_close(a["trainer"]["optimizer"]["state"], b["trainer"]["optimizer"]["state"], rtol=0, atol=0)
@@ -124,7 +128,12 @@ def test_two_processes_equal_one_with_the_double_batch(photos, tmp_path, archite
     launch(run_main, arguments(tiny_opts(photos, tmp_path / "two", **extra), num_gpus=2))
     one, two = (json.loads((tmp_path / name / "metrics.json").read_text().splitlines()[-1])["total_loss"] for name in ("one", "two"))
     assert two == pytest.approx(one, abs=1e-4)
-    a, b = final_state(tmp_path / "one")["model"], final_state(tmp_path / "two")["model"]
+    one, two = final_state(tmp_path / "one"), final_state(tmp_path / "two")
+    # The gradients, as LARS saw them; a step moves the weights too little to tell.
+    assert len(momenta(one)) == len(momenta(two)) > 100
+    for index, (m, n) in enumerate(zip(momenta(one), momenta(two))):
+        assert (m - n).norm() <= 1e-3 * m.norm() + 1e-5, index
+    a, b = one["model"], two["model"]
     for key in a:
         # torch's BN keeps the unbiased variance and counts batches, Detectron2's naiveSyncBN keeps the biased one and does not count.
         if not key.endswith(("running_var", "num_batches_tracked")):
@@ -150,6 +159,34 @@ class _PoisonWeights(d2.HookBase):
         if self.trainer.iter == self._iteration:
             with torch.no_grad():
                 next(self.trainer.model.parameters()).fill_(float("nan"))
+
+
+def test_a_nan_gradient_stops_the_run_before_it_reaches_weights_or_checkpoint(photos, tmp_path):
+    trainer = DetConTrainer(*setup(arguments(tiny_opts(photos, tmp_path, SOLVER__CHECKPOINT_PERIOD=1))))
+    weight = next(trainer.model.parameters())
+    weight.register_hook(lambda grad: grad * float("nan") if trainer.iter == 2 else grad)
+    with pytest.raises(NonFiniteLossError, match="gradient is not finite at iteration 2"):
+        trainer.train()
+    assert weight.isfinite().all() and (tmp_path / "last_checkpoint").read_text() == "model_0000001.pth"
+
+
+def test_the_target_follows_weights_that_hold_an_encoder_only(photos, tmp_path):
+    trainer = DetConTrainer(*setup(arguments(tiny_opts(photos, tmp_path / "a"))))
+    encoder = {f"encoder.{key}": value + 0.01 for key, value in trainer.model.encoder.state_dict().items() if value.is_floating_point()}
+    torch.save({"model": encoder}, tmp_path / "encoder.pth")
+    trainer = DetConTrainer(*setup(arguments(tiny_opts(photos, tmp_path / "b", MODEL__WEIGHTS=tmp_path / "encoder.pth"))))
+    trainer.resume_or_load(resume=False)
+    torch.testing.assert_close(trainer.model.encoder.stem.conv1.weight, encoder["encoder.stem.conv1.weight"], rtol=0, atol=0)
+    torch.testing.assert_close(trainer.model.target["encoder"].stem.conv1.weight, encoder["encoder.stem.conv1.weight"], rtol=0, atol=0)
+
+
+def test_resume_on_other_images_is_refused(photos, tmp_path):
+    run(arguments(tiny_opts(photos, tmp_path / "out")))
+    other = write_photos(tmp_path / "other", 12)
+    (other / "a" / "000.png").rename(other / "a" / "zzz.png")
+    trainer = DetConTrainer(*setup(arguments(tiny_opts(other, tmp_path / "out"))))
+    with pytest.raises(ValueError, match="dataset_digest: "):
+        trainer.resume_or_load(resume=True)
 
 
 def test_resume_with_another_batch_size_is_refused(photos, tmp_path):

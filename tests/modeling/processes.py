@@ -18,7 +18,7 @@ def run_processes(job: Callable, count: int, folder: Path, *args: Any) -> list[A
 def _enter(rank: int, job: Callable, count: int, folder: str, args: tuple) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=count)
-    try:
-        torch.save(job(rank, *args), f"{folder}/rank{rank}.pth")
-    finally:
-        dist.destroy_process_group()
+    torch.save(job(rank, *args), f"{folder}/rank{rank}.pth")
+    # Leave together: in gloo a process that goes first can keep another one waiting for ever.
+    dist.barrier()
+    dist.destroy_process_group()
