@@ -96,12 +96,18 @@ def _run(process: ClusterProcess, main: Callable[[argparse.Namespace], None], ar
     d2.comm.create_local_process_group(process.local_world_size)
     d2.comm.synchronize()
     main(args)
-    # Leave together: in gloo a process that goes first can keep another one waiting for ever.
-    d2.comm.synchronize()
+    leave_process_group()
+
+
+def leave_process_group() -> None:
+    """End torch.distributed in this process, so that the process ends, too."""
     # Detectron2 caches the world's gloo group; a group that outlives the process group can abort the process at its exit.
     clear = getattr(getattr(d2.comm, "_get_global_gloo_group", None), "cache_clear", None)
     if clear is not None:
         clear()
+    # With torch 2.15 a process that keeps its gloo group often aborts at its exit; with 2.4 one that destroys it now and then waits for ever.
+    if torch.__version__.startswith("2.4.") and dist.get_backend() == "gloo":
+        return
     dist.destroy_process_group()
 
 

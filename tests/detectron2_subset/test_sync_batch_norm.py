@@ -9,6 +9,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
+from detcon_d2.engine.launch import leave_process_group
+
 # stats_mode -> numbers of images of the two processes.
 SPLITS = {"": [(2, 2)], "N": [(3, 1), (4, 0)]}
 CASES = [(mode, split) for mode, splits in SPLITS.items() for split in splits]
@@ -33,7 +35,7 @@ def run_process(rank: int, package: str, folder: str) -> None:
         (out * weights[share]).sum().backward()
         results.append({"out": out.detach(), "grad": x.grad, "weight_grad": norm.weight.grad, "state": norm.state_dict()})
     torch.save(results, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    leave_process_group()
 
 
 @pytest.fixture

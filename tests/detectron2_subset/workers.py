@@ -8,6 +8,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from detcon_d2.engine.launch import leave_process_group
+
 from .conftest import Backend
 
 
@@ -16,7 +18,7 @@ def join_and_report(rank: int, backend: Backend, world_size: int, per_machine: i
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", world_size=world_size, rank=rank)
     backend.get("utils.comm").create_local_process_group(per_machine)
     report(backend, folder)
-    dist.destroy_process_group()
+    leave_process_group()
     if backend.name == "detectron2":
         # It keeps the destroyed group in a cache, and gloo's threads may then abort the interpreter at its end.
         os._exit(0)

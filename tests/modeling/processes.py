@@ -8,6 +8,8 @@ import torch
 from torch import distributed as dist
 from torch import multiprocessing
 
+from detcon_d2.engine.launch import leave_process_group
+
 
 def run_processes(job: Callable, count: int, folder: Path, *args: Any) -> list[Any]:
     """``job(rank, *args)`` of each of ``count`` processes; a job is a module's function and returns tensors and plain values."""
@@ -19,6 +21,4 @@ def _enter(rank: int, job: Callable, count: int, folder: str, args: tuple) -> No
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=count)
     torch.save(job(rank, *args), f"{folder}/rank{rank}.pth")
-    # Leave together: in gloo a process that goes first can keep another one waiting for ever.
-    dist.barrier()
-    dist.destroy_process_group()
+    leave_process_group()
