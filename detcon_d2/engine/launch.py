@@ -105,7 +105,7 @@ def leave_process_group() -> None:
     clear = getattr(getattr(d2.comm, "_get_global_gloo_group", None), "cache_clear", None)
     if clear is not None:
         clear()
-    # With torch 2.15 a process that keeps its gloo group often aborts at its exit; with 2.4 one that destroys it now and then waits for ever.
+    # With torch 2.15 a process that keeps its gloo group often aborts at its exit; with 2.4 one that destroys it may wait for ever.
     if torch.__version__.startswith("2.4.") and dist.get_backend() == "gloo":
         return
     dist.destroy_process_group()
