@@ -2,7 +2,9 @@
 
 import argparse
 import difflib
+import functools
 import logging
+import re
 from collections.abc import Iterator
 
 import torch
@@ -27,7 +29,7 @@ def load_config(config_file: str, opts: list[str]) -> "d2.CfgNode":
     try:
         if config_file:
             cfg.merge_from_file(config_file)
-        cfg.merge_from_list(opts)
+        cfg.merge_from_list(_whole_numbers_as_floats(cfg, opts))
     except (KeyError, AssertionError) as error:
         # yacs says "Non-existent config key: A.B" of files, "Non-existent key: A.B" of overrides.
         message = str(error.args[0])
@@ -150,6 +152,16 @@ def resolve_probe(cfg: "d2.CfgNode", records: list[dict]) -> list[str]:
         raise ValueError(f"DETCON.PROBE.NUM_CLASSES is {probe.NUM_CLASSES}, but the data has {classes} classes; set it to 0 or {classes}.")
     probe.NUM_CLASSES = probe.NUM_CLASSES or classes
     return [f"Online linear probe over {probe.NUM_CLASSES} classes."]
+
+
+def _whole_numbers_as_floats(cfg: "d2.CfgNode", opts: list[str]) -> list[str]:
+    """yacs takes 100 for an int and refuses it for a key like EPOCHS, whose default is a float."""
+    opts = list(opts)
+    for index in range(1, len(opts), 2):
+        value = functools.reduce(lambda node, name: node.get(name) if isinstance(node, dict) else None, opts[index - 1].split("."), cfg)
+        if isinstance(value, float) and re.fullmatch(r"[+-]?\d+", opts[index]):
+            opts[index] += ".0"
+    return opts
 
 
 def _keys(node: "d2.CfgNode", prefix: str = "") -> Iterator[str]:

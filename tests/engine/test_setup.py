@@ -28,6 +28,12 @@ def test_unknown_key_in_a_file_is_named(tmp_path):
         load_config(str(path), [])
 
 
+def test_whole_numbers_are_taken_for_floats():
+    cfg = load_config(BASE, ["DETCON.SOLVER.EPOCHS", "100", "SOLVER.MAX_ITER", "7", "SOLVER.BASE_LR", "1"])
+    assert cfg.DETCON.SOLVER.EPOCHS == 100.0 and isinstance(cfg.DETCON.SOLVER.EPOCHS, float)
+    assert cfg.SOLVER.MAX_ITER == 7 and isinstance(cfg.SOLVER.MAX_ITER, int) and cfg.SOLVER.BASE_LR == 1.0
+
+
 def test_override_without_value_is_refused():
     with pytest.raises(ValueError, match="Expected KEY VALUE pairs"):
         load_config(BASE, ["DETCON.TEMPERATURE"])
