@@ -97,8 +97,8 @@ def check_pretraining_config(cfg: "d2.CfgNode", world_size: int) -> None:
     dtype = cfg.DETCON.SOLVER.AMP_DTYPE
     architecture, backbone = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.BACKBONE.NAME
     checks = [
-        (_has(d2.META_ARCH_REGISTRY, architecture), "MODEL.META_ARCHITECTURE", architecture, "'DetConB' or 'DetConS'"),
-        (_has(d2.BACKBONE_REGISTRY, backbone), "MODEL.BACKBONE.NAME", backbone, f"one of {', '.join(_names(d2.BACKBONE_REGISTRY))}"),
+        (architecture in d2.META_ARCH_REGISTRY, "MODEL.META_ARCHITECTURE", architecture, "'DetConB' or 'DetConS'"),
+        (backbone in d2.BACKBONE_REGISTRY, "MODEL.BACKBONE.NAME", backbone, f"one of {', '.join(_names(d2.BACKBONE_REGISTRY))}"),
         (cfg.INPUT.FORMAT == "RGB", "INPUT.FORMAT", cfg.INPUT.FORMAT, "'RGB', the order that pretraining and its pixel statistics use"),
         (cfg.SEED >= 0, "SEED", cfg.SEED, "a number >= 0: image, augmentation and drawn ids follow from it"),
         (batch > 0 and batch % world_size == 0, "SOLVER.IMS_PER_BATCH", batch, f"a positive multiple of the {world_size} processes"),
@@ -173,7 +173,3 @@ def _keys(node: "d2.CfgNode", prefix: str = "") -> Iterator[str]:
 
 def _names(registry: "d2.Registry") -> list[str]:
     return sorted(name for name, _ in registry)
-
-
-def _has(registry: "d2.Registry", name: str) -> bool:
-    return name in registry
