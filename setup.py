@@ -15,7 +15,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["detcon_d2", "detcon_d2.*"]),
-    package_data={"detcon_d2.detectron2_subset.config": ["defaults.yaml"]},
+    package_data={
+        "detcon_d2.detectron2_subset.config": ["defaults.yaml"],
+        "detcon_d2.detectron2_subset.data.datasets": ["coco_categories.json"],
+    },
     install_requires=[
         "torch>=2.4",
         "torchvision>=0.19",
@@ -30,12 +33,14 @@ setup(
         "pyyaml>=6",
         "tqdm>=4.66",
         "tensorboard>=2.14",
+        "shapely>=2",
         "tabulate",
         "termcolor",
         "yacs>=0.1.8",
     ],
     extras_require={
-        "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.90", "ruff>=0.6"],
+        "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.90", "ruff>=0.6", "safetensors>=0.4"],
         "viz": ["matplotlib>=3.7"],
+        "convert": ["safetensors>=0.4"],
     },
 )

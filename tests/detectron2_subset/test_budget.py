@@ -7,7 +7,7 @@ from pathlib import Path
 
 from detcon_d2 import detectron2_subset
 
-BUDGET = 1800
+BUDGET = 3500
 _SILENT = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 
 

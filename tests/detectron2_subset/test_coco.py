@@ -1,7 +1,9 @@
 """COCO jsons become the documented records on every backend present, and the same ones on both."""
 
 import copy
+import importlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -146,3 +148,58 @@ def test_both_backends_give_the_same_records(subset, real, tmp_path):
 def test_both_backends_give_the_same_records_for_real_images(subset, real, shared_dir):
     folder = shared_dir / "data" / "coco_subset"
     assert_same_records(subset, real, str(folder / "instances.json"), str(folder / "images"))
+
+
+def test_a_json_without_annotations_gives_images_without_instances(load, tmp_path):
+    path = tmp_path / "image_info.json"
+    path.write_text(json.dumps({key: COCO[key] for key in ("images", "categories")}))
+    records = load(str(path), "/images", NAME)
+    assert [record["image_id"] for record in records] == [2, 7, 9] and not any(record["annotations"] for record in records)
+
+
+def test_a_missing_json_is_an_error_on_first_use_only(backend, tmp_path):
+    data = backend.get("data")
+    backend.get("data.datasets").register_coco_instances(NAME, {}, str(tmp_path / "nowhere.json"), "/images")
+    try:
+        with pytest.raises(FileNotFoundError, match="nowhere"):
+            data.DatasetCatalog.get(NAME)
+    finally:
+        data.DatasetCatalog.remove(NAME)
+        data.MetadataCatalog.remove(NAME)
+
+
+BUILTIN = ["coco_2014_train", "coco_2014_val", "coco_2014_minival", "coco_2014_valminusminival", "coco_2017_train"]
+BUILTIN += ["coco_2017_val", "coco_2017_val_100", "coco_2017_test", "coco_2017_test-dev"]
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+def test_cocos_own_data_sets_are_in_the_catalog(backend, name):
+    data = backend.get("data")
+    metadata = data.MetadataCatalog.get(name)
+    assert name in data.DatasetCatalog.list() and metadata.evaluator_type == "coco"
+    year, part = name.split("_")[1:3]
+    assert f"{part}{year}" in metadata.json_file and os.path.join("coco", "annotations") in metadata.json_file
+    assert len(metadata.thing_classes) == len(metadata.thing_dataset_id_to_contiguous_id) == 80
+    assert (metadata.thing_classes[0], metadata.thing_classes[-1]) == ("person", "toothbrush")
+    assert metadata.thing_dataset_id_to_contiguous_id[90] == 79
+
+
+def test_cocos_own_data_sets_have_the_same_metadata_on_both_backends(subset, real):
+    for name in BUILTIN:
+        ours, theirs = (one.get("data").MetadataCatalog.get(name).as_dict() for one in (subset, real))
+        # Colours are for Detectron2's visualizer, which the subset lacks.
+        assert ours == {key: value for key, value in theirs.items() if key != "thing_colors"}
+
+
+def test_cocos_own_data_sets_lie_where_the_environment_says(subset, tmp_path, monkeypatch):
+    data = subset.get("data")
+    metadata = data.MetadataCatalog.get("coco_2017_val")
+    categories = [{"id": key, "name": metadata.thing_classes[index]} for key, index in metadata.thing_dataset_id_to_contiguous_id.items()]
+    path = tmp_path / "coco" / "annotations" / "instances_val2017.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"images": COCO["images"][:1], "annotations": [], "categories": categories}))
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    for catalog in (data.DatasetCatalog, data.MetadataCatalog):
+        monkeypatch.setattr(catalog, "data", {})
+    importlib.reload(subset.get("data.datasets.builtin"))
+    assert data.DatasetCatalog.get("coco_2017_val")[0]["file_name"] == str(tmp_path / "coco" / "val2017" / "b.jpg")

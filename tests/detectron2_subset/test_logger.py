@@ -3,6 +3,7 @@
 import logging
 import random
 import re
+import time
 
 import numpy as np
 import pytest
@@ -107,3 +108,14 @@ def test_registries_find_by_name(backend):
     assert registry.get("Thing") is Thing
     with pytest.raises(KeyError, match="THINGS"):
         registry.get("Other")
+
+
+def test_a_line_logs_at_most_once_in_so_many_seconds(backend, log_lines, monkeypatch):
+    module, lines = backend.get("utils.logger"), log_lines("subset_test")
+    clock = [1000.0]
+    monkeypatch.setattr(time, "time", lambda: clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    for _ in range(8):
+        module.log_every_n_seconds(logging.INFO, f"at {clock[0]:.0f}", 3, name="subset_test")
+        clock[0] += 1.0
+    assert lines == ["at 1000", "at 1003", "at 1006"]

@@ -7,6 +7,7 @@ from torch import nn
 
 from ..utils import comm
 from ..utils.file_io import PathManager
+from .caffe2 import read_caffe2_blobs, rename_caffe2_blob
 from .matching import match_by_suffix
 from .safe_load import load_pickle, load_torch
 
@@ -19,7 +20,8 @@ class DetectionCheckpointer(Checkpointer):
     """Saves and loads a model and further objects with ``state_dict`` and ``load_state_dict``.
 
     ``.pth`` files hold a dict with "model" and the objects' names, or a bare state dict; ``.pkl`` files a dict of numpy arrays under
-    "model" with "__author__". "matching_heuristics" in the file, or ``?matching_heuristics=True`` after its name, matches names by suffix.
+    "model" with "__author__", or Caffe2's blobs of a ResNet. "matching_heuristics" in the file, or ``?matching_heuristics=True`` after its
+    name, matches names by suffix; Caffe2's files are always matched so.
     Files are read without running code from them, unlike Detectron2's.
     """
 
@@ -41,7 +43,7 @@ class DetectionCheckpointer(Checkpointer):
         """Load ``path`` (a file, URL, or "" for nothing); returns what the file holds beyond the model and the known objects.
 
         Raises:
-            ValueError: the file holds more than tensors, arrays and plain values, or is of Caffe2.
+            ValueError: the file holds more than tensors, arrays and plain values.
         """
         path, _, query = path.partition("?")
         if query not in ("", "matching_heuristics=True"):
@@ -51,13 +53,10 @@ class DetectionCheckpointer(Checkpointer):
 
     def _load_file(self, f: str) -> dict[str, Any]:
         checkpoint = load_pickle(f) if f.endswith(".pkl") else load_torch(f)
+        if not isinstance(checkpoint, dict):
+            raise ValueError(f"{f} holds a {type(checkpoint).__name__}; expected a dict of weights, or one that has them under 'model'.")
         if "model" not in checkpoint:
-            if f.endswith(".pkl"):
-                raise ValueError(
-                    f"{f} has no 'model', like the files of Caffe2 and Detectron1; expected {{'model', '__author__'}}. "
-                    "The subset does not convert Caffe2's names; install detectron2, load it there and save it as .pth."
-                )
-            checkpoint = {"model": checkpoint}
+            checkpoint = read_caffe2_blobs(checkpoint) if f.endswith(".pkl") else {"model": checkpoint}
         if self._match_names:
             checkpoint["matching_heuristics"] = True
         return checkpoint
@@ -65,7 +64,8 @@ class DetectionCheckpointer(Checkpointer):
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         if checkpoint.get("matching_heuristics"):
             self._convert_ndarray_to_tensor(checkpoint["model"])
-            checkpoint["model"] = match_by_suffix(self.model.state_dict(), checkpoint["model"])
+            renamed = {rename_caffe2_blob(key): value for key, value in checkpoint["model"].items()}
+            checkpoint["model"] = match_by_suffix(self.model.state_dict(), renamed)
         report = super()._load_model(checkpoint)
         report.missing_keys[:] = [key for key in report.missing_keys if key not in _QUIET_MISSING]
         report.unexpected_keys[:] = [key for key in report.unexpected_keys if _QUIET_UNEXPECTED not in key]

@@ -2,11 +2,13 @@
 
 from ..missing import missing_name
 from . import datasets, samplers, transforms
-from .build import get_detection_dataset_dicts
+from .build import build_batch_data_loader, build_detection_test_loader, build_detection_train_loader, get_detection_dataset_dicts
 from .catalog import DatasetCatalog, Metadata, MetadataCatalog
-from .common import DatasetFromList, MapDataset
+from .common import DatasetFromList, MapDataset, ToIterableDataset
+from .dataset_mapper import DatasetMapper
 
-__all__ = ["DatasetCatalog", "DatasetFromList", "MapDataset", "Metadata", "MetadataCatalog", "get_detection_dataset_dicts"]
+__all__ = ["DatasetCatalog", "DatasetFromList", "DatasetMapper", "MapDataset", "Metadata", "MetadataCatalog", "ToIterableDataset"]
+__all__ += ["build_batch_data_loader", "build_detection_test_loader", "build_detection_train_loader", "get_detection_dataset_dicts"]
 __all__ += ["datasets", "samplers", "transforms"]
 
 __getattr__ = missing_name(__name__)

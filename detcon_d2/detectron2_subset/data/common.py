@@ -5,11 +5,11 @@ import itertools
 import logging
 import pickle
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 
 _WARN_AFTER = 3
 
@@ -71,3 +71,38 @@ class MapDataset(Dataset):
                 logging.getLogger("detectron2.data.common").warning("Failed to map item %s; %d failures in a row.", idx, failures)
             untried.discard(idx)
             idx = self._rng.choice(sorted(untried) or range(len(self)))
+
+
+class ToIterableDataset(IterableDataset):
+    """A map-style data set in the order of a sampler; workers of a loader take turns, ``shard_chunk_size`` indices at a time."""
+
+    def __init__(self, dataset: Dataset, sampler: Sampler, shard_sampler: bool = True, shard_chunk_size: int = 1) -> None:
+        """``shard_sampler`` False: every worker gives all items (for samplers that know of workers). AssertionError for other types."""
+        assert not isinstance(dataset, IterableDataset), f"ToIterableDataset takes a map-style data set, found {dataset}."
+        assert isinstance(sampler, Sampler), f"ToIterableDataset takes a Sampler, found {sampler}."
+        self.dataset, self.sampler, self.shard_sampler, self.shard_chunk_size = dataset, sampler, shard_sampler, shard_chunk_size
+
+    def __iter__(self) -> Iterator[Any]:
+        worker = get_worker_info() if self.shard_sampler else None
+        for position, index in enumerate(self.sampler):
+            if worker is None or position // self.shard_chunk_size % worker.num_workers == worker.id:
+                yield self.dataset[index]
+
+
+class AspectRatioGroupedDataset(IterableDataset):
+    """Batches of images that are all wider than high, or all not, so that they need little padding."""
+
+    def __init__(self, dataset: Iterable[dict], batch_size: int) -> None:
+        """``dataset``: dicts with "width" and "height"."""
+        self.dataset, self.batch_size = dataset, batch_size
+        # Kept between iterations: what is left over is not lost.
+        self._waiting: dict[bool, list[dict]] = {True: [], False: []}
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        for item in self.dataset:
+            wide = item["width"] > item["height"]
+            self._waiting[wide].append(item)
+            if len(self._waiting[wide]) == self.batch_size:
+                # Taken out first: whoever stops the iteration here does not see the batch twice.
+                batch, self._waiting[wide] = self._waiting[wide], []
+                yield batch

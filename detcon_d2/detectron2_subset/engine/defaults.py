@@ -2,11 +2,17 @@
 
 import argparse
 import os
+from typing import Any
 
+import numpy as np
 import torch
 
+from ..checkpoint import DetectionCheckpointer
 from ..config import CfgNode
+from ..data import MetadataCatalog
+from ..data import transforms as T
 from ..missing import missing_name
+from ..modeling import build_model
 from ..utils import comm
 from ..utils.collect_env import collect_env_info
 from ..utils.env import seed_all_rng
@@ -63,3 +69,28 @@ def default_writers(output_dir: str, max_iter: int | None = None) -> list[EventW
     """Writers to the terminal, to ``metrics.json`` and to TensorBoard, both in ``output_dir``; ``max_iter`` is for the remaining time."""
     PathManager.mkdirs(output_dir)
     return [CommonMetricPrinter(max_iter), JSONWriter(os.path.join(output_dir, "metrics.json")), TensorboardXWriter(output_dir)]
+
+
+class DefaultPredictor:
+    """The model of a config, with the weights of ``MODEL.WEIGHTS``, for one image at a time. ``metadata`` is that of the first test set."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        """ValueError if ``INPUT.FORMAT`` is neither RGB nor BGR."""
+        if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
+            raise ValueError(f"DefaultPredictor takes models with INPUT.FORMAT RGB or BGR, found {cfg.INPUT.FORMAT!r}.")
+        self.cfg = cfg.clone()
+        self.model = build_model(self.cfg).eval()
+        if cfg.DATASETS.TEST:
+            self.metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
+        DetectionCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
+        self.aug = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
+        self.input_format = cfg.INPUT.FORMAT
+
+    @torch.no_grad()
+    def __call__(self, original_image: np.ndarray) -> dict[str, Any]:
+        """The model's output for an image (H, W, 3) in BGR, 0-255, in coordinates of that image."""
+        image = original_image[:, :, ::-1] if self.input_format == "RGB" else original_image
+        resized = self.aug.get_transform(image).apply_image(image).astype(np.float32)
+        tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1))).to(self.cfg.MODEL.DEVICE)
+        height, width = original_image.shape[:2]
+        return self.model([{"image": tensor, "height": height, "width": width}])[0]

@@ -1,21 +1,24 @@
-"""Hooks: timing, writing, checkpoints, learning rate and evaluation."""
+"""Hooks: timing, writing, checkpoints, learning rate, evaluation and precise BatchNorm."""
 
 import datetime
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from fvcore.common.checkpoint import PeriodicCheckpointer as _PeriodicCheckpointer
 from fvcore.common.param_scheduler import ParamScheduler
+from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler as _TorchLRScheduler
 
+from ..evaluation.testing import flatten_results_dict
 from ..missing import missing_name
 from ..solver import LRMultiplier
 from ..utils import comm
-from ..utils.events import EventWriter
+from ..utils.events import EventStorage, EventWriter
 from .train_loop import HookBase
 
 __getattr__ = missing_name(__name__)
@@ -167,19 +170,47 @@ class EvalHook(HookBase):
         results = self._function()
         if results:
             assert isinstance(results, Mapping), f"The evaluation function must return a dict, got {results!r}."
-            self.trainer.storage.put_scalars(smoothing_hint=False, **_flat_numbers(results))
+            try:
+                scalars = {name: float(value) for name, value in flatten_results_dict(results).items()}
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"The evaluation function must return a nested dict of numbers, got {results!r}.") from error
+            self.trainer.storage.put_scalars(smoothing_hint=False, **scalars)
         # Processes without work must not run ahead into the next iteration's collectives.
         comm.synchronize()
 
 
-def _flat_numbers(results: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    flat = {}
-    for key, value in results.items():
-        if isinstance(value, Mapping):
-            flat.update(_flat_numbers(value, f"{prefix}{key}/"))
-            continue
-        try:
-            flat[f"{prefix}{key}"] = float(value)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"The evaluation function must return a nested dict of numbers, got {prefix}{key}: {value!r}.") from error
-    return flat
+class PreciseBN(HookBase):
+    """Replaces the running statistics of BatchNorm by their averages over many batches with the weights as they are (arXiv 2105.07576).
+
+    Register it before the checkpointer and the evaluation. Layers not in training mode, and frozen ones, are left alone.
+    """
+
+    def __init__(self, period: int, model: nn.Module, data_loader: Iterable, num_iter: int) -> None:
+        """
+        Args:
+            period: iterations between updates; 0: only after the last iteration, where there is always one.
+            model: called with what the loader yields, in the mode that it is in.
+            data_loader: is iterated on from update to update; AssertionError if it ends.
+            num_iter: number of batches.
+        """
+        self._period, self._model, self._data_loader, self._num_iter = period, model, data_loader, num_iter
+        self._batches: Iterator | None = None
+        if not get_bn_modules(model):
+            _logger.info("PreciseBN does nothing: the model has no BatchNorm in training mode.")
+
+    def after_step(self) -> None:
+        """Update if it is time, or the last iteration."""
+        done = self.trainer.iter + 1
+        if done == self.trainer.max_iter or (self._period > 0 and done % self._period == 0):
+            self.update_stats()
+
+    def update_stats(self) -> None:
+        """Update the statistics now."""
+        if not get_bn_modules(self._model):
+            return
+        if self._batches is None:
+            self._batches = iter(self._data_loader)
+        _logger.info(f"Running precise-BN for {self._num_iter} iterations ...")
+        # What the model records meanwhile belongs to no iteration of the training.
+        with EventStorage():
+            update_bn_stats(self._model, self._batches, self._num_iter)

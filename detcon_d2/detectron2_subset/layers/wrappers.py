@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 
@@ -30,3 +31,15 @@ def cat(tensors: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:
     """``torch.cat`` of a list or tuple, without a copy of a single tensor."""
     assert isinstance(tensors, list | tuple), f"cat takes a list or tuple, found {type(tensors).__name__}."
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim)
+
+
+def nonzero_tuple(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """One int64 vector of indices for each dimension of ``x``, of its nonzero elements."""
+    return torch.nonzero(x, as_tuple=True)
+
+
+def cross_entropy(input: torch.Tensor, target: torch.Tensor, *, reduction: str = "mean", **kwargs: Any) -> torch.Tensor:
+    """``torch.nn.functional.cross_entropy``, except that the mean over no targets is 0 (with a gradient), not NaN."""
+    if reduction == "mean" and target.numel() == 0:
+        return input.sum() * 0.0
+    return F.cross_entropy(input, target, reduction=reduction, **kwargs)

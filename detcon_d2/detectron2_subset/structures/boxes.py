@@ -51,6 +51,10 @@ class Boxes:
         assert tensor.dim() == 2 and tensor.shape[1] == 4, f"Boxes are of shape (N, 4), found {tuple(tensor.shape)}."
         self.tensor = tensor
 
+    def clone(self) -> "Boxes":
+        """A copy with its own storage."""
+        return Boxes(self.tensor.clone())
+
     def to(self, device: torch.device | str) -> "Boxes":
         """The boxes on another device."""
         return Boxes(self.tensor.to(device=device))

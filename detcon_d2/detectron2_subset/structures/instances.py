@@ -70,6 +70,21 @@ class Instances:
             item = slice(position, position + 1)
         return Instances(self._image_size, **{name: value[item] for name, value in self._fields.items()})
 
+    @staticmethod
+    def cat(instance_lists: list["Instances"]) -> "Instances":
+        """The instances of several Instances of one image, in order; a single one is returned itself.
+
+        The fields of the first are joined: tensors, lists, and whatever has a ``cat``. AssertionError for no Instances or different image
+        sizes, KeyError for a field that a later one lacks, ValueError for a field that cannot be joined.
+        """
+        assert instance_lists and all(isinstance(each, Instances) for each in instance_lists), "Instances.cat takes a list of Instances."
+        first = instance_lists[0]
+        if len(instance_lists) == 1:
+            return first
+        sizes = {tuple(each.image_size) for each in instance_lists}
+        assert len(sizes) == 1, f"Instances to be joined are of one image, found image sizes {sorted(sizes)}."
+        return Instances(first.image_size, **{name: _join([each.get(name) for each in instance_lists]) for name in first.get_fields()})
+
     def __len__(self) -> int:
         """Number of instances; NotImplementedError while there is no field."""
         for value in self._fields.values():
@@ -83,3 +98,13 @@ class Instances:
         height, width = self._image_size
         fields = ", ".join(f"{name}: {value}" for name, value in self._fields.items())
         return f"Instances(num_instances={len(self)}, image_height={height}, image_width={width}, fields=[{fields}])"
+
+
+def _join(values: list[Any]) -> Any:
+    if isinstance(values[0], torch.Tensor):
+        return torch.cat(values)
+    if isinstance(values[0], list):
+        return [item for value in values for item in value]
+    if hasattr(values[0], "cat"):
+        return values[0].cat(values)
+    raise ValueError(f"A field of type {type(values[0]).__name__} cannot be joined; use a tensor, a list or a type with cat().")

@@ -1,12 +1,24 @@
 """Instance masks as bitmaps and as polygons. Letters: N instances, image H x W, S side of a crop."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import torch
+from pycocotools import mask as coco_mask
 from torchvision import ops
 
 from .boxes import Boxes
 
 Index = int | slice | list[int] | torch.Tensor
+
+
+def polygons_to_bitmask(polygons: list[np.ndarray], height: int, width: int) -> np.ndarray:
+    """(H, W) bool: the union of polygons [x0, y0, x1, y1, ...], rasterised by pycocotools; nothing without polygons."""
+    if not polygons:
+        return np.zeros((height, width), dtype=bool)
+    parts = coco_mask.frPyObjects([np.asarray(polygon, dtype=np.float64).tolist() for polygon in polygons], height, width)
+    return coco_mask.decode(coco_mask.merge(parts)).astype(bool)
 
 
 class BitMasks:
@@ -18,6 +30,23 @@ class BitMasks:
         assert tensor.dim() == 3, f"BitMasks are of shape (N, H, W), found {tuple(tensor.shape)}."
         self.tensor = tensor
         self.image_size = tensor.shape[1:]
+
+    @staticmethod
+    def from_polygon_masks(polygon_masks: "PolygonMasks | list[list[np.ndarray]]", height: int, width: int) -> "BitMasks":
+        """One bitmap for each instance of ``polygon_masks``."""
+        instances = polygon_masks.polygons if isinstance(polygon_masks, PolygonMasks) else polygon_masks
+        maps = [torch.from_numpy(polygons_to_bitmask(polygons, height, width)) for polygons in instances]
+        return BitMasks(torch.stack(maps) if maps else torch.empty(0, height, width))
+
+    @staticmethod
+    def cat(bitmasks_list: list["BitMasks"]) -> "BitMasks":
+        """All masks of a list of one image size, in order. AssertionError for an empty list."""
+        assert bitmasks_list and all(isinstance(masks, BitMasks) for masks in bitmasks_list), "BitMasks.cat takes a list of BitMasks."
+        return BitMasks(torch.cat([masks.tensor for masks in bitmasks_list]))
+
+    def to(self, *args: Any, **kwargs: Any) -> "BitMasks":
+        """The masks on another device."""
+        return BitMasks(self.tensor.to(*args, **kwargs))
 
     def nonempty(self) -> torch.Tensor:
         """(N,) bool: the mask has a pixel."""
@@ -42,6 +71,9 @@ class BitMasks:
         """The selected masks as BitMasks (one mask for an int); may share storage."""
         return BitMasks(self.tensor[item][None] if isinstance(item, int) else self.tensor[item])
 
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return iter(self.tensor)
+
     def __len__(self) -> int:
         return len(self.tensor)
 
@@ -54,6 +86,27 @@ class PolygonMasks:
         if not isinstance(polygons, list) or not all(isinstance(instance, list) for instance in polygons):
             raise ValueError("PolygonMasks take a list (instances) of lists (polygons) of coordinate vectors.")
         self.polygons = [[_coordinates(polygon) for polygon in instance] for instance in polygons]
+
+    @staticmethod
+    def cat(polymasks_list: list["PolygonMasks"]) -> "PolygonMasks":
+        """All instances of a list, in order. AssertionError for an empty list."""
+        assert polymasks_list and all(isinstance(masks, PolygonMasks) for masks in polymasks_list), "PolygonMasks.cat takes PolygonMasks."
+        return PolygonMasks([instance for masks in polymasks_list for instance in masks.polygons])
+
+    def to(self, *args: Any, **kwargs: Any) -> "PolygonMasks":
+        """The masks themselves: polygons stay in main memory."""
+        return self
+
+    def crop_and_resize(self, boxes: torch.Tensor, mask_size: int) -> torch.Tensor:
+        """(N, S, S) bool on the device of ``boxes``: instance i inside box i ((N, 4) xyxy), rasterised on a grid of S x S over the box."""
+        assert len(boxes) == len(self), f"One box a mask: {len(boxes)} boxes, {len(self)} masks."
+        crops = np.zeros((len(self), mask_size, mask_size), dtype=bool)
+        for crop, instance, box in zip(crops, self.polygons, boxes.cpu().numpy().astype(np.float64)):
+            # Boxes thinner than a tenth of a pixel are not enlarged further.
+            grid = mask_size / np.maximum(box[2:] - box[:2], 0.1)
+            shifted = [((polygon.reshape(-1, 2) - box[:2]) * grid).ravel() for polygon in instance]
+            crop[:] = polygons_to_bitmask(shifted, mask_size, mask_size)
+        return torch.from_numpy(crops).to(boxes.device)
 
     def nonempty(self) -> torch.Tensor:
         """(N,) bool: the instance has a polygon."""
@@ -74,6 +127,9 @@ class PolygonMasks:
             item = (item.nonzero().squeeze(1) if item.dtype in (torch.bool, torch.uint8) else item).tolist()
         positions = range(len(self))[item] if isinstance(item, int | slice) else item
         return PolygonMasks([self.polygons[i] for i in ([positions] if isinstance(positions, int) else positions)])
+
+    def __iter__(self) -> Iterator[list[np.ndarray]]:
+        return iter(self.polygons)
 
     def __len__(self) -> int:
         return len(self.polygons)

@@ -2,8 +2,10 @@
 
 import functools
 import logging
+import math
 import os
 import sys
+import time
 from collections import Counter
 
 from termcolor import colored
@@ -89,3 +91,15 @@ def log_first_n(lvl: int, msg: str, n: int = 1, *, name: str | None = None, key:
     _counts[identity] += 1
     if _counts[identity] <= n:
         logging.getLogger(name or caller.f_globals.get("__name__")).log(lvl, msg)
+
+
+_last_times: dict[tuple[str, int], float] = {}
+
+
+def log_every_n_seconds(lvl: int, msg: str, n: float = 1, *, name: str | None = None) -> None:
+    """Log a message from the calling line unless there was one in the last ``n`` seconds; ``name`` is the logger."""
+    caller, now = sys._getframe(1), time.monotonic()
+    identity = caller.f_code.co_filename, caller.f_lineno
+    if now - _last_times.get(identity, -math.inf) >= n:
+        logging.getLogger(name or caller.f_globals.get("__name__")).log(lvl, msg)
+        _last_times[identity] = now

@@ -1,5 +1,8 @@
 """Which indices each process gets."""
 
+import logging
+import math
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 
@@ -7,6 +10,8 @@ import torch
 from torch.utils.data import Sampler
 
 from ...utils import comm
+
+_logger = logging.getLogger("detectron2.data.samplers.distributed_sampler")
 
 
 class TrainingSampler(Sampler):
@@ -37,8 +42,40 @@ class TrainingSampler(Sampler):
     def _stream(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self._seed)
         while True:
-            order = torch.randperm(self._size, generator=generator) if self._shuffle else torch.arange(self._size)
-            yield from order.tolist()
+            epoch = self._epoch(generator)
+            order = torch.randperm(len(epoch), generator=generator) if self._shuffle else torch.arange(len(epoch))
+            yield from epoch[order].tolist()
+
+    def _epoch(self, generator: torch.Generator) -> torch.Tensor:
+        return torch.arange(self._size)
+
+
+class RepeatFactorTrainingSampler(TrainingSampler):
+    """A TrainingSampler that shows index i on average ``repeat_factors[i]`` times an epoch, for data sets with rare classes."""
+
+    def __init__(self, repeat_factors: torch.Tensor, *, shuffle: bool = True, seed: int | None = None) -> None:
+        """``repeat_factors``: (N,) float, at least 0; the fraction is the chance of one more time, drawn anew each epoch."""
+        super().__init__(len(repeat_factors), shuffle, seed)
+        self._factors = repeat_factors
+
+    def _epoch(self, generator: torch.Generator) -> torch.Tensor:
+        whole = self._factors.trunc()
+        extra = torch.rand(self._size, generator=generator) < self._factors - whole
+        return torch.arange(self._size).repeat_interleave(whole.long() + extra)
+
+    @staticmethod
+    def repeat_factors_from_category_frequency(dataset_dicts: list[dict], repeat_thresh: float, sqrt: bool = True) -> torch.Tensor:
+        """(N,) factors of N records: the largest max(1, sqrt(``repeat_thresh`` / f)) of the categories in the image, 1 without any.
+
+        f is the fraction of images with the category (LVIS, arXiv:1908.03195, appendix B.2). ``sqrt`` False: without the root.
+        """
+        images = [{one["category_id"] for one in record["annotations"]} for record in dataset_dicts]
+        frequency = {category: count / len(images) for category, count in Counter(c for image in images for c in image).items()}
+        ratios = {category: repeat_thresh / value for category, value in frequency.items()}
+        factors = {category: max(1.0, math.sqrt(ratio) if sqrt else ratio) for category, ratio in ratios.items()}
+        for category in sorted(factors):
+            _logger.info("Cat ID %s: freq=%.2f, rep=%.2f", category, frequency[category], factors[category])
+        return torch.tensor([max((factors[category] for category in image), default=1.0) for image in images])
 
 
 class InferenceSampler(Sampler):

@@ -4,7 +4,7 @@ import inspect
 from typing import Any
 
 import numpy as np
-from fvcore.transforms.transform import HFlipTransform, NoOpTransform, Transform, TransformList, VFlipTransform
+from fvcore.transforms.transform import Transform, TransformList
 
 
 class AugInput:
@@ -40,7 +40,10 @@ class Augmentation:
         return tfm
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
+        """The call that makes it, without arguments that have their default."""
+        defaults = {name: one.default for name, one in inspect.signature(type(self)).parameters.items()}
+        given = [(name, value) for name, value in vars(self).items() if name not in defaults or value != defaults[name]]
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in given)})"
 
 
 class AugmentationList(Augmentation):
@@ -55,25 +58,12 @@ class AugmentationList(Augmentation):
         """Apply all in place; returns the transforms."""
         return TransformList([_apply(aug, aug_input) for aug in self.augs])
 
+    def __repr__(self) -> str:
+        return f"AugmentationList{self.augs}"
+
 
 def _apply(aug: Augmentation | Transform, aug_input: AugInput) -> Transform:
     if isinstance(aug, Augmentation):
         return aug(aug_input)
     aug_input.transform(aug)
     return aug
-
-
-class RandomFlip(Augmentation):
-    """Flip with probability ``prob``, drawn from numpy's global generator."""
-
-    def __init__(self, prob: float = 0.5, *, horizontal: bool = True, vertical: bool = False) -> None:
-        """ValueError unless exactly one of ``horizontal`` and ``vertical`` is true."""
-        if horizontal == vertical:
-            raise ValueError(f"RandomFlip flips in one direction, found horizontal={horizontal}, vertical={vertical}; use two of them.")
-        self.prob, self.horizontal, self.vertical = prob, horizontal, vertical
-
-    def get_transform(self, image: np.ndarray) -> Transform:
-        """A flip of the image (H, W, ...), or nothing."""
-        if np.random.uniform() >= self.prob:
-            return NoOpTransform()
-        return HFlipTransform(image.shape[1]) if self.horizontal else VFlipTransform(image.shape[0])

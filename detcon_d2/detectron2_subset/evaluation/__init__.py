@@ -1,0 +1,10 @@
+"""Evaluation of models on data sets; public names of ``detectron2.evaluation``."""
+
+from ..missing import missing_name
+from .coco_evaluation import COCOEvaluator
+from .evaluator import DatasetEvaluator, DatasetEvaluators, inference_context, inference_on_dataset
+from .testing import print_csv_format
+
+__all__ = ["COCOEvaluator", "DatasetEvaluator", "DatasetEvaluators", "inference_context", "inference_on_dataset"]
+__all__ += ["print_csv_format"]
+__getattr__ = missing_name(__name__)
