@@ -16,7 +16,16 @@ _CHOICES = ("auto", "detectron2", "subset")
 _NAMES = {
     "checkpoint": ("DetectionCheckpointer", "PeriodicCheckpointer"),
     "config": ("CfgNode", "configurable", "get_cfg"),
-    "data": ("DatasetCatalog", "DatasetFromList", "MapDataset", "MetadataCatalog", "get_detection_dataset_dicts"),
+    "data": (
+        "DatasetCatalog",
+        "DatasetFromList",
+        "DatasetMapper",
+        "MapDataset",
+        "MetadataCatalog",
+        "build_detection_test_loader",
+        "build_detection_train_loader",
+        "get_detection_dataset_dicts",
+    ),
     "data.datasets": ("load_coco_json", "register_coco_instances"),
     "data.samplers": ("InferenceSampler", "TrainingSampler"),
     "engine": (
@@ -28,8 +37,10 @@ _NAMES = {
         "default_writers",
         "launch",
     ),
+    "evaluation": ("COCOEvaluator", "inference_on_dataset", "print_csv_format"),
     "layers": ("CNNBlockBase", "Conv2d", "FrozenBatchNorm2d", "NaiveSyncBatchNorm", "ShapeSpec", "get_norm"),
     "modeling": ("BACKBONE_REGISTRY", "META_ARCH_REGISTRY", "Backbone", "ResNet", "build_backbone", "build_model"),
+    "modeling.backbone.fpn": ("FPN", "LastLevelMaxPool"),
     "modeling.backbone.resnet": ("BasicBlock", "BasicStem", "BottleneckBlock"),
     "solver": ("LRMultiplier", "WarmupParamScheduler", "build_lr_scheduler", "build_optimizer", "get_default_optimizer_params"),
     "structures": ("BitMasks", "Boxes", "BoxMode", "ImageList", "Instances", "PolygonMasks"),

@@ -1,17 +1,43 @@
-"""Checkpoints: safe loading, atomic writing, metadata."""
+"""Checkpoints: safe loading, atomic writing, metadata, conversion for detectors, and whether config and weights agree."""
 
+from detcon_d2.checkpoint.backbone_spec import BackboneSpec, spec_from_metadata, spec_from_tensors
 from detcon_d2.checkpoint.checkpointer import DetConCheckpointer
+from detcon_d2.checkpoint.compatibility import check_weights, describe_missing, disagreements
+from detcon_d2.checkpoint.convert import TARGETS, Conversion, convert, prepare_conversion
+from detcon_d2.checkpoint.key_maps import BRANCHES, backbone_shapes, detectron2_key_map, torchvision_key_map
 from detcon_d2.checkpoint.metadata import CheckpointMetadata, pretraining_metadata, read_metadata
-from detcon_d2.checkpoint.safe import UnsafeCheckpointError, load_checkpoint_file, load_pickle, load_torch, write_atomically
+from detcon_d2.checkpoint.safe import (
+    UnsafeCheckpointError,
+    load_checkpoint_file,
+    load_pickle,
+    load_safetensors,
+    load_torch,
+    write_atomically,
+)
 
 __all__ = [
+    "BRANCHES",
+    "TARGETS",
+    "BackboneSpec",
     "CheckpointMetadata",
+    "Conversion",
     "DetConCheckpointer",
     "UnsafeCheckpointError",
+    "backbone_shapes",
+    "check_weights",
+    "convert",
+    "describe_missing",
+    "detectron2_key_map",
+    "disagreements",
     "load_checkpoint_file",
     "load_pickle",
+    "load_safetensors",
     "load_torch",
+    "prepare_conversion",
     "pretraining_metadata",
     "read_metadata",
+    "spec_from_metadata",
+    "spec_from_tensors",
+    "torchvision_key_map",
     "write_atomically",
 ]

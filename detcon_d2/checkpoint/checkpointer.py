@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from detcon_d2 import d2
-from detcon_d2.checkpoint.safe import load_pickle, load_torch, write_atomically
+from detcon_d2.checkpoint.safe import load_checkpoint_file, write_atomically
 
 
 class DetConCheckpointer(d2.DetectionCheckpointer):
@@ -63,10 +63,9 @@ class DetConCheckpointer(d2.DetectionCheckpointer):
         return incompatible
 
     def _load_file(self, filename: str) -> dict[str, Any]:
+        data = load_checkpoint_file(filename)
         if not filename.endswith(".pkl"):
-            data = load_torch(filename)
             return data if isinstance(data, dict) and "model" in data else {"model": data}
-        data = load_pickle(filename)
         if "model" in data and "__author__" in data:
             return data
         # A bare dict of arrays (Caffe2's model zoo nests it under "blobs"): names are matched by suffix.

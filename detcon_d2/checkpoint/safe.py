@@ -1,14 +1,18 @@
 """Reading checkpoint files that could come from anyone: no file can run code.
 
-torch files load with ``weights_only``; Detectron2's ``.pkl`` through an unpickler that knows numpy arrays and plain containers only.
+torch files load with ``weights_only``; Detectron2's ``.pkl`` through an unpickler that knows numpy arrays and plain containers only;
+safetensors cannot hold code.
 """
 
 import io
+import json
 import os
 import pickle
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, BinaryIO
 
 import torch
@@ -60,9 +64,37 @@ def load_torch(path: str | Path) -> Any:
     return _named(path, lambda: torch.load(path, map_location="cpu", weights_only=True))
 
 
+def load_safetensors(path: str | Path) -> dict[str, Any]:
+    """``{"model": tensors}`` of a safetensors file, and "metadata" where its header has that entry (a JSON object).
+
+    Raises:
+        ValueError: safetensors is not installed.
+        UnsafeCheckpointError: naming the file and why it cannot be read.
+    """
+    safe_open = require_safetensors().safe_open
+
+    def load() -> dict[str, Any]:
+        with safe_open(str(path), framework="pt") as file:
+            header = file.metadata() or {}
+            extra = {"metadata": json.loads(header["metadata"])} if "metadata" in header else {}
+            return {"model": {key: file.get_tensor(key) for key in file.keys()}, **extra}  # noqa: SIM118 (not iterable itself)
+
+    return _named(path, load)
+
+
+def require_safetensors() -> ModuleType:
+    """The package safetensors; ValueError that says how to install it where it is absent."""
+    try:
+        import safetensors.torch
+    except ModuleNotFoundError:
+        raise ValueError("The .safetensors format needs a package that is not installed: pip install safetensors.") from None
+    return safetensors
+
+
 def load_checkpoint_file(path: str | Path) -> Any:
-    """:func:`load_pickle` for ``.pkl``, :func:`load_torch` for everything else."""
-    return load_pickle(path) if str(path).endswith(".pkl") else load_torch(path)
+    """:func:`load_pickle` for ``.pkl``, :func:`load_safetensors` for ``.safetensors``, :func:`load_torch` for everything else."""
+    load = {".pkl": load_pickle, ".safetensors": load_safetensors}.get(Path(path).suffix, load_torch)
+    return load(path)
 
 
 def write_atomically(path: str | Path, write: Callable[[BinaryIO], None]) -> None:
@@ -93,4 +125,14 @@ def _named(path: str | Path, load: Callable[[], Any]) -> Any:
     except FileNotFoundError:
         raise
     except Exception as error:
-        raise UnsafeCheckpointError(f"Cannot load the checkpoint {path}: {error}") from error
+        raise UnsafeCheckpointError(f"Cannot load the checkpoint {path}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong, without torch's advice to load the file unsafely."""
+    if isinstance(error, UnsafeCheckpointError):
+        return str(error)
+    asked = re.search(r"GLOBAL\s+([\w.]+)", str(error))
+    if asked:
+        return f"asks for {asked[1]}; only tensors and plain containers are loaded, since a checkpoint can run any code"
+    return f"it is no checkpoint of this kind, or cut short or damaged ({type(error).__name__})"

@@ -1,6 +1,11 @@
 """Mask pooling, the loss, the target network, and the figures that say whether it learns."""
 
-from detcon_d2.modeling.backbone import BLOCKS_PER_STAGE, build_detcon_resnet_backbone, zero_init_residual
+from detcon_d2.modeling.backbone import (
+    BLOCKS_PER_STAGE,
+    build_detcon_resnet_backbone,
+    build_detcon_resnet_fpn_backbone,
+    zero_init_residual,
+)
 from detcon_d2.modeling.ema import ema_momentum, update_ema
 from detcon_d2.modeling.heads import DetConHead
 from detcon_d2.modeling.losses import detcon_loss
@@ -15,6 +20,7 @@ __all__ = [
     "DetConHead",
     "DetConS",
     "build_detcon_resnet_backbone",
+    "build_detcon_resnet_fpn_backbone",
     "detcon_loss",
     "downsample_label_map",
     "ema_momentum",

@@ -55,6 +55,21 @@ def build_detcon_resnet_backbone(cfg: "d2.CfgNode", input_shape: "d2.ShapeSpec")
     return d2.ResNet(stem, stages, out_features=resnets.OUT_FEATURES, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT)
 
 
+def build_detcon_resnet_fpn_backbone(cfg: "d2.CfgNode", input_shape: "d2.ShapeSpec") -> "d2.FPN":
+    """:func:`build_detcon_resnet_backbone` under the feature pyramid of ``MODEL.FPN``, with p6 for the RPN; errors as there.
+
+    For depth 200 and width multipliers; parameters are named as in ``build_resnet_fpn_backbone``.
+    """
+    return d2.FPN(
+        bottom_up=build_detcon_resnet_backbone(cfg, input_shape),
+        in_features=cfg.MODEL.FPN.IN_FEATURES,
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        top_block=d2.LastLevelMaxPool(),
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )
+
+
 @torch.no_grad()
 def zero_init_residual(backbone: nn.Module) -> int:
     """Set the last norm's gamma of every residual block to 0, so that each block starts as its shortcut (method.md, "Networks").
@@ -70,3 +85,4 @@ def zero_init_residual(backbone: nn.Module) -> int:
 
 
 d2.BACKBONE_REGISTRY.register(build_detcon_resnet_backbone)
+d2.BACKBONE_REGISTRY.register(build_detcon_resnet_fpn_backbone)

@@ -60,6 +60,29 @@ def test_a_truncated_file_is_named(tmp_path, name):
         load_checkpoint_file(path)
 
 
+def test_torchs_advice_to_load_unsafely_is_not_passed_on(tmp_path):
+    torch.save({"model": RunsCode(str(tmp_path / "owned"))}, tmp_path / "evil.pth")
+    (tmp_path / "text.pth").write_text('{"a": 1}')
+    for name, reason in (("evil.pth", "asks for posix.mkdir; only tensors"), ("text.pth", "no checkpoint of this kind, or cut short")):
+        with pytest.raises(UnsafeCheckpointError, match=f"{name}: .*{reason}") as error:
+            load_torch(tmp_path / name)
+        assert "weights_only" not in str(error.value)
+
+
+def test_safetensors_load_with_the_metadata_of_their_header(tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    tensors = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3)}
+    safetensors.save_file(tensors, tmp_path / "m.safetensors", {"metadata": '{"depth": 50, "pixel_mean": [1.5]}'})
+    loaded = load_checkpoint_file(tmp_path / "m.safetensors")
+    assert loaded["metadata"] == {"depth": 50, "pixel_mean": [1.5]} and loaded["model"].keys() == tensors.keys()
+    torch.testing.assert_close(loaded["model"], tensors, rtol=0, atol=0)
+    safetensors.save_file(tensors, tmp_path / "bare.safetensors")
+    assert load_checkpoint_file(tmp_path / "bare.safetensors").keys() == {"model"}
+    (tmp_path / "m.safetensors").write_bytes((tmp_path / "m.safetensors").read_bytes()[:-4])
+    with pytest.raises(UnsafeCheckpointError, match=r"m\.safetensors: .*cut short"):
+        load_checkpoint_file(tmp_path / "m.safetensors")
+
+
 def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path):
     path = tmp_path / "model.pth"
     path.write_bytes(b"old")

@@ -57,6 +57,31 @@ def test_dilated_res5_keeps_the_stride_of_res4():
     assert backbone.output_shape()["res5"].stride == 16
 
 
+@pytest.mark.parametrize("depth", [18, 50])
+def test_our_pyramid_has_the_names_and_outputs_of_detectron2s(depth):
+    cfg = cfg_for(depth, MODEL__RESNETS__OUT_FEATURES="['res2', 'res3', 'res4', 'res5']", MODEL__FPN__NORM="BN")
+    cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
+    cfg.MODEL.BACKBONE.NAME = "build_detcon_resnet_fpn_backbone"
+    ours = d2.build_backbone(cfg).eval()
+    cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
+    theirs = d2.build_backbone(cfg).eval()
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    assert ours.output_shape() == theirs.output_shape() and list(ours.output_shape()) == ["p2", "p3", "p4", "p5", "p6"]
+    image = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(ours(image), theirs(image))
+
+
+def test_the_pyramid_stands_on_depth_200_and_wide_networks():
+    narrow = {"MODEL__RESNETS__STEM_OUT_CHANNELS": 4, "MODEL__RESNETS__RES2_OUT_CHANNELS": 16, "MODEL__RESNETS__WIDTH_PER_GROUP": 4}
+    stages = {"MODEL__RESNETS__OUT_FEATURES": "['res2', 'res3', 'res4', 'res5']", "MODEL__FPN__OUT_CHANNELS": 8}
+    cfg = cfg_for(200, DETCON__WIDTH_MULTIPLIER=2, **narrow, **stages)
+    cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
+    cfg.MODEL.BACKBONE.NAME = "build_detcon_resnet_fpn_backbone"
+    backbone = d2.build_backbone(cfg)
+    assert backbone.bottom_up.output_shape()["res5"].channels == 256 and len(backbone.bottom_up.res4) == 36
+    assert {shape.channels for shape in backbone.output_shape().values()} == {8}
+
+
 def test_unknown_depth_and_wrong_channels_are_named():
     with pytest.raises(ValueError, match=r"MODEL.RESNETS.DEPTH is 51; expected one of 18, 34, 50, 101, 152, 200"):
         d2.build_backbone(cfg_for(51))

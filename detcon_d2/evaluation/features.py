@@ -1,0 +1,140 @@
+"""Do converted weights compute what the pretraining encoder computed? Features before and after, through everything a user goes through."""
+
+import importlib.util
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from detcon_d2 import d2
+from detcon_d2.checkpoint import BackboneSpec, Conversion, DetConCheckpointer, load_checkpoint_file
+from detcon_d2.checkpoint.recipe import ASSUMED
+from detcon_d2.config import add_detcon_config
+from detcon_d2.modeling import build_detcon_resnet_backbone
+
+STAGES = ("res2", "res3", "res4", "res5")
+LIMITS = {"detectron2": 1e-6, "torchvision": 1e-5, "timm": 1e-5}
+"""Largest difference of a feature allowed, relative to the largest feature of its stage (absolute below 1)."""
+# The FPN's weights are not in the file: the same config without it gives the stages themselves.
+_WITHOUT_FPN = {
+    "build_resnet_fpn_backbone": "build_resnet_backbone",
+    "build_detcon_resnet_fpn_backbone": "build_detcon_resnet_backbone",
+}
+Features = dict[str, torch.Tensor]
+
+
+def verify_conversion(conversion: Conversion, weights: Path, recipe: Path) -> list[str]:
+    """Compare res2..res5 of two fixed random images, from 0..255 pixels on.
+
+    Before: the pretraining encoder with its own pixel statistics. After: the network that a user of the target builds (for Detectron2 from
+    the written YAML), loaded from the written file by the usual loader.
+
+    Args:
+        conversion: what was converted.
+        weights, recipe: the two written files.
+
+    Returns:
+        Lines to print.
+
+    Raises:
+        ValueError: features differ, naming stage and difference, or are not finite.
+    """
+    if conversion.target == "timm" and importlib.util.find_spec("timm") is None:
+        return ["features: not compared, since timm is not installed (pip install timm)"]
+    images = _images()
+    before = encoder_features(conversion, images)
+    if conversion.target == "detectron2":
+        after = detectron2_features(weights, recipe, images)
+    else:
+        after = library_features(conversion, weights, images)
+    return compare_features(before, after, LIMITS[conversion.target])
+
+
+def compare_features(before: Features, after: Features, limit: float) -> list[str]:
+    """One line on the largest difference; stage name -> (N, C, h, w) on both sides.
+
+    Raises:
+        ValueError: a difference above ``limit``, or a feature that is not finite.
+    """
+    differences = {}
+    for stage, expected in before.items():
+        if not torch.isfinite(expected).all():
+            raise ValueError(f"The encoder's features of {stage} are not finite: the pretraining diverged. Take an earlier checkpoint.")
+        differences[stage] = ((after[stage] - expected).abs().max() / expected.abs().max().clamp(min=1.0)).item()
+    listed = ", ".join(f"{stage} {value:.1e}" for stage, value in differences.items())
+    # Written so that a NaN fails.
+    if not all(value <= limit for value in differences.values()):
+        raise ValueError(f"The converted weights give other features: largest relative differences {listed}; expected at most {limit:.0e}.")
+    return [f"features before and after conversion agree: largest relative differences {listed} (limit {limit:.0e})"]
+
+
+@torch.no_grad()
+def encoder_features(conversion: Conversion, images: torch.Tensor) -> Features:
+    """What the pretraining encoder gives for RGB images (N, 3, H, W) in 0..255."""
+    known = ASSUMED | conversion.metadata
+    encoder = build_detcon_resnet_backbone(_encoder_config(conversion.spec), d2.ShapeSpec(channels=3))
+    encoder.load_state_dict(conversion.encoder, strict=True)
+    return encoder.eval()(_normalised(images, known["channel_order"], known["pixel_mean"], known["pixel_std"]))
+
+
+@torch.no_grad()
+def detectron2_features(weights: Path, recipe: Path, images: torch.Tensor) -> Features:
+    """What the backbone of the YAML ``recipe`` gives for RGB images (N, 3, H, W) in 0..255, with ``weights`` loaded into it."""
+    text = recipe.read_text()
+    cfg = d2.get_cfg()
+    # A plain config must work without our keys: they are added only where the YAML has them.
+    if "\nDETCON:" in text:
+        add_detcon_config(cfg)
+    cfg.merge_from_file(str(recipe), allow_unsafe=False)
+    cfg.MODEL.BACKBONE.NAME = _WITHOUT_FPN[cfg.MODEL.BACKBONE.NAME]
+    # In evaluation all kinds of BatchNorm compute the same; this one needs neither CUDA nor processes.
+    cfg.MODEL.RESNETS.NORM = "BN"
+    model = nn.ModuleDict({"backbone": nn.ModuleDict({"bottom_up": d2.build_backbone(cfg)})})
+    loader = DetConCheckpointer if weights.suffix == ".safetensors" else d2.DetectionCheckpointer
+    loader(model).load(str(weights))
+    backbone = model["backbone"]["bottom_up"].eval()
+    return backbone(_normalised(images, cfg.INPUT.FORMAT, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD))
+
+
+@torch.no_grad()
+def library_features(conversion: Conversion, weights: Path, images: torch.Tensor) -> Features:
+    """What the ResNet of torchvision or timm gives for RGB images (N, 3, H, W) in 0..255; ``weights`` load strictly but for ``fc``."""
+    name = f"resnet{conversion.spec.depth}"
+    if conversion.target == "timm":
+        model = importlib.import_module("timm").create_model(name, pretrained=False)
+    else:
+        model = importlib.import_module("torchvision").models.get_model(name, weights=None)
+    state = load_checkpoint_file(weights)
+    model.fc = nn.Identity()
+    model.load_state_dict(state["model"] if weights.suffix == ".safetensors" else state, strict=True)
+    model.eval()
+    known = ASSUMED | conversion.metadata
+    x = _normalised(images, known["channel_order"], known["pixel_mean"], known["pixel_std"])
+    x = model.maxpool(torch.relu(model.bn1(model.conv1(x))))
+    features = {}
+    for index, stage in enumerate(STAGES, start=1):
+        x = features[stage] = getattr(model, f"layer{index}")(x)
+    return features
+
+
+def _images() -> torch.Tensor:
+    # Sides that are no multiples of 32, so that paddings count.
+    return torch.randint(0, 256, (2, 3, 75, 106), generator=torch.Generator().manual_seed(0)).float()
+
+
+def _normalised(images: torch.Tensor, channel_order: str, mean: list[float], std: list[float]) -> torch.Tensor:
+    images = images.flip(1) if channel_order == "BGR" else images
+    return (images - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
+
+
+def _encoder_config(spec: BackboneSpec) -> "d2.CfgNode":
+    cfg = d2.get_cfg()
+    add_detcon_config(cfg)
+    resnets = cfg.MODEL.RESNETS
+    resnets.DEPTH, resnets.NORM, resnets.STRIDE_IN_1X1 = spec.depth, "BN", spec.stride_in_1x1
+    resnets.OUT_FEATURES = list(STAGES)
+    resnets.STEM_OUT_CHANNELS, resnets.RES2_OUT_CHANNELS = spec.stem_out_channels, spec.res2_out_channels
+    resnets.WIDTH_PER_GROUP, resnets.NUM_GROUPS = spec.width_per_group, spec.num_groups
+    cfg.DETCON.WIDTH_MULTIPLIER = spec.width_multiplier
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    return cfg

@@ -1,0 +1,202 @@
+"""Fine-tuning starts only with a config that fits its weights, and says what it could not compare."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+from detcon_d2 import add_detcon_config, d2
+from detcon_d2.checkpoint import DetConCheckpointer, check_weights, convert, describe_missing
+from tests.checkpoint.pretrained import write_pretrained
+
+
+@pytest.fixture(scope="module")
+def converted(pretrained_b, tmp_path_factory):
+    """Weights with metadata, and their YAML beside them."""
+    path = tmp_path_factory.mktemp("converted") / "w.pkl"
+    convert(pretrained_b, path)
+    return path
+
+
+def config(path, *opts: object) -> "d2.CfgNode":
+    """The YAML written beside converted weights, with overrides."""
+    cfg = d2.get_cfg()
+    add_detcon_config(cfg)
+    cfg.merge_from_file(str(path.with_suffix(".yaml")))
+    cfg.merge_from_list([str(item) for item in opts])
+    return cfg
+
+
+def test_weights_and_the_yaml_written_with_them_agree(converted):
+    lines = check_weights(config(converted), str(converted))
+    assert lines == [f"MODEL.WEIGHTS {converted}: DetConB, online encoder, 2 epochs, ResNet-50. The config agrees with it."]
+
+
+@pytest.mark.parametrize("norm", ["BN", "SyncBN", "naiveSyncBN"])
+def test_every_kind_of_trained_batch_norm_is_accepted(converted, norm):
+    assert len(check_weights(config(converted, "MODEL.RESNETS.NORM", norm), str(converted))) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("INPUT.FORMAT", "BGR", "INPUT.FORMAT is 'BGR'; expected 'RGB'."),
+        (
+            "MODEL.PIXEL_MEAN",
+            [103.53, 116.28, 123.675],
+            "MODEL.PIXEL_MEAN is [103.53, 116.28, 123.675]; expected [123.675, 116.28, 103.53].",
+        ),
+        ("MODEL.PIXEL_STD", [1.0, 1.0, 1.0], "MODEL.PIXEL_STD is [1.0, 1.0, 1.0]; expected [58.395, 57.12, 57.375]."),
+        ("MODEL.RESNETS.STRIDE_IN_1X1", True, "MODEL.RESNETS.STRIDE_IN_1X1 is True; expected False."),
+        ("MODEL.RESNETS.DEPTH", 101, "MODEL.RESNETS.DEPTH is 101; expected 50."),
+        ("MODEL.RESNETS.RES2_OUT_CHANNELS", 256, "MODEL.RESNETS.RES2_OUT_CHANNELS is 256; expected 16."),
+        ("MODEL.RESNETS.STEM_OUT_CHANNELS", 64, "MODEL.RESNETS.STEM_OUT_CHANNELS is 64; expected 8."),
+        ("MODEL.RESNETS.NORM", "FrozenBN", "MODEL.RESNETS.NORM is 'FrozenBN'; expected 'SyncBN'."),
+        ("MODEL.RESNETS.NORM", "", "MODEL.RESNETS.NORM is ''; expected 'SyncBN'."),
+    ],
+)
+def test_a_disagreement_is_refused_with_key_found_and_expected(converted, key, value, message):
+    with pytest.raises(ValueError, match=r"DETCON\.CHECK_WEIGHTS False starts all the same") as error:
+        check_weights(config(converted, key, value), str(converted))
+    assert message in str(error.value) and str(converted) in str(error.value)
+    lines = check_weights(config(converted, key, value, "DETCON.CHECK_WEIGHTS", False), str(converted))
+    assert [line for line in lines if line.startswith("Warning:")] == [
+        f"Warning: {message} Started all the same, since DETCON.CHECK_WEIGHTS is False."
+    ]
+    assert "agrees" not in lines[0]
+
+
+def test_all_disagreements_are_told_at_once(converted):
+    with pytest.raises(ValueError) as error:
+        check_weights(d2_defaults(), str(converted))
+    for key in ("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "STRIDE_IN_1X1", "RES2_OUT_CHANNELS", "MODEL.RESNETS.NORM"):
+        assert key in str(error.value)
+
+
+def d2_defaults() -> "d2.CfgNode":
+    cfg = d2.get_cfg()
+    add_detcon_config(cfg)
+    return cfg
+
+
+def test_frozen_layers_get_a_warning(converted):
+    lines = check_weights(config(converted, "MODEL.BACKBONE.FREEZE_AT", 2), str(converted))
+    assert lines[1].startswith("Warning: MODEL.BACKBONE.FREEZE_AT is 2; expected 0")
+
+
+def test_a_width_multiplier_and_its_channels_written_out_are_the_same(tmp_path):
+    source = write_pretrained(tmp_path / "in.pth", MODEL__META_ARCHITECTURE="DetConS", DETCON__WIDTH_MULTIPLIER=2)
+    convert(source, tmp_path / "w.pth")
+    assert len(check_weights(config(tmp_path / "w.pth"), str(tmp_path / "w.pth"))) == 1
+    ours = ("MODEL.BACKBONE.NAME", "build_detcon_resnet_fpn_backbone", "DETCON.WIDTH_MULTIPLIER", 2)
+    base = ("MODEL.RESNETS.STEM_OUT_CHANNELS", 8, "MODEL.RESNETS.RES2_OUT_CHANNELS", 16, "MODEL.RESNETS.WIDTH_PER_GROUP", 4)
+    assert len(check_weights(config(tmp_path / "w.pth", *ours, *base), str(tmp_path / "w.pth"))) == 1
+    with pytest.raises(ValueError, match=r"STEM_OUT_CHANNELS is 32; expected 16"):
+        check_weights(config(tmp_path / "w.pth", *ours), str(tmp_path / "w.pth"))
+
+
+def test_stride_placement_does_not_matter_without_1x1_convolutions(pretrained_18, tmp_path):
+    convert(pretrained_18, tmp_path / "w.pth")
+    assert len(check_weights(config(tmp_path / "w.pth", "MODEL.RESNETS.STRIDE_IN_1X1", True), str(tmp_path / "w.pth"))) == 1
+
+
+def test_an_unconverted_checkpoint_names_the_converter(pretrained_b, converted):
+    with pytest.raises(ValueError, match=r"is a pretraining checkpoint .*(?s:.)*python tools/convert_to_d2.py .*model_final.pth"):
+        check_weights(config(converted, "DETCON.CHECK_WEIGHTS", False), str(pretrained_b))
+
+
+@pytest.mark.parametrize("kind", ["pkl", "caffe2", "pth"])
+def test_weights_without_metadata_get_one_warning_with_the_list(converted, tmp_path, kind):
+    path = tmp_path / ("r50.pth" if kind == "pth" else "r50.pkl")
+    if kind == "pth":
+        torch.save(torchvision.models.resnet18().state_dict(), path)
+    else:
+        arrays = {"stem.conv1.weight": np.zeros(3)}
+        path.write_bytes(pickle.dumps({"blobs": arrays} if kind == "caffe2" else {"model": arrays, "__author__": "x"}))
+    lines = check_weights(config(converted), str(path))
+    assert len(lines) == 1 and lines[0].startswith(f"Warning: {path} has no metadata")
+    for key in (
+        "INPUT.FORMAT 'RGB'",
+        "PIXEL_MEAN [123.675",
+        "PIXEL_STD",
+        "STRIDE_IN_1X1 False",
+        "DEPTH 50",
+        "NORM 'SyncBN'",
+        "FREEZE_AT 0",
+    ):
+        assert key in lines[0]
+
+
+def test_names_of_the_path_manager_are_resolved_and_queries_cut_off(converted, monkeypatch):
+    asked = []
+    monkeypatch.setattr(d2.PathManager, "get_local_path", lambda path, **_: asked.append(path) or str(converted))
+    assert len(check_weights(config(converted), "detectron2://x/w.pkl?matching_heuristics=True")) == 1
+    assert asked == ["detectron2://x/w.pkl"]
+
+
+def test_what_the_metadata_leaves_open_is_listed(pretrained_18, tmp_path):
+    torch.save(torch.load(pretrained_18, weights_only=True)["model"], tmp_path / "bare.pth")
+    convert(tmp_path / "bare.pth", tmp_path / "w.pth")
+    lines = check_weights(config(tmp_path / "w.pth"), str(tmp_path / "w.pth"))
+    assert len(lines) == 2 and "Check by hand: INPUT.FORMAT 'RGB', MODEL.PIXEL_MEAN" in lines[1]
+    with pytest.raises(ValueError, match="DEPTH is 50; expected 18"):
+        check_weights(config(tmp_path / "w.pth", "MODEL.RESNETS.DEPTH", 50), str(tmp_path / "w.pth"))
+
+
+def test_no_weights_and_absent_weights_are_told_apart(converted):
+    assert check_weights(config(converted), "") == ["MODEL.WEIGHTS is empty: the whole model is newly initialised."]
+    with pytest.raises(FileNotFoundError, match=r"MODEL.WEIGHTS is /nowhere/w.pkl, which does not exist"):
+        check_weights(config(converted), "/nowhere/w.pkl")
+
+
+def test_a_damaged_file_is_named(converted, tmp_path):
+    (tmp_path / "cut.pkl").write_bytes(converted.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"Cannot load the checkpoint .*cut.pkl"):
+        check_weights(config(converted), str(tmp_path / "cut.pkl"))
+
+
+HEADS = [
+    "pixel_mean",
+    "proposal_generator.anchor_generator.cell_anchors.0",
+    "backbone.fpn_lateral2.weight",
+    "backbone.fpn_output5.norm.bias",
+    "proposal_generator.rpn_head.conv.weight",
+    "roi_heads.box_head.fc1.weight",
+    "roi_heads.box_predictor.cls_score.weight",
+    "roi_heads.mask_head.deconv.weight",
+]
+
+
+def test_new_parts_of_a_detector_are_named_in_one_line():
+    assert describe_missing(HEADS) == "newly initialised, as expected: FPN, RPN, box head, mask head"
+    assert describe_missing([*HEADS[3:5], "sem_seg_head.p2.weight"]) == "newly initialised, as expected: FPN, RPN, sem_seg_head"
+    assert describe_missing(["pixel_std", "backbone.bottom_up.stem.conv1.norm.num_batches_tracked"]) == (
+        "every parameter comes from MODEL.WEIGHTS"
+    )
+
+
+@pytest.mark.parametrize("prefix", ["backbone.bottom_up.", "backbone."])
+def test_a_missing_backbone_is_an_error_with_its_keys(prefix):
+    lost = [f"{prefix}stem.conv1.weight", f"{prefix}res2.0.conv1.norm.weight", f"{prefix}res2.0.conv1.norm.bias"]
+    with pytest.raises(ValueError, match=r"lacks 3 tensors of the backbone(?s:.)*convert_to_d2.py") as error:
+        describe_missing([*HEADS, *lost])
+    assert f"{prefix}stem.conv1.weight" in str(error.value) and "conv1.norm.{weight, bias}" in str(error.value)
+
+
+def test_the_line_follows_from_what_the_checkpointer_reports(converted):
+    cfg = config(converted, "MODEL.RESNETS.NORM", "BN", "MODEL.FPN.NORM", "BN")
+    model = torch.nn.ModuleDict({"backbone": d2.build_backbone(cfg), "proposal_generator": torch.nn.Linear(2, 2)})
+    checkpointer = DetConCheckpointer(model)
+    checkpointer.resume_or_load(str(converted), resume=False)
+    assert describe_missing(checkpointer.missing_keys) == "newly initialised, as expected: FPN, RPN"
+
+
+def test_a_backbone_tensor_of_another_shape_counts_as_missing(converted):
+    cfg = config(converted, "MODEL.RESNETS.NORM", "BN", "MODEL.FPN.NORM", "BN", "MODEL.RESNETS.STEM_OUT_CHANNELS", 4)
+    model = torch.nn.ModuleDict({"backbone": d2.build_backbone(cfg)})
+    checkpointer = DetConCheckpointer(model)
+    checkpointer.resume_or_load(str(converted), resume=False)
+    with pytest.raises(ValueError, match=r"backbone.bottom_up.stem.conv1.weight"):
+        describe_missing(checkpointer.missing_keys)

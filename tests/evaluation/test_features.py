@@ -1,0 +1,105 @@
+"""The numerical check sees what goes wrong in a conversion, and nothing where nothing does."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from detcon_d2.checkpoint import convert, prepare_conversion
+from detcon_d2.checkpoint.weights import write_weights
+from detcon_d2.evaluation.features import compare_features, detectron2_features, encoder_features, verify_conversion
+from tests.checkpoint.pretrained import FULL_18, write_pretrained
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """DetCon_B with a narrow ResNet-50."""
+    return write_pretrained(tmp_path_factory.mktemp("features") / "in.pth")
+
+
+@pytest.fixture
+def written(source, tmp_path):
+    """A conversion and its two files."""
+    convert(source, tmp_path / "w.pth")
+    return prepare_conversion(source), tmp_path / "w.pth", tmp_path / "w.yaml"
+
+
+def test_features_of_a_good_conversion_agree_to_1e_6(written):
+    (line,) = verify_conversion(*written)
+    assert "agree" in line and all(stage in line for stage in ("res2", "res3", "res4", "res5"))
+    images = torch.rand(1, 3, 64, 64) * 255
+    before, after = encoder_features(written[0], images), detectron2_features(written[1], written[2], images)
+    for stage, expected in before.items():
+        assert (after[stage] - expected).abs().max() <= 1e-6 * expected.abs().max()
+        assert expected.std() > 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('FORMAT: "RGB"', 'FORMAT: "BGR"'),
+        ("STRIDE_IN_1X1: False", "STRIDE_IN_1X1: True"),
+        ("PIXEL_STD: [58.395, 57.12, 57.375]", "PIXEL_STD: [1.0, 1.0, 1.0]"),
+        ("PIXEL_MEAN: [123.675, 116.28, 103.53]", "PIXEL_MEAN: [123.675, 116.28, 103.5]"),
+    ],
+)
+def test_a_yaml_with_one_wrong_value_is_found(written, old, new):
+    conversion, weights, recipe = written
+    text = recipe.read_text()
+    assert old in text
+    recipe.write_text(text.replace(old, new))
+    with pytest.raises(ValueError, match="give other features: largest relative differences res2 "):
+        verify_conversion(conversion, weights, recipe)
+
+
+@pytest.mark.parametrize(
+    "key", ["stem.conv1.weight", "res3.0.shortcut.norm.running_mean", "res5.2.conv3.norm.running_var", "res4.5.conv2.weight"]
+)
+def test_one_wrong_tensor_is_found(written, key):
+    conversion, weights, recipe = written
+    name = f"backbone.bottom_up.{key}"
+    write_weights(weights, conversion.tensors | {name: conversion.tensors[name] * 1.01}, conversion.metadata, "detectron2")
+    with pytest.raises(ValueError, match="give other features"):
+        verify_conversion(conversion, weights, recipe)
+
+
+def test_the_branches_are_not_mistaken_for_each_other(source, tmp_path):
+    convert(source, tmp_path / "w.pth", branch="ema")
+    with pytest.raises(ValueError, match="give other features"):
+        verify_conversion(prepare_conversion(source, "online"), tmp_path / "w.pth", tmp_path / "w.yaml")
+
+
+def test_an_encoder_that_diverged_is_told_as_such(written):
+    conversion, weights, recipe = written
+    encoder = conversion.encoder | {"res3.0.conv1.weight": conversion.encoder["res3.0.conv1.weight"] * float("nan")}
+    with pytest.raises(ValueError, match=r"features of res3 are not finite: the pretraining diverged"):
+        verify_conversion(dataclasses.replace(conversion, encoder=encoder), weights, recipe)
+
+
+def test_not_a_number_after_conversion_fails():
+    good = {"res2": torch.ones(1, 2, 3, 3)}
+    assert compare_features(good, {"res2": good["res2"] + 1e-7}, 1e-6)
+    for bad in (good["res2"] * float("nan"), good["res2"] + 1e-5):
+        with pytest.raises(ValueError, match="res2"):
+            compare_features(good, {"res2": bad}, 1e-6)
+
+
+@pytest.mark.parametrize("target", ["torchvision", "timm"])
+def test_a_wrong_tensor_is_found_in_the_libraries_networks_too(tmp_path, target):
+    pytest.importorskip(target)
+    source = write_pretrained(tmp_path / "in.pth", MODEL__META_ARCHITECTURE="DetConS", **FULL_18)
+    convert(source, tmp_path / "w.pth", target=target)
+    conversion = prepare_conversion(source, target=target)
+    assert "agree" in verify_conversion(conversion, tmp_path / "w.pth", tmp_path / "w.json")[0]
+    changed = conversion.tensors | {"layer3.1.bn2.bias": conversion.tensors["layer3.1.bn2.bias"] + 0.1}
+    write_weights(tmp_path / "w.pth", changed, conversion.metadata, target)
+    with pytest.raises(ValueError, match="give other features"):
+        verify_conversion(conversion, tmp_path / "w.pth", tmp_path / "w.json")
+
+
+def test_without_timm_the_check_says_that_it_was_not_made(written, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    conversion = dataclasses.replace(written[0], target="timm")
+    assert verify_conversion(conversion, written[1], written[2]) == [
+        "features: not compared, since timm is not installed (pip install timm)"
+    ]

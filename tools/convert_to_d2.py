@@ -1,0 +1,57 @@
+#!/usr/bin/env python
+"""Turn a DetCon pretraining checkpoint into weights for Detectron2's Mask R-CNN (or torchvision, timm), with the config that fits them."""
+
+import argparse
+import logging
+import sys
+
+from detcon_d2.checkpoint import BRANCHES, TARGETS, convert
+from detcon_d2.evaluation.features import verify_conversion
+
+_EPILOG = """
+examples
+  the usual case: weights.pkl, and beside it weights.yaml, a complete Mask R-CNN FPN config that fits them
+    python tools/convert_to_d2.py output/photos/model_final.pth weights.pkl
+    python tools/train_net.py --config-file weights.yaml OUTPUT_DIR output/finetune
+  another protocol: any config with these weights; training refuses to start when the two disagree
+    python tools/train_net.py --config-file configs/COCO-InstanceSegmentation/... MODEL.WEIGHTS weights.pkl
+  the EMA (target) encoder of DetCon_B in place of the online one
+    python tools/convert_to_d2.py model_final.pth weights_ema.pkl --encoder ema
+  for torchvision.models.resnet50().load_state_dict(torch.load("weights.pth"), strict=False), where only fc is missing
+    python tools/convert_to_d2.py model_final.pth weights.pth --to torchvision
+
+OUTPUT's suffix is the format
+  .pkl .pth       what MODEL.WEIGHTS of any Detectron2 takes (.pth alone for torchvision and timm)
+  .safetensors    for the tools of this repository, torchvision and timm; needs: pip install safetensors
+
+What is checked: every tensor of the backbone is there with its shape, nothing is left over, and the network built from the written YAML and
+file gives the features that the pretraining encoder gave. INPUT is never changed; OUTPUT appears complete or not at all.
+exit status: 0 written; 2 nothing written, the message says why
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("input", metavar="INPUT", help="checkpoint of a pretraining run, such as model_final.pth")
+    parser.add_argument("output", metavar="OUTPUT", help="file to write: .pkl, .pth or .safetensors")
+    parser.add_argument("--encoder", choices=sorted(BRANCHES), default="online", help="which of DetCon_B's two encoders (default: online)")
+    parser.add_argument("--to", choices=TARGETS, default="detectron2", help="whose key names OUTPUT has (default: detectron2)")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT and the file beside it")
+    parser.add_argument("--no-check", action="store_true", help="do not compare features before and after")
+    return parser.parse_args()
+
+
+def run(args: argparse.Namespace) -> list[str]:
+    """Convert; returns the lines to print."""
+    verify = None if args.no_check else verify_conversion
+    return convert(args.input, args.output, branch=args.encoder, target=args.to, overwrite=args.overwrite, verify=verify)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    try:
+        print("\n".join(run(parse_args())))
+    except (ValueError, OSError) as error:
+        print(f"convert_to_d2.py: {error}", file=sys.stderr)
+        sys.exit(2)
