@@ -15,6 +15,7 @@ ALLOWED = {
     "solver": set(),
     "checkpoint": set(),
     "engine": {"masks", "data", "modeling", "solver", "checkpoint"},
+    "evaluation": {"masks", "data", "modeling", "solver", "checkpoint"},
 }
 
 
