@@ -39,7 +39,7 @@ test-detectron2: ## The same tests on a checkout of the real Detectron2: D2=path
 	@test -f "$(D2)/detectron2/__init__.py" || { echo '"$(D2)" holds no detectron2/__init__.py; D2 must be the root of a checkout of Detectron2' >&2; exit 2; }
 	@$(MAKE) --no-print-directory venv
 	$(VENV)/bin/python -m pip install --disable-pip-version-check -q $(D2_PACKAGES)
-	PYTHONPATH="$(abspath $(D2))" DETCON_D2_BACKEND=detectron2 $(TEST)
+	PYTHONPATH="$(abspath $(D2))" DETCON_D2_CHECKOUT="$(abspath $(D2))" DETCON_D2_BACKEND=detectron2 $(TEST)
 
 clean: ## Remove caches and the quickstart's output; keeps VENV.
 	rm -rf .pytest_cache .ruff_cache .hypothesis build *.egg-info output/quickstart

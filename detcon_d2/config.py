@@ -104,3 +104,21 @@ def add_detcon_config(cfg: "d2.CfgNode") -> None:
 
     # Iterations between two lines of the log, for which the is-it-learning figures (collapse, retrieval, regions, probe) are computed.
     cfg.DETCON.LOG_PERIOD = 20
+
+    # Refuse to fine-tune when channel order, pixel statistics, stride placement, depth, channels or norm contradict MODEL.WEIGHTS.
+    cfg.DETCON.CHECK_WEIGHTS = True
+
+    # Fine-tuning a detector (tools/train_net.py with a MODEL.META_ARCHITECTURE other than DetCon's).
+    cfg.DETCON.FINETUNE = CN()
+    # Name of the protocol ("standard", "4conv1fc", "detcon", or your own); results and checkpoints carry it.
+    cfg.DETCON.FINETUNE.PROTOCOL = ""
+    # The batch that learning rate and schedule of the config are meant for. Another SOLVER.IMS_PER_BATCH rescales BASE_LR, and inversely
+    # MAX_ITER, STEPS, WARMUP_ITERS, CHECKPOINT_PERIOD and EVAL_PERIOD, but for keys given on the command line; 0: never.
+    cfg.DETCON.FINETUNE.REFERENCE_IMS_PER_BATCH = 0
+    # "default": Detectron2's, from the INPUT keys; "scale_jitter": long side JITTER_SIZE x U(JITTER_SCALE), crop JITTER_SIZE x JITTER_SIZE.
+    cfg.DETCON.FINETUNE.AUGMENTATION = "default"
+    cfg.DETCON.FINETUNE.JITTER_SCALE = (0.8, 1.25)
+    cfg.DETCON.FINETUNE.JITTER_SIZE = 1024
+    # Train on this part of the images with annotations, in (0, 1]; LABEL_SEED alone chooses them, and 1 % is a part of 10 %.
+    cfg.DETCON.FINETUNE.LABEL_FRACTION = 1.0
+    cfg.DETCON.FINETUNE.LABEL_SEED = 0

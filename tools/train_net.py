@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Pretrain a ResNet with DetCon, as the config says."""
+"""Pretrain a ResNet with DetCon, fine-tune a detector from it, or evaluate one, as the config says."""
 
 import detcon_d2.modeling  # noqa: F401  (registers the meta-architectures, in spawned processes too)
 from detcon_d2.engine import argument_parser, launch, main

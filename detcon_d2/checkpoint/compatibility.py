@@ -73,7 +73,8 @@ def check_weights(cfg: "d2.CfgNode", path: str) -> list[str]:
 
 def disagreements(cfg: "d2.CfgNode", metadata: Mapping[str, Any]) -> list[Disagreement]:
     """Every key of the config that contradicts the metadata; what the metadata does not say is not compared."""
-    spec, resnets = spec_from_metadata(metadata), cfg.MODEL.RESNETS
+    # The kind of norm is compared below: a fine-tuned detector may have any.
+    spec, resnets = spec_from_metadata({**metadata, "norm": "BN"}), cfg.MODEL.RESNETS
     pairs = [Disagreement(key, found, metadata[name]) for name, key, found in _settings(cfg) if name in metadata]
     wrong = [pair for pair in pairs if not _equal(pair.found, pair.expected)]
     if resnets.DEPTH != spec.depth:
@@ -81,7 +82,7 @@ def disagreements(cfg: "d2.CfgNode", metadata: Mapping[str, Any]) -> list[Disagr
     else:
         found = _spec_of_config(cfg).channels
         wrong += [Disagreement(f"MODEL.RESNETS.{k}", found[k], value) for k, value in spec.channels.items() if found[k] != value]
-    if resnets.NORM not in BATCH_NORMS:
+    if resnets.NORM not in (*BATCH_NORMS, metadata.get("norm")):
         # FrozenBN keeps statistics that fit pretraining only: training diverges within iterations.
         wrong.append(Disagreement("MODEL.RESNETS.NORM", resnets.NORM, "SyncBN"))
     return wrong

@@ -3,10 +3,18 @@
 import argparse
 import logging
 import sys
+from collections.abc import Callable
 
 from detcon_d2 import d2
-from detcon_d2.engine.setup import setup
+from detcon_d2.engine.evaluate import prepare_evaluation
+from detcon_d2.engine.finetune import FinetuneTrainer
+from detcon_d2.engine.finetune_setup import setup_finetuning
+from detcon_d2.engine.setup import load_config, setup
+from detcon_d2.engine.step import StepTrainer
 from detcon_d2.engine.trainer import DetConTrainer
+
+PRETRAINING = ("DetConB", "DetConS")
+"""Values of MODEL.META_ARCHITECTURE that are pretrained; every other one is a detector."""
 
 _EPILOG = """
 examples:
@@ -16,6 +24,10 @@ examples:
 
   no label maps at hand: a 2x2 grid of regions, computed on the fly
     train_net.py --config-file ... DETCON.MASKS.SOURCE grid DETCON.MASKS.GRID 2
+
+  fine-tune a detector, then evaluate any checkpoint of it (results.json in OUTPUT_DIR)
+    train_net.py --config-file configs/COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_standard_1x.yaml --num-gpus 8 MODEL.WEIGHTS backbone.pkl
+    train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/.../model_final.pth
 
   continue a run that was stopped or killed
     train_net.py --config-file ... --resume
@@ -30,18 +42,42 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Pretrain as ``args.config_file`` and ``args.opts`` say; ``args.resume`` continues the last checkpoint of OUTPUT_DIR."""
-    if args.eval_only:
-        raise SystemExit("train_net.py: --eval-only evaluates detectors; a pretraining config has nothing to evaluate.")
+    """Pretrain, fine-tune or evaluate, as ``args.config_file`` and ``args.opts`` say; ``args.resume`` continues the run in OUTPUT_DIR."""
     try:
-        cfg, records = setup(args)
-        trainer = DetConTrainer(cfg, records)
-        trainer.resume_or_load(resume=args.resume)
+        # Only the name of the architecture matters here; the job's own set-up reads and checks the rest.
+        architecture = load_config(args.config_file, args.opts).MODEL.META_ARCHITECTURE
+        run = prepare_pretraining(args) if architecture in PRETRAINING else prepare_finetuning(args)
     except (ValueError, FileNotFoundError) as error:
         # A user's mistake is told without a traceback.
         if d2.comm.is_main_process():
             print(f"train_net.py: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    trainer.train()
-    if d2.comm.is_main_process():
-        logging.getLogger(__name__).info("Done. Checkpoints, log.txt, metrics.json and TensorBoard events are in %s.", cfg.OUTPUT_DIR)
+    run()
+
+
+def prepare_pretraining(args: argparse.Namespace) -> Callable[[], None]:
+    """Everything that a user's mistake can break; returns what trains."""
+    if args.eval_only:
+        raise ValueError("--eval-only evaluates detectors; a pretraining config has nothing to evaluate.")
+    trainer = DetConTrainer(*setup(args))
+    return _prepare_training(trainer, args.resume)
+
+
+def prepare_finetuning(args: argparse.Namespace) -> Callable[[], None]:
+    """The same for a detector, or for its evaluation alone."""
+    cfg, records = setup_finetuning(args)
+    if args.eval_only:
+        return prepare_evaluation(cfg, args.resume)
+    return _prepare_training(FinetuneTrainer(cfg, records), args.resume)
+
+
+def _prepare_training(trainer: StepTrainer, resume: bool) -> Callable[[], None]:
+    trainer.resume_or_load(resume=resume)
+
+    def train() -> None:
+        trainer.train()
+        if d2.comm.is_main_process():
+            folder = trainer.cfg.OUTPUT_DIR
+            logging.getLogger(__name__).info("Done. Checkpoints, log.txt, metrics.json and TensorBoard events are in %s.", folder)
+
+    return train

@@ -5,7 +5,8 @@ import difflib
 import functools
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
 
 import torch
 
@@ -15,6 +16,19 @@ from detcon_d2.data import count_classes, load_training_records, records_digest
 from detcon_d2.solver import resolve_schedule
 
 logger = logging.getLogger(__name__)
+
+Prepared = TypeVar("Prepared")
+"""What one process prepares before training."""
+
+# Keys that may say "SyncBN" -> what stands in for it on CPU processes; pretraining's, and a detector's. Boxes differ in number from
+# process to process, images do not.
+PRETRAINING_NORMS = {"MODEL.RESNETS.NORM": "naiveSyncBN", "DETCON.HEAD_NORM": "naiveSyncBN"}
+DETECTOR_NORMS = {
+    "MODEL.RESNETS.NORM": "naiveSyncBN",
+    "MODEL.FPN.NORM": "naiveSyncBN",
+    "MODEL.ROI_BOX_HEAD.NORM": "naiveSyncBN_N",
+    "MODEL.ROI_MASK_HEAD.NORM": "naiveSyncBN_N",
+}
 
 
 def load_config(config_file: str, opts: list[str]) -> "d2.CfgNode":
@@ -51,16 +65,7 @@ def setup(args: argparse.Namespace) -> tuple["d2.CfgNode", list[dict]]:
     Raises:
         ValueError: for anything in config or data that cannot work, with what to change.
     """
-    prepared, error = None, None
-    try:
-        prepared = _prepare(args)
-    except (ValueError, FileNotFoundError) as found:
-        error = str(found)
-    # One process may fail alone (data missing on its machine): then all stop, and say why.
-    errors = {rank: text for rank, text in enumerate(d2.comm.all_gather(error)) if text is not None}
-    if errors:
-        raise ValueError(error or "\n".join(f"process {rank}: {text}" for rank, text in errors.items()))
-    cfg, records, lines = prepared
+    cfg, records, lines = prepare_together(lambda: _prepare(args))
     digests = d2.comm.all_gather((len(records), records_digest(records)))
     if len(set(digests)) > 1:
         raise ValueError(f"The processes see different training images (count, hash): {digests}. Give every machine the same data set.")
@@ -68,6 +73,26 @@ def setup(args: argparse.Namespace) -> tuple["d2.CfgNode", list[dict]]:
     for line in lines:
         logger.info(line)
     return cfg, records
+
+
+def prepare_together(prepare: Callable[[], Prepared]) -> Prepared:
+    """Call ``prepare`` in every process; a user's mistake that one of them finds (data missing on its machine) stops all.
+
+    Args:
+        prepare: does not communicate.
+
+    Raises:
+        ValueError: what the processes found.
+    """
+    prepared, error = None, None
+    try:
+        prepared = prepare()
+    except (ValueError, FileNotFoundError) as found:
+        error = str(found)
+    errors = {rank: text for rank, text in enumerate(d2.comm.all_gather(error)) if text is not None}
+    if errors:
+        raise ValueError(error or "\n".join(f"process {rank}: {text}" for rank, text in errors.items()))
+    return prepared
 
 
 def _prepare(args: argparse.Namespace) -> tuple["d2.CfgNode", list[dict], list[str]]:
@@ -123,19 +148,24 @@ def resolve_device(cfg: "d2.CfgNode") -> list[str]:
     return []
 
 
-def resolve_norms(cfg: "d2.CfgNode", world_size: int) -> list[str]:
-    """SyncBN becomes what world size and device allow, with the same outputs and gradients; returns the lines to print."""
-    if world_size == 1:
-        kind, reason = "BN", "one process"
-    elif cfg.MODEL.DEVICE == "cpu":
-        kind, reason = "naiveSyncBN", "torch's SyncBatchNorm needs CUDA"
-    else:
+def resolve_norms(cfg: "d2.CfgNode", world_size: int, norms: Mapping[str, str] = PRETRAINING_NORMS) -> list[str]:
+    """SyncBN becomes what world size and device allow, with the same outputs and gradients; returns the lines to print.
+
+    Args:
+        cfg: changed in place.
+        world_size: number of processes; with one, BN.
+        norms: key -> its stand-in on several CPU processes.
+    """
+    if world_size > 1 and cfg.MODEL.DEVICE != "cpu":
         return []
+    reason = "one process" if world_size == 1 else "torch's SyncBatchNorm needs CUDA"
     lines = []
-    for node, key, name in ((cfg.MODEL.RESNETS, "NORM", "MODEL.RESNETS.NORM"), (cfg.DETCON, "HEAD_NORM", "DETCON.HEAD_NORM")):
-        if node[key] == "SyncBN":
-            node[key] = kind
-            lines.append(f"{name} SyncBN -> {kind} ({reason}).")
+    for key, stand_in in norms.items():
+        *path, last = key.split(".")
+        node = functools.reduce(lambda node, name: node[name], path, cfg)
+        if node[last] == "SyncBN":
+            node[last] = "BN" if world_size == 1 else stand_in
+            lines.append(f"{key} SyncBN -> {node[last]} ({reason}).")
     return lines
 
 

@@ -1,30 +1,21 @@
-"""The pretraining loop: Detectron2's TrainerBase with a step that also runs on CPU processes and in bf16."""
+"""The pretraining loop: hooks, writers and exact resume around the shared step."""
 
-import logging
 import os
-import time
 import weakref
-from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from detcon_d2 import d2
-from detcon_d2.checkpoint import CheckpointMetadata, DetConCheckpointer, pretraining_metadata, write_atomically
+from detcon_d2.checkpoint import CheckpointMetadata, DetConCheckpointer, pretraining_metadata
 from detcon_d2.data import build_detcon_train_loader, describe_masks, records_digest
 from detcon_d2.engine.hooks import EMAHook, StopOnSignalHook, ThroughputHook
+from detcon_d2.engine.step import StepTrainer
 from detcon_d2.engine.writers import DetConMetricPrinter
 from detcon_d2.solver import build_detcon_optimizer
 
-AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
-
-class NonFiniteLossError(FloatingPointError):
-    """The loss became NaN or infinite; the message names iteration, process and the file with the offending batch."""
-
-
-class DetConTrainer(d2.TrainerBase):
+class DetConTrainer(StepTrainer):
     """Pretrains ``MODEL.META_ARCHITECTURE`` on ``records``.
 
     The position in the stream of images follows from the iteration alone, so a resumed run sees exactly what an uninterrupted one sees.
@@ -37,21 +28,12 @@ class DetConTrainer(d2.TrainerBase):
             cfg: resolved by :func:`detcon_d2.engine.setup.setup`.
             records: the training images, in the order that every process shares.
         """
-        super().__init__()
-        self.cfg = cfg
-        self.records = records
-        self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
-        self.stop_requested = self.stop_agreed = False
         model = d2.build_model(cfg)
         if cfg.DETCON.CHANNELS_LAST:
             model.to(memory_format=torch.channels_last)
         model.train()
-        self.optimizer = build_detcon_optimizer(cfg, model)
-        self.scheduler = d2.build_lr_scheduler(cfg, self.optimizer)
-        self._network, self.model = model, _wrap_ddp(model)
-        self.device_type = torch.device(cfg.MODEL.DEVICE).type
-        self.amp_dtype = AMP_DTYPES[cfg.DETCON.SOLVER.AMP_DTYPE] if cfg.SOLVER.AMP.ENABLED else None
-        self.scaler = torch.amp.GradScaler(self.device_type, enabled=self.amp_dtype == torch.float16)
+        super().__init__(cfg, model, build_detcon_optimizer(cfg, model))
+        self.records = records
         metadata = pretraining_metadata(cfg, len(records), records_digest(records), describe_masks(cfg))
         self.checkpointer = DetConCheckpointer(
             model,
@@ -60,8 +42,6 @@ class DetConTrainer(d2.TrainerBase):
             trainer=weakref.proxy(self),
         )
         self.register_hooks(self.build_hooks(model))
-        self._batches = None
-        self._last_batch: list[dict] | None = None
 
     def build_hooks(self, model: nn.Module) -> list["d2.HookBase"]:
         """The hooks, in the order they need: see the class."""
@@ -90,94 +70,12 @@ class DetConTrainer(d2.TrainerBase):
         """Continue the last checkpoint of OUTPUT_DIR if ``resume`` and there is one; else start from MODEL.WEIGHTS ("": from scratch)."""
         resumed = resume and self.checkpointer.has_checkpoint()
         self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
-        if resumed:
-            self.start_iter = self.iter + 1
-        elif any(key.startswith("target.") for key in self.checkpointer.missing_keys) and self.cfg.DETCON.EMA.INIT == "copy":
-            self._network.update_target(0.0)
-        starts = d2.comm.all_gather(self.start_iter)
-        if len(set(starts)) > 1:
-            raise ValueError(f"The processes would start at iterations {starts}. Every process needs the same OUTPUT_DIR on a shared disk.")
-        if resumed:
-            logging.getLogger(__name__).info("Resuming at iteration %d of %d.", self.start_iter, self.max_iter)
+        fresh_target = not resumed and any(key.startswith("target.") for key in self.checkpointer.missing_keys)
+        if fresh_target and self.cfg.DETCON.EMA.INIT == "copy":
+            self.network.update_target(0.0)
+        self.agree_on_start(resumed)
 
     def train(self) -> None:
         """From ``start_iter`` to ``max_iter``."""
-        self._batches = iter(build_detcon_train_loader(self.cfg, self.records, start_iteration=self.start_iter))
+        self.batches = iter(build_detcon_train_loader(self.cfg, self.records, start_iteration=self.start_iter))
         super().train(self.start_iter, self.max_iter)
-
-    def run_step(self) -> None:
-        """One optimizer step over this process's share of the batch."""
-        start = time.perf_counter()
-        batch = next(self._batches)
-        data_time = time.perf_counter() - start
-        with torch.autocast(self.device_type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
-            losses = self.model(batch)
-        total = sum(losses.values())
-        self._agree(bool(torch.isfinite(total)), batch)
-        self.optimizer.zero_grad()
-        self.scaler.scale(total).backward()
-        self._check_gradients(batch)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self._last_batch = batch
-        self._log(losses, data_time)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Iteration, hooks (schedule), optimizer and loss scale."""
-        return super().state_dict() | {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The inverse of :meth:`state_dict`."""
-        super().load_state_dict(state_dict)
-        self.optimizer.load_state_dict(state_dict["optimizer"])
-        self.scaler.load_state_dict(state_dict["scaler"])
-
-    def _log(self, losses: dict[str, torch.Tensor], data_time: float) -> None:
-        # The losses of the storage are means over processes; other figures are the main process's.
-        means = d2.comm.reduce_dict({name: loss.detach() for name, loss in losses.items()})
-        if not d2.comm.is_main_process():
-            return
-        values = {name: float(value) for name, value in means.items()}
-        self.storage.put_scalars(total_loss=sum(values.values()), **values)
-        self.storage.put_scalar("data_time", data_time)
-
-    def _agree(self, finite: bool, batch: list[dict]) -> None:
-        """Let every process know whether one has a non-finite loss (all stop at once) or was told to stop."""
-        flags = torch.tensor([not finite, self.stop_requested], dtype=torch.int32, device=self.cfg.MODEL.DEVICE)
-        if d2.comm.get_world_size() > 1:
-            torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
-        any_nonfinite, self.stop_agreed = (bool(flag) for flag in flags.tolist())
-        if not finite:
-            raise self._nonfinite("loss", batch)
-        if any_nonfinite:
-            raise NonFiniteLossError(f"The loss of another process is not finite at iteration {self.iter}.")
-
-    def _check_gradients(self, batch: list[dict]) -> None:
-        # Before they reach the weights, and a checkpoint. They are equal in all processes; fp16's scaler looks itself and skips the step.
-        if self.scaler.is_enabled():
-            return
-        norms = torch._foreach_norm([p.grad for p in self._network.parameters() if p.grad is not None])
-        if not torch.stack(norms).isfinite().all():
-            raise self._nonfinite("gradient", batch)
-
-    def _nonfinite(self, what: str, batch: list[dict]) -> NonFiniteLossError:
-        path = self._save_bad_batch(batch)
-        return NonFiniteLossError(
-            f"The {what} is not finite at iteration {self.iter} on process {d2.comm.get_rank()}. The batch and the one before it are in "
-            f"{path}. Images: {', '.join(record['file_name'] for record in batch[:4])} ... A lower learning rate, a longer "
-            "warm-up or bf16 in place of fp16 are the usual remedies."
-        )
-
-    def _save_bad_batch(self, batch: list[dict]) -> str:
-        path = os.path.join(self.cfg.OUTPUT_DIR, f"nan_batch_iter{self.iter}_rank{d2.comm.get_rank()}.pth")
-        state = {"iteration": self.iter, "batch": batch, "previous_batch": self._last_batch}
-        write_atomically(path, lambda file: torch.save(state, file))
-        return path
-
-
-def _wrap_ddp(model: nn.Module) -> nn.Module:
-    if d2.comm.get_world_size() == 1:
-        return model
-    # Synchronised BatchNorm keeps the buffers equal; with plain BN each process has its own, and the main one's are saved.
-    device_ids = [torch.cuda.current_device()] if next(model.parameters()).is_cuda else None
-    return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)

@@ -23,7 +23,7 @@ def numbered_maps(side=512, images=1):
 
 def test_a_box_is_pooled_from_the_level_of_its_size(backend):
     # sqrt(area) / 224 = 1 is level 4, the third map; each halving goes one level down, and there are only four.
-    sides = {0.0: 0, 10.0: 0, 111.9: 0, 112.0: 1, 223.9: 1, 224.0: 2, 447.0: 2, 448.0: 3, 500.0: 3}
+    sides = {0.0: 0, 10.0: 0, 111.9: 0, 112.0: 1, 223.9999: 1, 224.0: 2, 447.0: 2, 448.0: 3, 500.0: 3}
     pooled = make(backend)(numbered_maps(), [boxes(backend, *([0.0, 0.0, side, side] for side in sides))])
     assert pooled[:, 0, 0, 0].tolist() == list(map(float, sides.values()))
 

@@ -69,9 +69,10 @@ def test_calling_a_model_in_eval_mode_is_inference(backend):
 def test_given_boxes_get_the_masks_that_detection_gives_them(backend):
     model, inputs = build_tiny(backend), batch(backend)
     raw = detect(model, inputs, do_postprocess=False)
-    given = [type(one)(one.image_size, pred_boxes=one.pred_boxes, pred_classes=one.pred_classes) for one in raw]
+    given = [type(one)(one.image_size, pred_boxes=one.pred_boxes[::2], pred_classes=one.pred_classes[::2]) for one in raw]
     for one, other in zip(detect(model, inputs, detected_instances=given, do_postprocess=False), raw):
-        assert_close(one.pred_masks, other.pred_masks)
+        assert len(one) == len(other[::2]) and not one.has("scores")
+        assert_close(one.pred_masks, other.pred_masks[::2])
 
 
 def test_images_are_normalised_and_padded_with_zeros(backend):

@@ -1,0 +1,131 @@
+"""The fine-tuning configs say what the protocols' table says, and build."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from detcon_d2 import d2
+from detcon_d2.engine import load_config
+from detcon_d2.engine.finetune_setup import check_finetuning_config
+from detcon_d2.engine.setup import DETECTOR_NORMS, resolve_norms
+from tests.detectors import NARROW, flat
+
+FOLDER = Path(__file__).resolve().parents[1] / "configs" / "COCO-InstanceSegmentation"
+CONFIGS = sorted(path for path in FOLDER.glob("*.yaml") if not path.name.startswith("Base"))
+PREFIX = "mask_rcnn_R_50_FPN_"
+
+# Written down from the papers' tables, not read from the files: box head (convolutions, fully connected, norm), mask head norm, batch,
+# learning rate, weight decay; then STEPS and MAX_ITER of 1x and 2x.
+HEADS = {
+    "standard": ((0, 2, ""), "", 16, 0.02, 1e-4),
+    "4conv1fc": ((4, 1, "SyncBN"), "SyncBN", 16, 0.02, 1e-4),
+    "detcon": ((0, 2, ""), "SyncBN", 64, 0.1, 4e-5),
+}
+SCHEDULES = {
+    "standard_1x": ((60000, 80000), 90000),
+    "standard_2x": ((120000, 160000), 180000),
+    "4conv1fc_1x": ((60000, 80000), 90000),
+    "4conv1fc_2x": ((120000, 160000), 180000),
+    "detcon_1x": ((16000, 21333), 24000),
+    "detcon_2x": ((32000, 42666), 48000),
+}
+
+
+def load(name: str, *opts: str) -> "d2.CfgNode":
+    return load_config(str(FOLDER / f"{PREFIX}{name}.yaml"), list(opts))
+
+
+def name(path: Path) -> str:
+    return path.stem.removeprefix(PREFIX)
+
+
+NAMES = [name(path) for path in CONFIGS]
+
+
+def test_every_protocol_has_both_schedules_and_its_rows_to_compare_with():
+    expected = set(SCHEDULES) | {"standard_1pct", "standard_10pct"}
+    expected |= {f"{row}_{start}" for row in expected if not row.endswith("2x") for start in ("random", "supervised")}
+    assert set(NAMES) == expected
+
+
+@pytest.mark.parametrize("config", NAMES)
+def test_every_config_overrides_the_defaults_that_would_cost_ap(config):
+    cfg = load(config)
+    model = cfg.MODEL
+    assert list(model.PIXEL_MEAN) == [123.675, 116.28, 103.53] and list(model.PIXEL_STD) == [58.395, 57.12, 57.375]
+    assert cfg.INPUT.FORMAT == "RGB"
+    assert model.RESNETS.STRIDE_IN_1X1 is False and model.RESNETS.DEPTH == 50
+    assert model.RESNETS.NORM == model.FPN.NORM == "SyncBN"
+    assert model.BACKBONE.FREEZE_AT == 0
+    assert cfg.TEST.PRECISE_BN.ENABLED and model.MASK_ON
+    assert f"output/{PREFIX}{config}" == cfg.OUTPUT_DIR
+    check_finetuning_config(cfg, world_size=8)
+
+
+@pytest.mark.parametrize("config", NAMES)
+def test_heads_and_optimisation_are_the_protocols(config):
+    cfg = load(config)
+    box, mask_norm, batch, lr, decay = HEADS[config.split("_")[0]]
+    assert (cfg.MODEL.ROI_BOX_HEAD.NUM_CONV, cfg.MODEL.ROI_BOX_HEAD.NUM_FC, cfg.MODEL.ROI_BOX_HEAD.NORM) == box
+    assert mask_norm == cfg.MODEL.ROI_MASK_HEAD.NORM
+    assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY) == (batch, lr, decay)
+    assert batch == cfg.DETCON.FINETUNE.REFERENCE_IMS_PER_BATCH
+    assert cfg.DETCON.FINETUNE.PROTOCOL == ("standard_" + config.split("_")[1] if "pct" in config else config.split("_")[0])
+
+
+@pytest.mark.parametrize("config", [config for config in NAMES if "pct" not in config])
+def test_schedules_are_the_tables(config):
+    cfg = load(config)
+    row = "_".join(config.split("_")[:2])
+    assert (cfg.SOLVER.STEPS, cfg.SOLVER.MAX_ITER) == SCHEDULES[row]
+    assert (500 if row.startswith("detcon") else 1000) == cfg.SOLVER.WARMUP_ITERS
+    assert cfg.DETCON.FINETUNE.LABEL_FRACTION == 1
+
+
+@pytest.mark.parametrize("config", NAMES)
+def test_train_sizes_are_the_protocols(config):
+    cfg = load(config)
+    if config.startswith("detcon"):
+        finetune = cfg.DETCON.FINETUNE
+        assert (finetune.AUGMENTATION, finetune.JITTER_SCALE, finetune.JITTER_SIZE) == ("scale_jitter", (0.8, 1.25), 1024)
+        assert cfg.INPUT.MIN_SIZE_TEST == cfg.INPUT.MAX_SIZE_TEST == 1024
+    else:
+        assert cfg.DETCON.FINETUNE.AUGMENTATION == "default"
+        assert tuple(cfg.INPUT.MIN_SIZE_TRAIN) == tuple(range(640, 801, 32))
+        assert (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) == (800, 1333)
+
+
+@pytest.mark.parametrize(("config", "fraction", "images"), [("standard_1pct", 0.01, 1173), ("standard_10pct", 0.1, 11727)])
+def test_low_label_runs_are_long_in_epochs_and_drop_where_1x_does(config, fraction, images):
+    cfg, full = load(config), load("standard_1x")
+    assert fraction == cfg.DETCON.FINETUNE.LABEL_FRACTION
+    assert cfg.SOLVER.MAX_ITER * 16 / images > 2 * full.SOLVER.MAX_ITER * 16 / 117266
+    relative = [[step / c.SOLVER.MAX_ITER for step in c.SOLVER.STEPS] for c in (cfg, full)]
+    assert relative[0] == pytest.approx(relative[1])
+    assert "ours" in (FOLDER / f"{PREFIX}{config}.yaml").read_text()
+
+
+@pytest.mark.parametrize("config", [config for config in NAMES if config.endswith(("random", "supervised"))])
+def test_the_rows_to_compare_with_differ_in_nothing_but_the_weights(config):
+    row, start = config.rsplit("_", 1)
+    cfg, base = load(config), load(row)
+    assert cfg.MODEL.WEIGHTS == {"random": "", "supervised": "detectron2://ImageNetPretrained/torchvision/R-50.pkl"}[start]
+    assert base.MODEL.WEIGHTS not in ("", cfg.MODEL.WEIGHTS)
+    for one in (cfg, base):
+        one.MODEL.WEIGHTS = one.OUTPUT_DIR = ""
+    assert cfg == base
+
+
+@pytest.mark.parametrize("protocol", HEADS)
+def test_the_models_of_the_protocols_build_with_their_heads_and_norms(protocol):
+    cfg = load(f"{protocol}_1x", *flat(NARROW))
+    resolve_norms(cfg, 1, DETECTOR_NORMS)
+    model = d2.build_model(cfg)
+    (convs, fcs, _), mask_norm = HEADS[protocol][:2]
+    box_head = dict(model.roi_heads.box_head.named_children())
+    assert sum(key.startswith("conv") for key in box_head) == convs
+    assert {f"fc{index + 1}" for index in range(fcs)} <= set(box_head) and f"fc{fcs + 1}" not in box_head
+    norms = [module for module in model.roi_heads.mask_head.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert len(norms) == (4 if mask_norm else 0)
+    assert all(parameter.requires_grad for parameter in model.backbone.parameters())
