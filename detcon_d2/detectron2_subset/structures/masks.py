@@ -101,7 +101,7 @@ class PolygonMasks:
         """(N, S, S) bool on the device of ``boxes``: instance i inside box i ((N, 4) xyxy), rasterised on a grid of S x S over the box."""
         assert len(boxes) == len(self), f"One box a mask: {len(boxes)} boxes, {len(self)} masks."
         crops = np.zeros((len(self), mask_size, mask_size), dtype=bool)
-        for crop, instance, box in zip(crops, self.polygons, boxes.cpu().numpy().astype(np.float64)):
+        for crop, instance, box in zip(crops, self.polygons, boxes.float().cpu().numpy()):
             # Boxes thinner than a tenth of a pixel are not enlarged further.
             grid = mask_size / np.maximum(box[2:] - box[:2], 0.1)
             shifted = [((polygon.reshape(-1, 2) - box[:2]) * grid).ravel() for polygon in instance]
