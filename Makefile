@@ -10,7 +10,7 @@ RUN = PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" $(VENV)/bin/python
 # Two workers with one thread each fit two cores.
 TEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist worksteal --durations=10 $(PYTEST_ARGS)
 
-.PHONY: help venv quickstart test test-detectron2 lint clean
+.PHONY: help venv quickstart evidence test test-detectron2 lint clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets.
@@ -24,8 +24,11 @@ $(STAMP):
 	rm -f "$(VENV)"/.installed-*
 	touch "$@"
 
-quickstart: $(STAMP) ## Pretrain on built-in images in a few minutes (QUICKSTART_OUTPUT, QUICKSTART_SEED).
+quickstart: $(STAMP) ## From built-in images to AP and a report in minutes (QUICKSTART_OUTPUT, QUICKSTART_SEED).
 	$(RUN) tools/quickstart.py
+
+evidence: $(STAMP) ## The same, longer and over seeds, as a table: hours, resumable (EVIDENCE_ARGS="--seeds 0 --rows random detcon_b").
+	$(RUN) tools/evidence.py $(EVIDENCE_ARGS)
 
 lint: $(STAMP) ## ruff: lint and format check.
 	$(VENV)/bin/python -m ruff check .

@@ -115,6 +115,8 @@ def add_detcon_config(cfg: "d2.CfgNode") -> None:
     # The batch that learning rate and schedule of the config are meant for. Another SOLVER.IMS_PER_BATCH rescales BASE_LR, and inversely
     # MAX_ITER, STEPS, WARMUP_ITERS, CHECKPOINT_PERIOD and EVAL_PERIOD, but for keys given on the command line; 0: never.
     cfg.DETCON.FINETUNE.REFERENCE_IMS_PER_BATCH = 0
+    # "SGD": Detectron2's, with momentum; "AdamW": for short schedules. Both read SOLVER.BASE_LR, WEIGHT_DECAY and CLIP_GRADIENTS.
+    cfg.DETCON.FINETUNE.OPTIMIZER = "SGD"
     # "default": Detectron2's, from the INPUT keys; "scale_jitter": long side JITTER_SIZE x U(JITTER_SCALE), crop JITTER_SIZE x JITTER_SIZE.
     cfg.DETCON.FINETUNE.AUGMENTATION = "default"
     cfg.DETCON.FINETUNE.JITTER_SCALE = (0.8, 1.25)

@@ -44,6 +44,7 @@ _NAMES = {
     "modeling.backbone.resnet": ("BasicBlock", "BasicStem", "BottleneckBlock"),
     "solver": ("LRMultiplier", "WarmupParamScheduler", "build_lr_scheduler", "build_optimizer", "get_default_optimizer_params"),
     "structures": ("BitMasks", "Boxes", "BoxMode", "ImageList", "Instances", "PolygonMasks"),
+    "solver.build": ("maybe_add_gradient_clipping",),
     "utils.env": ("seed_all_rng",),
     "utils.events": ("EventStorage", "EventWriter", "JSONWriter", "TensorboardXWriter", "get_event_storage"),
     "utils.file_io": ("PathManager",),

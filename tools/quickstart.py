@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Pretrain DetCon_B on built-in images in a few minutes on two CPU cores. Stages that are finished are not run again.
+"""From built-in images to the AP of a pretrained Mask R-CNN, in minutes on two CPU cores. Stages that are finished are not run again.
 
 Environment: QUICKSTART_OUTPUT, folder (default output/quickstart); QUICKSTART_SEED, of data and training (default 0).
 """
@@ -17,7 +17,7 @@ def parse_args() -> argparse.Namespace:
     """Flags; their defaults come from the environment."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=os.environ.get("QUICKSTART_OUTPUT", "output/quickstart"), help="folder to write to")
-    parser.add_argument("--seed", type=int, default=os.environ.get("QUICKSTART_SEED", "0"), help="of the data set and of pretraining")
+    parser.add_argument("--seed", type=int, default=os.environ.get("QUICKSTART_SEED", "0"), help="of data set, pretraining and fine-tuning")
     args = parser.parse_args()
     if args.seed < 0:
         parser.error(f"the seed is {args.seed}; expected a number >= 0")

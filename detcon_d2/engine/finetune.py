@@ -21,6 +21,7 @@ from detcon_d2.engine.hooks import StopOnSignalHook, ThroughputHook
 from detcon_d2.engine.precise_bn import PreciseBNHook
 from detcon_d2.engine.step import StepTrainer
 from detcon_d2.engine.writers import DETECTION_FIGURES, DetConMetricPrinter
+from detcon_d2.solver import build_finetuning_optimizer
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class FinetuneTrainer(StepTrainer):
         if cfg.DETCON.CHANNELS_LAST:
             model.to(memory_format=torch.channels_last)
         model.train()
-        super().__init__(cfg, model, d2.build_optimizer(cfg, model))
+        super().__init__(cfg, model, build_finetuning_optimizer(cfg, model))
         self.records = records
         values = finetuning_metadata(cfg, len(records), _digest(records), *_categories(cfg))
         self.metadata = FinetuneMetadata(values, strict=cfg.DETCON.SOLVER.STRICT_RESUME)

@@ -1,7 +1,7 @@
 """LARS, parameter groups, run length and learning rate."""
 
-from detcon_d2.solver.build import build_detcon_optimizer, get_detcon_param_groups
+from detcon_d2.solver.build import build_detcon_optimizer, build_finetuning_optimizer, get_detcon_param_groups
 from detcon_d2.solver.lars import LARS
 from detcon_d2.solver.schedule import resolve_schedule
 
-__all__ = ["LARS", "build_detcon_optimizer", "get_detcon_param_groups", "resolve_schedule"]
+__all__ = ["LARS", "build_detcon_optimizer", "build_finetuning_optimizer", "get_detcon_param_groups", "resolve_schedule"]

@@ -62,3 +62,19 @@ def build_detcon_optimizer(cfg: "d2.CfgNode", model: nn.Module) -> torch.optim.O
     if name == "AdamW":
         return torch.optim.AdamW(groups, lr=solver.BASE_LR)
     raise ValueError(f"DETCON.SOLVER.OPTIMIZER is {name!r}; expected 'LARS', 'SGD' or 'AdamW'.")
+
+
+def build_finetuning_optimizer(cfg: "d2.CfgNode", model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer DETCON.FINETUNE.OPTIMIZER of a detector, with Detectron2's gradient clipping.
+
+    SGD is Detectron2's own, with its keys for biases and norms; AdamW has weight decay on matrices and convolutions only.
+
+    Raises:
+        ValueError: for an unknown optimizer.
+    """
+    name, solver = cfg.DETCON.FINETUNE.OPTIMIZER, cfg.SOLVER
+    if name == "SGD":
+        return d2.build_optimizer(cfg, model)
+    if name == "AdamW":
+        return d2.maybe_add_gradient_clipping(cfg, torch.optim.AdamW)(get_detcon_param_groups(model, solver.WEIGHT_DECAY), lr=solver.BASE_LR)
+    raise ValueError(f"DETCON.FINETUNE.OPTIMIZER is {name!r}; expected 'SGD' or 'AdamW'.")
