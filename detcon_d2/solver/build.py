@@ -76,5 +76,7 @@ def build_finetuning_optimizer(cfg: "d2.CfgNode", model: nn.Module) -> torch.opt
     if name == "SGD":
         return d2.build_optimizer(cfg, model)
     if name == "AdamW":
-        return d2.maybe_add_gradient_clipping(cfg, torch.optim.AdamW)(get_detcon_param_groups(model, solver.WEIGHT_DECAY), lr=solver.BASE_LR)
+        return d2.maybe_add_gradient_clipping(cfg, torch.optim.AdamW)(
+            get_detcon_param_groups(model, solver.WEIGHT_DECAY), lr=solver.BASE_LR
+        )
     raise ValueError(f"DETCON.FINETUNE.OPTIMIZER is {name!r}; expected 'SGD' or 'AdamW'.")

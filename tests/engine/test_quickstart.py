@@ -1,4 +1,4 @@
-"""The quickstart's stages: commands a user could type, each run once, with a clear end."""
+"""The quickstart's steps: in order, each once, with a clear end."""
 
 import json
 import subprocess
@@ -9,81 +9,86 @@ import pytest
 
 from detcon_d2.data.shapes import ShapesConfig, generate_shapes
 from detcon_d2.engine import quickstart
-from detcon_d2.engine.quickstart import Stage, pretraining_stages, run_quickstart, run_stage, summary
-
-CHECKOUT = Path(__file__).resolve().parents[2]
-
-
-def write_run(run: Path) -> None:
-    run.mkdir(parents=True)
-    rows = [{"iteration": i, "total_loss": 19.0 - i, "loss_detcon": 9.0 - i, "learning/retrieval_top1": 0.1 * i} for i in (0, 2, 4)]
-    (run / "metrics.json").write_text("\n".join(json.dumps(row) for row in [*rows, {"iteration": 5, "eta_seconds": 0.0}]))
+from detcon_d2.engine.experiment import World
+from detcon_d2.engine.quickstart import quickstart_steps, read_ap, run_quickstart, summary
+from tests.conftest import REPO
 
 
-def test_every_stage_runs_a_tool_of_the_checkout_on_a_config_that_exists(tmp_path: Path) -> None:
-    for stage in pretraining_stages(CHECKOUT, tmp_path, 0):
-        assert Path(stage.command[0]).is_file(), stage.command[0]
-        assert all(Path(word).is_file() for word in stage.command if word.endswith(".yaml"))
+def write_results(output: Path) -> None:
+    for arm, box in (("random", 10.0), ("detcon_b", 17.5)):
+        folder = output / arm / "finetune"
+        folder.mkdir(parents=True)
+        (folder / "results.json").write_text(json.dumps({"results": {"val": {"bbox": {"AP": box}, "segm": {"AP": box - 2}}}}))
 
 
-@pytest.mark.parametrize("tool", ["generate_masks", "visualize_views", "train_net"])
-def test_the_tools_know_the_flags_that_the_stages_pass(tool: str, tmp_path: Path) -> None:
-    command = next(stage.command for stage in pretraining_stages(CHECKOUT, tmp_path, 0) if Path(stage.command[0]).stem == tool)
-    usage = subprocess.run([sys.executable, command[0], "--help"], capture_output=True, text=True, check=True, cwd=CHECKOUT).stdout
-    assert [word for word in command if word.startswith("--") and word not in usage] == []
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path, ShapesConfig())
 
 
-def test_overrides_of_the_stages_name_the_quickstarts_own_folders(tmp_path: Path) -> None:
-    train = pretraining_stages(CHECKOUT, tmp_path, 7)[-1]
-    values = dict(zip(train.command, train.command[1:]))
-    assert values["OUTPUT_DIR"] == str(tmp_path / "detcon_b")
-    assert values["SEED"] == "7"
-    assert str(tmp_path / "data/images/unlabeled") in values["DATASETS.TRAIN"]
-    assert "--resume" in train.command
+def test_steps_go_from_masks_to_the_report_and_both_detectors_train_side_by_side(world: World) -> None:
+    tools = [[chain.stages[0].command[0] for chain in chains] for _, chains in quickstart_steps(world, 0)]
+    assert tools == [
+        ["tools/generate_masks.py"],
+        ["tools/visualize_views.py"],
+        ["tools/train_net.py"],
+        ["tools/train_net.py", "tools/train_net.py"],
+        ["tools/report.py"],
+    ]
+    assert all((REPO / name).is_file() for step in tools for name in step)
 
 
-def test_a_stage_with_its_product_is_not_run_again(tmp_path: Path) -> None:
-    product = tmp_path / "product"
-    stage = Stage("append a letter", ("-c", f"open({str(product)!r}, 'a').write('x')"), product)
-    run_stage(stage)
-    run_stage(stage)
-    assert product.read_text() == "x"
+def test_what_a_step_needs_is_what_an_earlier_one_makes(world: World) -> None:
+    made: set[str] = set()
+    for _, chains in quickstart_steps(world, 0):
+        for chain in chains:
+            for stage in chain.stages:
+                inputs = [word for word in stage.command if word.startswith(str(world.folder)) and word != str(stage.product)]
+                needed = [word for word in inputs if word.endswith((".pth", ".yaml"))]
+                assert set(needed) <= made, stage.title
+                made.add(str(stage.product))
 
 
-def test_a_failing_stage_stops_the_quickstart() -> None:
-    with pytest.raises(subprocess.CalledProcessError) as caught:
-        run_stage(Stage("fails", ("-c", "raise SystemExit(3)")))
-    assert caught.value.returncode == 3
+def test_the_seed_reaches_every_training(world: World) -> None:
+    commands = [stage.command for _, chains in quickstart_steps(world, 7) for chain in chains for stage in chain.stages]
+    trainings = [command for command in commands if command[0] == "tools/train_net.py"]
+    assert [command[command.index("SEED") + 1] for command in trainings] == ["7", "7", "7"]
 
 
-def test_stages_run_in_order_and_the_end_says_where_to_look(
+def test_steps_run_in_order_and_the_end_says_where_to_look(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    tiny = ShapesConfig(size=48, num_unlabeled=2, num_train=1, num_val=1)
-    generate = lambda root, config: generate_shapes(root, tiny, workers=1, progress=False)  # noqa: E731
     ran = []
-    monkeypatch.setattr(quickstart, "generate_shapes", generate)
-    monkeypatch.setattr(quickstart, "run_stage", lambda stage: ran.append(Path(stage.command[0]).stem))
-    write_run(tmp_path / "detcon_b")
-    run_quickstart(CHECKOUT, tmp_path, 0)
-    assert ran == ["generate_masks", "visualize_views", "train_net"]
+    monkeypatch.setattr(World, "draw", lambda self: ran.append("draw"))
+    monkeypatch.setattr(quickstart, "run_chains", lambda chains, folder, jobs: ran.append([chain.name for chain in chains]))
+    write_results(tmp_path)
+    run_quickstart(REPO, tmp_path, 0)
+    assert ran == ["draw", ["masks_fh"], ["views"], ["detcon_b"], ["random", "detcon_b"], ["report"]]
     out = capsys.readouterr().out
-    assert all(f"[{i}/4]" in out for i in (1, 2, 3, 4))
-    assert str(tmp_path / "views.png") in out
+    assert all(f"[{i}/6]" in out for i in range(1, 7))
+    assert str(tmp_path / "report.html") in out
 
 
-def test_summary_tells_first_and_last_figures_and_the_files(tmp_path: Path) -> None:
-    write_run(tmp_path / "detcon_b")
-    text = summary(tmp_path, 90.0)
-    assert "1.5 minutes" in text
-    assert "9.000 -> 5.000" in text and "0.000 -> 0.400" in text
-    for name in ("views.png", "log.txt", "metrics.json", "model_final.pth", "tensorboard"):
-        assert name in text
+def test_summary_tells_the_ap_of_both_arms(tmp_path: Path) -> None:
+    write_results(tmp_path)
+    lines = summary(tmp_path, 90.0).splitlines()
+    assert "1.5 minutes" in lines[1]
+    assert [line.split()[-2:] for line in lines[3:5]] == [["10.0", "8.0"], ["17.5", "15.5"]]
+
+
+def test_ap_is_read_from_one_data_set_only(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    scores = {"bbox": {"AP": 1.0}, "segm": {"AP": 2.0}}
+    path.write_text(json.dumps({"results": {"a": scores}}))
+    assert read_ap(path) == (1.0, 2.0)
+    path.write_text(json.dumps({"results": {"a": scores, "b": scores}}))
+    with pytest.raises(ValueError, match="too many"):
+        read_ap(path)
 
 
 def test_a_folder_with_the_data_of_another_seed_is_refused_by_the_tool(tmp_path: Path) -> None:
     generate_shapes(tmp_path / "data", ShapesConfig(seed=1, size=48, num_unlabeled=1, num_train=1, num_val=1), workers=1, progress=False)
-    command = [sys.executable, str(CHECKOUT / "tools/quickstart.py"), "--output", str(tmp_path), "--seed", "2"]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT)
+    command = [sys.executable, str(REPO / "tools/quickstart.py"), "--output", str(tmp_path), "--seed", "2"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=REPO)
     assert result.returncode == 1
     assert "Name another folder, or delete this one" in result.stderr and "Traceback" not in result.stderr
