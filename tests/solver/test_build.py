@@ -7,7 +7,7 @@ from torch import nn
 
 from detcon_d2 import d2
 from detcon_d2.config import add_detcon_config
-from detcon_d2.solver import LARS, build_detcon_optimizer, get_detcon_param_groups
+from detcon_d2.solver import LARS, build_detcon_optimizer, build_finetuning_optimizer, get_detcon_param_groups
 
 
 class Network(nn.Module):
@@ -103,3 +103,29 @@ def test_an_unknown_optimizer_is_refused_with_the_known_ones(cfg):
 def test_a_frozen_model_is_refused(cfg):
     with pytest.raises(ValueError, match="no parameter that requires grad"):
         build_detcon_optimizer(cfg, nn.Linear(2, 2).requires_grad_(False))
+
+
+def test_fine_tuning_with_sgd_is_detectron2s_own(cfg):
+    cfg.SOLVER.WEIGHT_DECAY_NORM = 0.25
+    model = Network()
+    ours, theirs = build_finetuning_optimizer(cfg, model), d2.build_optimizer(cfg, model)
+    assert type(ours).__mro__[:2] == type(theirs).__mro__[:2] and ours.defaults == theirs.defaults
+    assert [group["weight_decay"] for group in ours.param_groups] == [group["weight_decay"] for group in theirs.param_groups]
+
+
+def test_fine_tuning_with_adamw_decays_weights_only_and_clips(cfg):
+    cfg.DETCON.FINETUNE.OPTIMIZER = "AdamW"
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED, cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = True, 0.5
+    model = nn.Linear(2, 2)
+    optimizer = build_finetuning_optimizer(cfg, model)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(0.7, 1e-3), (0.7, 0.0)]
+    (100 * model(torch.ones(1, 2)).sum()).backward()
+    optimizer.step()
+    assert model.weight.grad.abs().max() == 0.5
+
+
+def test_an_unknown_fine_tuning_optimizer_is_refused(cfg):
+    cfg.DETCON.FINETUNE.OPTIMIZER = "Adam"
+    with pytest.raises(ValueError, match="expected 'SGD' or 'AdamW'"):
+        build_finetuning_optimizer(cfg, nn.Linear(2, 2))
