@@ -22,6 +22,9 @@ BACKGROUNDS: tuple[str, ...] = ("astronaut", "coffee", "rocket", "camera", "moon
 HALVES: tuple[str, ...] = ("train", "val")
 """Which half of every photograph: the first along its longer side, or the second."""
 
+# Range of the factor of each colour channel.
+_LIGHT = (0.6, 1.3)
+
 # Pixels left out on each side of the cut, so that no halves are neighbours.
 _GAP = 8
 
@@ -101,9 +104,9 @@ def _material_photo(name: str, half: str) -> np.ndarray:
 
 
 def material_texture(index: int, half: str, size: int, rng: np.random.Generator) -> np.ndarray:
-    """float32 (S, S, 3) in 0..255: a crop of the ``index``-th material in two random colours, turned and scaled at random."""
+    """float32 (S, S, 3) in 0..255: a crop of the ``index``-th material in light of a random colour, turned and scaled at random."""
     crop = _sample(_material_photo(MATERIALS[index], half), size, rng.uniform(0.6, 1.1), rng.uniform(0, 2 * np.pi), rng)
-    return _duotone(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY).astype(np.float32), rng)
+    return np.clip(crop * rng.uniform(*_LIGHT, 3).astype(np.float32), 0, 255)
 
 
 def procedural_texture(size: int, rng: np.random.Generator) -> np.ndarray:
@@ -129,4 +132,4 @@ def background_texture(half: str, size: int, rng: np.random.Generator) -> np.nda
         return procedural_texture(size, rng)
     photo = load_half(BACKGROUNDS[rng.integers(len(BACKGROUNDS))], half)
     crop = _sample(photo, size, rng.uniform(0.6, 1.6), rng.uniform(-np.pi, np.pi), rng).astype(np.float32)
-    return np.clip(crop[..., rng.permutation(3)] * rng.uniform(0.6, 1.3, 3), 0, 255)
+    return np.clip(crop[..., rng.permutation(3)] * rng.uniform(*_LIGHT, 3), 0, 255)
