@@ -125,13 +125,13 @@ def _meaning(images: LabelledImages) -> str:
     drawn = images.info.get("shapes", {})
     agreement = f" An object's material agrees with its category with probability {drawn['agreement']:g}." if "agreement" in drawn else ""
     return paragraph(
-        "<b>It shows</b> transfer within a small world: features that were learned from unlabelled images, by contrasting the regions of a "
-        "cheap segmentation, help a detector that sees few labels. Every arm has the same detector, data and schedule; only "
+        "<b>It measures</b> transfer within a small world: whether features that were learned from unlabelled images, by contrasting the "
+        "regions of a cheap segmentation, help a detector that sees few labels. Every arm has the same detector, data and schedule; only "
         f"the initial weights of the backbone differ. No photograph behind a validation image is seen in training.{agreement}"
     ) + paragraph(
         "<b>It does not show</b> AP on COCO, nor a ranking of methods. Images are small and drawn, runs are minutes long, and these are "
-        "single runs: another seed alone can move AP by two. <code>make evidence</code> repeats all of it, longer and over several seeds, "
-        "and gives mean and spread."
+        "single runs, which another seed alone can move by more than the difference seen. <code>make evidence</code> repeats all of it, "
+        "longer and over several seeds, and gives mean and spread."
     )
 
 
