@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from detcon_d2 import d2
-from detcon_d2.checkpoint.metadata import CheckpointMetadata
+from detcon_d2.checkpoint.metadata import CheckpointMetadata, network_metadata
 
 PRETRAINED = "pretrained_"
 """Prefix of the entries taken over from the metadata of the weights that fine-tuning started from."""
@@ -46,18 +46,7 @@ def finetuning_metadata(
         "method": cfg.MODEL.META_ARCHITECTURE,
         "protocol": cfg.DETCON.FINETUNE.PROTOCOL,
         "weights": cfg.MODEL.WEIGHTS,
-        "backbone": cfg.MODEL.BACKBONE.NAME,
-        "depth": cfg.MODEL.RESNETS.DEPTH,
-        "width_multiplier": cfg.DETCON.WIDTH_MULTIPLIER,
-        "stem_out_channels": cfg.MODEL.RESNETS.STEM_OUT_CHANNELS,
-        "res2_out_channels": cfg.MODEL.RESNETS.RES2_OUT_CHANNELS,
-        "width_per_group": cfg.MODEL.RESNETS.WIDTH_PER_GROUP,
-        "num_groups": cfg.MODEL.RESNETS.NUM_GROUPS,
-        "stride_in_1x1": bool(cfg.MODEL.RESNETS.STRIDE_IN_1X1),
-        "norm": cfg.MODEL.RESNETS.NORM,
-        "channel_order": cfg.INPUT.FORMAT,
-        "pixel_mean": list(cfg.MODEL.PIXEL_MEAN),
-        "pixel_std": list(cfg.MODEL.PIXEL_STD),
+        **network_metadata(cfg),
         "classes": classes,
         "category_ids": category_ids,
         "datasets": list(cfg.DATASETS.TRAIN),

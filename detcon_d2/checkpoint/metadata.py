@@ -56,6 +56,24 @@ class CheckpointMetadata:
             )
 
 
+def network_metadata(cfg: "d2.CfgNode") -> dict[str, Any]:
+    """The backbone and the images that it takes: what pretraining, conversion and fine-tuning must agree on."""
+    return {
+        "backbone": cfg.MODEL.BACKBONE.NAME,
+        "depth": cfg.MODEL.RESNETS.DEPTH,
+        "width_multiplier": cfg.DETCON.WIDTH_MULTIPLIER,
+        "stem_out_channels": cfg.MODEL.RESNETS.STEM_OUT_CHANNELS,
+        "res2_out_channels": cfg.MODEL.RESNETS.RES2_OUT_CHANNELS,
+        "width_per_group": cfg.MODEL.RESNETS.WIDTH_PER_GROUP,
+        "num_groups": cfg.MODEL.RESNETS.NUM_GROUPS,
+        "stride_in_1x1": bool(cfg.MODEL.RESNETS.STRIDE_IN_1X1),
+        "norm": cfg.MODEL.RESNETS.NORM,
+        "channel_order": cfg.INPUT.FORMAT,
+        "pixel_mean": list(cfg.MODEL.PIXEL_MEAN),
+        "pixel_std": list(cfg.MODEL.PIXEL_STD),
+    }
+
+
 def pretraining_metadata(cfg: "d2.CfgNode", dataset_size: int, dataset_digest: str, mask_parameters: str) -> dict[str, Any]:
     """What a pretraining run knows of itself before the first iteration.
 
@@ -69,18 +87,7 @@ def pretraining_metadata(cfg: "d2.CfgNode", dataset_size: int, dataset_digest: s
         "format": "detcon_d2 1",
         "method": cfg.MODEL.META_ARCHITECTURE,
         "encoder": "online in encoder.*" + (", EMA in target.encoder.*" if cfg.MODEL.META_ARCHITECTURE == "DetConB" else ""),
-        "backbone": cfg.MODEL.BACKBONE.NAME,
-        "depth": cfg.MODEL.RESNETS.DEPTH,
-        "width_multiplier": cfg.DETCON.WIDTH_MULTIPLIER,
-        "stem_out_channels": cfg.MODEL.RESNETS.STEM_OUT_CHANNELS,
-        "res2_out_channels": cfg.MODEL.RESNETS.RES2_OUT_CHANNELS,
-        "width_per_group": cfg.MODEL.RESNETS.WIDTH_PER_GROUP,
-        "num_groups": cfg.MODEL.RESNETS.NUM_GROUPS,
-        "stride_in_1x1": bool(cfg.MODEL.RESNETS.STRIDE_IN_1X1),
-        "norm": cfg.MODEL.RESNETS.NORM,
-        "channel_order": cfg.INPUT.FORMAT,
-        "pixel_mean": list(cfg.MODEL.PIXEL_MEAN),
-        "pixel_std": list(cfg.MODEL.PIXEL_STD),
+        **network_metadata(cfg),
         "view_size": cfg.DETCON.VIEWS.SIZE,
         "mask_parameters": mask_parameters,
         "datasets": list(cfg.DATASETS.TRAIN),

@@ -246,6 +246,8 @@ def test_two_processes_equal_one_with_the_double_batch(shapes, tmp_path, monkeyp
     extra |= {"MODEL__ROI_HEADS__BATCH_SIZE_PER_IMAGE": 2000, "MODEL__ROI_HEADS__POSITIVE_FRACTION": 1.0}
     extra |= {"MODEL__ROI_HEADS__PROPOSAL_APPEND_GT": False, "MODEL__MASK_ON": False, "TEST__PRECISE_BN__ENABLED": False}
     extra |= {"MODEL__ROI_BOX_HEAD__NUM_CONV": 1, "MODEL__ROI_BOX_HEAD__NORM": "SyncBN"}
+    # Fewer layers than the config's 50, each of which magnifies rounding.
+    extra |= {"MODEL__RESNETS__DEPTH": 18, "MODEL__RESNETS__RES2_OUT_CHANNELS": 64}
     run(detector_opts(shapes, tmp_path / "one", **extra))
     launch(run_main, arguments(detector_opts(shapes, tmp_path / "two", **extra), num_gpus=2))
     assert "MODEL.ROI_BOX_HEAD.NORM SyncBN -> naiveSyncBN_N" in (tmp_path / "two" / "log.txt").read_text()
@@ -256,10 +258,9 @@ def test_two_processes_equal_one_with_the_double_batch(shapes, tmp_path, monkeyp
     assert len(one) == len(two) > 100
     # BatchNorm over the 16 values of a channel of res5 magnifies rounding: another memory format moves gradients as much.
     for index, (a, b) in enumerate(zip(one, two)):
-        assert (a - b).norm() <= 0.1 * a.norm() + 1e-5, index
+        assert (a - b).norm() <= 0.05 * a.norm() + 1e-5, index
     total_one, total_two = (torch.cat([momentum.flatten() for momentum in run]) for run in (one, two))
-    # With each process's own BatchNorm they differ by twice their norm.
-    assert (total_one - total_two).norm() <= 2e-2 * total_one.norm()
+    assert (total_one - total_two).norm() <= 5e-3 * total_one.norm()
 
 
 def test_evaluation_over_two_processes_is_that_of_one(shapes, finished, tmp_path, monkeypatch):
