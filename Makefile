@@ -20,7 +20,7 @@ venv: $(STAMP) ## Make the virtual environment VENV (default .venv) with everyth
 
 $(STAMP):
 	$(PYTHON) -m venv "$(VENV)"
-	$(VENV)/bin/python -m pip install --disable-pip-version-check --progress-bar off -q -e '.[test,viz]'
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --progress-bar off -q -e '.[test]'
 	rm -f "$(VENV)"/.installed-*
 	touch "$@"
 

@@ -40,7 +40,6 @@ setup(
     ],
     extras_require={
         "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.90", "ruff>=0.6", "safetensors>=0.4"],
-        "viz": ["matplotlib>=3.7"],
         "convert": ["safetensors>=0.4"],
     },
 )

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import logging
-import os
 import time
 import weakref
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from detcon_d2.engine.evaluate import evaluate, write_results
 from detcon_d2.engine.hooks import StopOnSignalHook, ThroughputHook
 from detcon_d2.engine.precise_bn import PreciseBNHook
 from detcon_d2.engine.step import StepTrainer
-from detcon_d2.engine.writers import DETECTION_FIGURES, DetConMetricPrinter
+from detcon_d2.engine.writers import DETECTION_FIGURES
 from detcon_d2.solver import build_finetuning_optimizer
 
 logger = logging.getLogger(__name__)
@@ -34,6 +33,8 @@ class FinetuneTrainer(StepTrainer):
     Hook order: timers, LR, PreciseBN, checkpointer, evaluation, writers, stop.
     """
 
+    figures = DETECTION_FIGURES
+
     def __init__(self, cfg: "d2.CfgNode", records: list[dict]):
         """
         Args:
@@ -41,17 +42,13 @@ class FinetuneTrainer(StepTrainer):
             records: the training images, in the order that every process shares.
         """
         self._start_time = time.perf_counter()
-        model = d2.build_model(cfg)
-        if cfg.DETCON.CHANNELS_LAST:
-            model.to(memory_format=torch.channels_last)
-        model.train()
-        super().__init__(cfg, model, build_finetuning_optimizer(cfg, model))
+        super().__init__(cfg, build_finetuning_optimizer)
         self.records = records
         values = finetuning_metadata(cfg, len(records), _digest(records), *_categories(cfg))
         self.metadata = FinetuneMetadata(values, strict=cfg.DETCON.SOLVER.STRICT_RESUME)
-        self.checkpointer = DetConCheckpointer(model, cfg.OUTPUT_DIR, metadata=self.metadata, trainer=weakref.proxy(self))
+        self.checkpointer = DetConCheckpointer(self.network, cfg.OUTPUT_DIR, metadata=self.metadata, trainer=weakref.proxy(self))
         self.results: dict[str, Any] = {}
-        self.register_hooks(self.build_hooks(model))
+        self.register_hooks(self.build_hooks(self.network))
 
     def build_hooks(self, model: nn.Module) -> list["d2.HookBase"]:
         """The hooks, in the order they need: see the class."""
@@ -74,12 +71,6 @@ class FinetuneTrainer(StepTrainer):
             hooks.append(d2.hooks.PeriodicWriter(self.build_writers(), period=cfg.DETCON.LOG_PERIOD))
         hooks.append(StopOnSignalHook(self.checkpointer))
         return hooks
-
-    def build_writers(self) -> list["d2.EventWriter"]:
-        """Terminal, ``metrics.json`` and TensorBoard."""
-        folder = self.cfg.OUTPUT_DIR
-        json_writer = d2.JSONWriter(os.path.join(folder, "metrics.json"))
-        return [DetConMetricPrinter(self.max_iter, figures=DETECTION_FIGURES), json_writer, d2.TensorboardXWriter(folder)]
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Continue the last checkpoint of OUTPUT_DIR if ``resume`` and there is one; else start from MODEL.WEIGHTS ("": from scratch).

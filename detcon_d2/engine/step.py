@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from detcon_d2 import d2
 from detcon_d2.checkpoint import write_atomically
+from detcon_d2.engine.writers import PRETRAINING_FIGURES, DetConMetricPrinter
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -23,30 +24,42 @@ class NonFiniteLossError(FloatingPointError):
 class StepTrainer(d2.TrainerBase):
     """Detectron2's ``TrainerBase`` with a step that autocasts, agrees over processes and refuses what is not finite.
 
-    A subclass sets ``batches`` before training starts, and ``checkpointer`` before :meth:`agree_on_start`.
+    ``network`` is the model of the config, ``model`` the same or its DDP wrapper where there are several processes. A subclass sets
+    ``batches`` before training starts, and ``checkpointer`` before :meth:`agree_on_start`.
     """
 
     batches: Iterator[list[dict]]
     checkpointer: "d2.DetectionCheckpointer"
+    figures: Mapping[str, str] = PRETRAINING_FIGURES
+    """Scalar -> format, of the terminal's line."""
 
-    def __init__(self, cfg: "d2.CfgNode", model: nn.Module, optimizer: torch.optim.Optimizer):
+    def __init__(self, cfg: "d2.CfgNode", build_optimizer: Callable[["d2.CfgNode", nn.Module], torch.optim.Optimizer]):
         """
         Args:
             cfg: resolved and frozen.
-            model: on its device, in training mode; ``self.model`` is it, or its DDP wrapper where there are several processes.
-            optimizer: over the parameters of ``model``.
+            build_optimizer: called with it and the model.
         """
         super().__init__()
+        model = d2.build_model(cfg)
+        if cfg.DETCON.CHANNELS_LAST:
+            model.to(memory_format=torch.channels_last)
+        model.train()
         self.cfg = cfg
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         self.stop_requested = self.stop_agreed = False
         self.network, self.model = model, _wrap_ddp(model)
-        self.optimizer = optimizer
-        self.scheduler = d2.build_lr_scheduler(cfg, optimizer)
+        self.optimizer = build_optimizer(cfg, model)
+        self.scheduler = d2.build_lr_scheduler(cfg, self.optimizer)
         self.device_type = torch.device(cfg.MODEL.DEVICE).type
         self.amp_dtype = AMP_DTYPES[cfg.DETCON.SOLVER.AMP_DTYPE] if cfg.SOLVER.AMP.ENABLED else None
         self.scaler = torch.amp.GradScaler(self.device_type, enabled=self.amp_dtype == torch.float16)
         self._last_batch: list[dict] | None = None
+
+    def build_writers(self) -> list["d2.EventWriter"]:
+        """Terminal, ``metrics.json`` and TensorBoard."""
+        folder = self.cfg.OUTPUT_DIR
+        json_writer = d2.JSONWriter(os.path.join(folder, "metrics.json"))
+        return [DetConMetricPrinter(self.max_iter, figures=self.figures), json_writer, d2.TensorboardXWriter(folder)]
 
     def run_step(self) -> None:
         """One optimizer step over this process's share of the batch."""

@@ -1,9 +1,7 @@
 """The pretraining loop: hooks, writers and exact resume around the shared step."""
 
-import os
 import weakref
 
-import torch
 from torch import nn
 
 from detcon_d2 import d2
@@ -11,7 +9,6 @@ from detcon_d2.checkpoint import CheckpointMetadata, DetConCheckpointer, pretrai
 from detcon_d2.data import build_detcon_train_loader, describe_masks, records_digest
 from detcon_d2.engine.hooks import EMAHook, StopOnSignalHook, ThroughputHook
 from detcon_d2.engine.step import StepTrainer
-from detcon_d2.engine.writers import DetConMetricPrinter
 from detcon_d2.solver import build_detcon_optimizer
 
 
@@ -28,20 +25,16 @@ class DetConTrainer(StepTrainer):
             cfg: resolved by :func:`detcon_d2.engine.setup.setup`.
             records: the training images, in the order that every process shares.
         """
-        model = d2.build_model(cfg)
-        if cfg.DETCON.CHANNELS_LAST:
-            model.to(memory_format=torch.channels_last)
-        model.train()
-        super().__init__(cfg, model, build_detcon_optimizer(cfg, model))
+        super().__init__(cfg, build_detcon_optimizer)
         self.records = records
         metadata = pretraining_metadata(cfg, len(records), records_digest(records), describe_masks(cfg))
         self.checkpointer = DetConCheckpointer(
-            model,
+            self.network,
             cfg.OUTPUT_DIR,
             metadata=CheckpointMetadata(metadata, strict=cfg.DETCON.SOLVER.STRICT_RESUME),
             trainer=weakref.proxy(self),
         )
-        self.register_hooks(self.build_hooks(model))
+        self.register_hooks(self.build_hooks(self.network))
 
     def build_hooks(self, model: nn.Module) -> list["d2.HookBase"]:
         """The hooks, in the order they need: see the class."""
@@ -59,12 +52,6 @@ class DetConTrainer(StepTrainer):
             hooks.append(d2.hooks.PeriodicWriter(self.build_writers(), period=cfg.DETCON.LOG_PERIOD))
         hooks.append(StopOnSignalHook(self.checkpointer))
         return hooks
-
-    def build_writers(self) -> list["d2.EventWriter"]:
-        """Terminal, ``metrics.json`` and TensorBoard."""
-        folder = self.cfg.OUTPUT_DIR
-        json_writer = d2.JSONWriter(os.path.join(folder, "metrics.json"))
-        return [DetConMetricPrinter(self.max_iter), json_writer, d2.TensorboardXWriter(folder)]
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Continue the last checkpoint of OUTPUT_DIR if ``resume`` and there is one; else start from MODEL.WEIGHTS ("": from scratch)."""
