@@ -2,6 +2,9 @@
 
 from detcon_d2 import d2
 
+PADDINGS = ("symmetric", "same")
+"""Values of DETCON.BACKBONE.PADDING."""
+
 
 def add_detcon_config(cfg: "d2.CfgNode") -> None:
     """Add the keys under ``DETCON`` to a Detectron2 config, in place.
@@ -23,6 +26,10 @@ def add_detcon_config(cfg: "d2.CfgNode") -> None:
     cfg.DETCON.ZERO_INIT_RESIDUAL = True
     # Multiplies the channels of every stage of build_detcon_resnet_backbone.
     cfg.DETCON.WIDTH_MULTIPLIER = 1
+    # Of strided convolutions and max pooling in build_detcon_resnet_backbone and build_detcon_resnet_fpn_backbone. "symmetric": all sides
+    # alike, as Detectron2 and torchvision do; "same": bottom and right more, as TensorFlow and the released JAX models do.
+    cfg.DETCON.BACKBONE = CN()
+    cfg.DETCON.BACKBONE.PADDING = "symmetric"
     # Run the network in the channels_last memory format.
     cfg.DETCON.CHANNELS_LAST = True
 
@@ -124,3 +131,25 @@ def add_detcon_config(cfg: "d2.CfgNode") -> None:
     # Train on this part of the images with annotations, in (0, 1]; LABEL_SEED alone chooses them, and 1 % is a part of 10 %.
     cfg.DETCON.FINETUNE.LABEL_FRACTION = 1.0
     cfg.DETCON.FINETUNE.LABEL_SEED = 0
+
+
+def backbone_padding(cfg: "d2.CfgNode", builder: str | None = None) -> str:
+    """The padding, one of :data:`PADDINGS`, of the backbone that a config describes.
+
+    Args:
+        cfg: with DetCon's keys.
+        builder: name of the function that builds the backbone; default MODEL.BACKBONE.NAME.
+
+    Raises:
+        ValueError: DETCON.BACKBONE.PADDING is unknown, or the builder is not DetCon's and would silently pad all sides alike.
+    """
+    padding, builder = cfg.DETCON.BACKBONE.PADDING, builder or cfg.MODEL.BACKBONE.NAME
+    if padding not in PADDINGS:
+        raise ValueError(f"DETCON.BACKBONE.PADDING is {padding!r}; expected {' or '.join(map(repr, PADDINGS))}.")
+    if padding != "symmetric" and not builder.startswith("build_detcon_"):
+        ours = "build_detcon_resnet_fpn_backbone" if "fpn" in builder else "build_detcon_resnet_backbone"
+        raise ValueError(
+            f"DETCON.BACKBONE.PADDING is {padding!r}, which MODEL.BACKBONE.NAME {builder!r} would ignore; expected {ours!r}, which has the "
+            "same parameters, or the padding 'symmetric'."
+        )
+    return padding

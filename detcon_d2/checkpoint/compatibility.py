@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 from detcon_d2 import d2
 from detcon_d2.checkpoint.backbone_spec import BATCH_NORMS, BackboneSpec, spec_from_metadata
 from detcon_d2.checkpoint.key_maps import BRANCHES, grouped
+from detcon_d2.checkpoint.metadata import with_defaults
 from detcon_d2.checkpoint.safe import load_checkpoint_file
+from detcon_d2.config import backbone_padding
 
 # Prefix in a detector -> the part's name in the log. A part of Mask R-CNN that no backbone checkpoint has.
 _PARTS = {
@@ -46,7 +48,7 @@ def check_weights(cfg: "d2.CfgNode", path: str) -> list[str]:
     Raises:
         FileNotFoundError: no such file.
         ValueError: the config disagrees (each key, found and expected), unless DETCON.CHECK_WEIGHTS is False; or the file is a pretraining
-            checkpoint that has not been converted, or no checkpoint.
+            checkpoint that has not been converted, or no checkpoint; or the backbone has no such DETCON.BACKBONE.PADDING.
     """
     if not path:
         return ["MODEL.WEIGHTS is empty: the whole model is newly initialised."]
@@ -59,6 +61,7 @@ def check_weights(cfg: "d2.CfgNode", path: str) -> list[str]:
     metadata = checkpoint.get("metadata")
     if not isinstance(metadata, dict) or "depth" not in metadata:
         return [_by_hand(cfg, path)]
+    metadata = with_defaults(metadata)
     found = disagreements(cfg, metadata)
     if found and cfg.DETCON.CHECK_WEIGHTS:
         raise ValueError(_refusal(path, found))
@@ -123,6 +126,7 @@ def _settings(cfg: "d2.CfgNode") -> list[tuple[str, str, Any]]:
         ("channel_order", "INPUT.FORMAT", cfg.INPUT.FORMAT),
         ("pixel_mean", "MODEL.PIXEL_MEAN", list(cfg.MODEL.PIXEL_MEAN)),
         ("pixel_std", "MODEL.PIXEL_STD", list(cfg.MODEL.PIXEL_STD)),
+        ("padding", "DETCON.BACKBONE.PADDING", backbone_padding(cfg)),
     ]
     # Basic blocks have no 1x1 convolution to put the stride in.
     placed = [("stride_in_1x1", "MODEL.RESNETS.STRIDE_IN_1X1", cfg.MODEL.RESNETS.STRIDE_IN_1X1)] if cfg.MODEL.RESNETS.DEPTH >= 50 else []

@@ -1,6 +1,7 @@
 """What a checkpoint says about itself: plain values that the converter prints and fine-tuning checks."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,12 @@ import torch
 
 from detcon_d2 import d2
 from detcon_d2.checkpoint.safe import load_checkpoint_file
+from detcon_d2.config import backbone_padding
 
 # A resumed run continues the very same stream of positions only if these agree.
-_FIXED_ON_RESUME = ("method", "depth", "seed", "ims_per_batch", "dataset_size", "dataset_digest", "max_iter", "mask_parameters")
+_FIXED_ON_RESUME = ("method", "depth", "seed", "ims_per_batch", "dataset_size", "dataset_digest", "max_iter", "mask_parameters", "padding")
+# What files mean that were written before there was the entry.
+_BEFORE = {"padding": "symmetric"}
 
 
 class CheckpointMetadata:
@@ -43,10 +47,11 @@ class CheckpointMetadata:
         Raises:
             ValueError: listing each entry that must stay fixed and does not, found and expected.
         """
+        found, expected = _BEFORE | found, _BEFORE | self.values
         differing = [
-            f"{key}: {found[key]!r} in the checkpoint, {self.values.get(key)!r} in this run"
+            f"{key}: {found[key]!r} in the checkpoint, {expected.get(key)!r} in this run"
             for key in _FIXED_ON_RESUME
-            if key in found and found[key] != self.values.get(key)
+            if key in found and found[key] != expected.get(key)
         ]
         if differing and self.strict:
             raise ValueError(
@@ -56,8 +61,17 @@ class CheckpointMetadata:
             )
 
 
+def with_defaults(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata with what files of ours mean that were written before there was the entry; unchanged where it is not ours."""
+    return (_BEFORE if str(metadata.get("format")).startswith("detcon_d2 ") else {}) | dict(metadata)
+
+
 def network_metadata(cfg: "d2.CfgNode") -> dict[str, Any]:
-    """The backbone and the images that it takes: what pretraining, conversion and fine-tuning must agree on."""
+    """The backbone and the images that it takes: what pretraining, conversion and fine-tuning must agree on.
+
+    Raises:
+        ValueError: for a DETCON.BACKBONE.PADDING that the backbone does not have.
+    """
     return {
         "backbone": cfg.MODEL.BACKBONE.NAME,
         "depth": cfg.MODEL.RESNETS.DEPTH,
@@ -67,6 +81,7 @@ def network_metadata(cfg: "d2.CfgNode") -> dict[str, Any]:
         "width_per_group": cfg.MODEL.RESNETS.WIDTH_PER_GROUP,
         "num_groups": cfg.MODEL.RESNETS.NUM_GROUPS,
         "stride_in_1x1": bool(cfg.MODEL.RESNETS.STRIDE_IN_1X1),
+        "padding": backbone_padding(cfg),
         "norm": cfg.MODEL.RESNETS.NORM,
         "channel_order": cfg.INPUT.FORMAT,
         "pixel_mean": list(cfg.MODEL.PIXEL_MEAN),

@@ -9,6 +9,7 @@ import torch
 
 from detcon_d2 import d2
 from detcon_d2.checkpoint import check_weights
+from detcon_d2.config import backbone_padding
 from detcon_d2.data.detection import AUGMENTATIONS, load_detection_records
 from detcon_d2.engine.setup import DETECTOR_NORMS, load_config, prepare_together, resolve_device, resolve_norms
 
@@ -79,6 +80,7 @@ def check_finetuning_config(cfg: "d2.CfgNode", world_size: int) -> None:
     wrong = [f"{key} is {found!r}; expected {expected}." for ok, key, found, expected in checks if not ok]
     if wrong:
         raise ValueError("\n".join(wrong))
+    backbone_padding(cfg)
 
 
 def resolve_world_size(cfg: "d2.CfgNode", world_size: int) -> list[str]:

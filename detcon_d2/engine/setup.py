@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 
 from detcon_d2 import d2
-from detcon_d2.config import add_detcon_config
+from detcon_d2.config import add_detcon_config, backbone_padding
 from detcon_d2.data import count_classes, load_training_records, records_digest
 from detcon_d2.solver import resolve_schedule
 
@@ -138,6 +138,7 @@ def check_pretraining_config(cfg: "d2.CfgNode", world_size: int) -> None:
     wrong = [f"{key} is {found!r}; expected {expected}." for ok, key, found, expected in checks if not ok]
     if wrong:
         raise ValueError("\n".join(wrong))
+    backbone_padding(cfg)
 
 
 def resolve_device(cfg: "d2.CfgNode") -> list[str]:

@@ -12,6 +12,7 @@ from detcon_d2.modeling.losses import detcon_loss
 from detcon_d2.modeling.mask_pooling import downsample_label_map, ids_from_draws, pool_masked_features, sample_mask_ids
 from detcon_d2.modeling.meta_arch import DetConB, DetConBase, DetConS
 from detcon_d2.modeling.metrics import mean_distinct_regions, positive_fraction, projection_std, region_retrieval_top1
+from detcon_d2.modeling.same_padding import SameConv2d, SameStem, same_padding, use_same_padding
 
 __all__ = [
     "BLOCKS_PER_STAGE",
@@ -19,6 +20,8 @@ __all__ = [
     "DetConBase",
     "DetConHead",
     "DetConS",
+    "SameConv2d",
+    "SameStem",
     "build_detcon_resnet_backbone",
     "build_detcon_resnet_fpn_backbone",
     "detcon_loss",
@@ -30,7 +33,9 @@ __all__ = [
     "positive_fraction",
     "projection_std",
     "region_retrieval_top1",
+    "same_padding",
     "sample_mask_ids",
     "update_ema",
+    "use_same_padding",
     "zero_init_residual",
 ]

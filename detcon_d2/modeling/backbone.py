@@ -1,9 +1,11 @@
-"""The encoder: Detectron2's ResNet parts, with depth 200 and width multipliers, under the same parameter names."""
+"""The encoder: Detectron2's ResNet parts, with depth 200, width multipliers and "SAME" padding, under the same parameter names."""
 
 import torch
 from torch import nn
 
 from detcon_d2 import d2
+from detcon_d2.config import backbone_padding
+from detcon_d2.modeling.same_padding import SameStem, use_same_padding
 
 BLOCKS_PER_STAGE = {
     18: (2, 2, 2, 2),
@@ -19,9 +21,12 @@ BLOCKS_PER_STAGE = {
 def build_detcon_resnet_backbone(cfg: "d2.CfgNode", input_shape: "d2.ShapeSpec") -> "d2.ResNet":
     """A ResNet from ``MODEL.RESNETS`` and ``DETCON.WIDTH_MULTIPLIER``, every stage up to the last of OUT_FEATURES.
 
+    Parameters are named as in ``build_resnet_backbone``, and sizes of the maps are the same with each ``DETCON.BACKBONE.PADDING``.
+
     Raises:
-        ValueError: for a depth that is not in :data:`BLOCKS_PER_STAGE`, or a RES2_OUT_CHANNELS that the depth rules out.
+        ValueError: for a depth that is not in :data:`BLOCKS_PER_STAGE`, a RES2_OUT_CHANNELS that the depth rules out, an unknown padding.
     """
+    same = backbone_padding(cfg, "build_detcon_resnet_backbone") == "same"
     resnets = cfg.MODEL.RESNETS
     depth, norm, width = resnets.DEPTH, resnets.NORM, cfg.DETCON.WIDTH_MULTIPLIER
     if depth not in BLOCKS_PER_STAGE:
@@ -32,7 +37,7 @@ def build_detcon_resnet_backbone(cfg: "d2.CfgNode", input_shape: "d2.ShapeSpec")
             f"MODEL.RESNETS.RES2_OUT_CHANNELS is {resnets.RES2_OUT_CHANNELS}; a ResNet-{depth} has 64. Set it to 64 in the config."
         )
     stem_channels = resnets.STEM_OUT_CHANNELS * width
-    stem = d2.BasicStem(in_channels=input_shape.channels, out_channels=stem_channels, norm=norm)
+    stem = (SameStem if same else d2.BasicStem)(in_channels=input_shape.channels, out_channels=stem_channels, norm=norm)
 
     last_stage = max(int(name[3:]) if name.startswith("res") else 1 for name in resnets.OUT_FEATURES)
     in_channels, out_channels = stem_channels, resnets.RES2_OUT_CHANNELS * width
@@ -52,13 +57,16 @@ def build_detcon_resnet_backbone(cfg: "d2.CfgNode", input_shape: "d2.ShapeSpec")
         block = d2.BasicBlock if basic else d2.BottleneckBlock
         stages.append(d2.ResNet.make_stage(block, num_blocks, in_channels=in_channels, out_channels=out_channels, **kwargs))
         in_channels, out_channels, bottleneck_channels = out_channels, out_channels * 2, bottleneck_channels * 2
-    return d2.ResNet(stem, stages, out_features=resnets.OUT_FEATURES, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT)
+    network = d2.ResNet(stem, stages, out_features=resnets.OUT_FEATURES, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT)
+    if same:
+        use_same_padding(network)
+    return network
 
 
 def build_detcon_resnet_fpn_backbone(cfg: "d2.CfgNode", input_shape: "d2.ShapeSpec") -> "d2.FPN":
     """:func:`build_detcon_resnet_backbone` under the feature pyramid of ``MODEL.FPN``, with p6 for the RPN; errors as there.
 
-    For depth 200 and width multipliers; parameters are named as in ``build_resnet_fpn_backbone``.
+    For depth 200, width multipliers and ``DETCON.BACKBONE.PADDING``; parameters are named as in ``build_resnet_fpn_backbone``.
     """
     return d2.FPN(
         bottom_up=build_detcon_resnet_backbone(cfg, input_shape),

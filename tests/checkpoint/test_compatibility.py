@@ -8,7 +8,7 @@ import torch
 import torchvision
 
 from detcon_d2 import add_detcon_config, d2
-from detcon_d2.checkpoint import DetConCheckpointer, check_weights, convert, describe_missing
+from detcon_d2.checkpoint import DetConCheckpointer, check_weights, convert, describe_missing, load_checkpoint_file
 from tests.checkpoint.pretrained import write_pretrained
 
 
@@ -66,6 +66,50 @@ def test_a_disagreement_is_refused_with_key_found_and_expected(converted, key, v
         f"Warning: {message} Started all the same, since DETCON.CHECK_WEIGHTS is False."
     ]
     assert "agrees" not in lines[0]
+
+
+OURS = ("MODEL.BACKBONE.NAME", "build_detcon_resnet_fpn_backbone")
+SAME = (*OURS, "DETCON.BACKBONE.PADDING", "same")
+
+
+def with_padding(source, path, padding: str | None, **changes: object):
+    """A copy of converted weights whose metadata says another padding, or none; an entry that is None is left out."""
+    data = load_checkpoint_file(source)
+    metadata = data["metadata"] | {"padding": padding} | changes
+    path.write_bytes(pickle.dumps(data | {"metadata": {key: value for key, value in metadata.items() if value is not None}}))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("said", "opts", "found", "expected"),
+    [
+        ("same", (), "symmetric", "same"),
+        ("same", OURS, "symmetric", "same"),
+        ("symmetric", SAME, "same", "symmetric"),
+        (None, SAME, "same", "symmetric"),
+    ],
+)
+def test_another_padding_than_the_weights_is_refused(converted, tmp_path, said, opts, found, expected):
+    weights = with_padding(converted, tmp_path / "w.pkl", said)
+    with pytest.raises(ValueError, match=rf"DETCON.BACKBONE.PADDING is '{found}'; expected '{expected}'"):
+        check_weights(config(converted, *opts), weights)
+
+
+@pytest.mark.parametrize(("said", "opts"), [("same", SAME), ("symmetric", ()), ("symmetric", OURS), (None, ()), (None, OURS)])
+def test_the_padding_of_the_weights_is_accepted(converted, tmp_path, said, opts):
+    assert len(check_weights(config(converted, *opts), with_padding(converted, tmp_path / "w.pkl", said))) == 1
+
+
+@pytest.mark.parametrize(("opts", "found"), [((), "symmetric"), (SAME, "same")])
+def test_the_padding_of_foreign_weights_that_do_not_say_is_left_to_the_user(converted, tmp_path, opts, found):
+    lines = check_weights(config(converted, *opts), with_padding(converted, tmp_path / "w.pkl", None, format=None))
+    assert len(lines) == 2 and lines[1].endswith(f"Check by hand: DETCON.BACKBONE.PADDING '{found}'.")
+
+
+def test_a_backbone_that_would_ignore_the_padding_is_refused(converted, tmp_path):
+    weights = with_padding(converted, tmp_path / "w.pkl", "same")
+    with pytest.raises(ValueError, match="'build_resnet_fpn_backbone' would ignore; expected 'build_detcon_resnet_fpn_backbone'"):
+        check_weights(config(converted, "DETCON.BACKBONE.PADDING", "same"), weights)
 
 
 def test_all_disagreements_are_told_at_once(converted):
