@@ -1,48 +1,38 @@
 """Reading checkpoint files that could come from anyone: no file can run code.
 
-torch files load with ``weights_only``; Detectron2's ``.pkl`` through an unpickler that knows numpy arrays and plain containers only;
-safetensors cannot hold code.
+A file's kind is told from its content. torch files load with ``weights_only``; pickles, alone or in numpy's files, through a machine that
+knows numpy arrays and plain containers only (:mod:`detcon_d2.checkpoint.unpickle`); safetensors cannot hold code.
 """
 
 import io
 import json
 import os
-import pickle
-import re
 import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
 
-import torch
+from detcon_d2.checkpoint.errors import UnsafeCheckpointError, naming
+from detcon_d2.checkpoint.numpy_file import NPY_MAGIC, read_npy_checkpoint, read_npz, read_pickle
+from detcon_d2.checkpoint.torch_file import LEGACY_MAGIC, read_torch
 
-# What numpy arrays (old and new module paths) and ordered dicts need; everything else is refused.
-_ALLOWED = {
-    ("collections", "OrderedDict"),
-    ("numpy", "dtype"),
-    ("numpy", "ndarray"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy.core.multiarray", "scalar"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "scalar"),
-    ("numpy._core.numeric", "_frombuffer"),
-    ("numpy.core.numeric", "_frombuffer"),
-    ("_codecs", "encode"),
+__all__ = [
+    "UnsafeCheckpointError",
+    "load_checkpoint_file",
+    "load_pickle",
+    "load_safetensors",
+    "load_torch",
+    "require_safetensors",
+    "write_atomically",
+]
+
+_OTHER_FILES = {
+    b"version https://git-lfs": "it is a pointer of Git LFS, not the file itself: get it with git lfs pull",
+    b"\x1f\x8b": "it is compressed by gzip: unpack it first",
+    b"\x89HDF": "it is an HDF5 file, which is not read",
 }
-
-
-class UnsafeCheckpointError(ValueError):
-    """A checkpoint asks for more than tensors, arrays and plain containers, or cannot be read at all."""
-
-
-class _RestrictedUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise UnsafeCheckpointError(
-                f"asks for {module}.{name}; only numpy arrays and plain containers are loaded, since a pickle can run any code"
-            )
-        return super().find_class(module, name)
 
 
 def load_pickle(path: str | Path) -> Any:
@@ -51,17 +41,19 @@ def load_pickle(path: str | Path) -> Any:
     Raises:
         UnsafeCheckpointError: naming the file and the class it asks for, or why it cannot be read.
     """
-    with open(path, "rb") as file:
-        return _named(path, lambda: _RestrictedUnpickler(io.BytesIO(file.read()), encoding="latin1").load())
+    content = Path(path).read_bytes()
+    with naming(path):
+        return read_pickle(io.BytesIO(content))
 
 
 def load_torch(path: str | Path) -> Any:
-    """The object in a file of ``torch.save``, on the CPU; tensors and plain containers only.
+    """The object in a file of ``torch.save``, on the CPU; tensors, numpy scalars and plain containers only.
 
     Raises:
         UnsafeCheckpointError: naming the file and why it is refused.
     """
-    return _named(path, lambda: torch.load(path, map_location="cpu", weights_only=True))
+    with naming(path):
+        return read_torch(path)
 
 
 def load_safetensors(path: str | Path) -> dict[str, Any]:
@@ -72,14 +64,19 @@ def load_safetensors(path: str | Path) -> dict[str, Any]:
         UnsafeCheckpointError: naming the file and why it cannot be read.
     """
     safe_open = require_safetensors().safe_open
-
-    def load() -> dict[str, Any]:
+    with naming(path):
+        _check_safetensors_header(path)
         with safe_open(str(path), framework="pt") as file:
             header = file.metadata() or {}
             extra = {"metadata": json.loads(header["metadata"])} if "metadata" in header else {}
             return {"model": {key: file.get_tensor(key) for key in file.keys()}, **extra}  # noqa: SIM118 (not iterable itself)
 
-    return _named(path, load)
+
+def _check_safetensors_header(path: str | Path) -> None:
+    with open(path, "rb") as file:
+        claimed, size = int.from_bytes(file.read(8), "little"), os.fstat(file.fileno()).st_size
+    if claimed > size - 8:
+        raise UnsafeCheckpointError(f"its header claims {claimed} bytes, in a file of {size}: cut short, damaged, or no safetensors file")
 
 
 def require_safetensors() -> ModuleType:
@@ -92,9 +89,61 @@ def require_safetensors() -> ModuleType:
 
 
 def load_checkpoint_file(path: str | Path) -> Any:
-    """:func:`load_pickle` for ``.pkl``, :func:`load_safetensors` for ``.safetensors``, :func:`load_torch` for everything else."""
-    load = {".pkl": load_pickle, ".safetensors": load_safetensors}.get(Path(path).suffix, load_torch)
+    """The content of a checkpoint of any kind, told from the file itself and not from its name.
+
+    Kinds: ``torch.save`` (zip and legacy), pickles of any protocol (Detectron2, Caffe2, haiku), ``.npy`` with a pickled object (the
+    released DetCon files), ``.npz`` (a dict of its members), safetensors (:func:`load_safetensors`).
+
+    Returns:
+        dicts, lists and tuples of tensors (torch files, safetensors), numpy arrays (the others), numbers and text. haiku's mappings and
+        argparse.Namespace are dicts, jax arrays are numpy arrays, bfloat16 arrays are float32.
+
+    Raises:
+        FileNotFoundError: no such file.
+        UnsafeCheckpointError: naming the file, what it asks for or what is wrong with it, and what to do.
+    """
+    with open(path, "rb") as file:
+        start = file.read(1024)
+        size = file.seek(0, os.SEEK_END)
+    with naming(path):
+        load = _loader(start, size)
     return load(path)
+
+
+def _loader(start: bytes, size: int) -> Callable[[str | Path], Any]:
+    """By the first bytes of a file of ``size`` bytes."""
+    if start.startswith(b"PK"):
+        return _load_zip
+    if LEGACY_MAGIC in start[:32]:
+        return load_torch
+    if start.startswith(NPY_MAGIC):
+        return _load_npy
+    if start[8:9] == b"{" and (start[4:8] == bytes(4) or start[:1] != b"\x80"):  # the length of a header in JSON comes first
+        return load_safetensors
+    if not size:
+        raise UnsafeCheckpointError("the file is empty, so cut short or damaged on its way here")
+    if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+        raise UnsafeCheckpointError("this looks like a web page, perhaps the error page of a download: download it again")
+    if start[257:262] == b"ustar":
+        raise UnsafeCheckpointError("it is a tar file: unpack it first")
+    for magic, reason in _OTHER_FILES.items():
+        if start.startswith(magic):
+            raise UnsafeCheckpointError(reason)
+    return load_pickle
+
+
+def _load_zip(path: str | Path) -> Any:
+    with naming(path), zipfile.ZipFile(path) as archive:
+        arrays = all(name.endswith(".npy") for name in archive.namelist()) and bool(archive.namelist())
+    if not arrays:
+        return load_torch(path)
+    with naming(path):
+        return read_npz(path)
+
+
+def _load_npy(path: str | Path) -> Any:
+    with naming(path):
+        return read_npy_checkpoint(path)
 
 
 def write_atomically(path: str | Path, write: Callable[[BinaryIO], None]) -> None:
@@ -117,22 +166,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _named(path: str | Path, load: Callable[[], Any]) -> Any:
-    try:
-        return load()
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        raise UnsafeCheckpointError(f"Cannot load the checkpoint {path}: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    """What is wrong, without torch's advice to load the file unsafely."""
-    if isinstance(error, UnsafeCheckpointError):
-        return str(error)
-    asked = re.search(r"GLOBAL\s+([\w.]+)", str(error))
-    if asked:
-        return f"asks for {asked[1]}; only tensors and plain containers are loaded, since a checkpoint can run any code"
-    return f"it is no checkpoint of this kind, or cut short or damaged ({type(error).__name__})"
