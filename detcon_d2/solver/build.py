@@ -60,7 +60,7 @@ def build_detcon_optimizer(cfg: "d2.CfgNode", model: nn.Module) -> torch.optim.O
     if name == "SGD":
         return torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)
     if name == "AdamW":
-        return torch.optim.AdamW(groups, lr=solver.BASE_LR)
+        return torch.optim.AdamW(groups, lr=solver.BASE_LR, fused=True)
     raise ValueError(f"DETCON.SOLVER.OPTIMIZER is {name!r}; expected 'LARS', 'SGD' or 'AdamW'.")
 
 
@@ -76,7 +76,6 @@ def build_finetuning_optimizer(cfg: "d2.CfgNode", model: nn.Module) -> torch.opt
     if name == "SGD":
         return d2.build_optimizer(cfg, model)
     if name == "AdamW":
-        return d2.maybe_add_gradient_clipping(cfg, torch.optim.AdamW)(
-            get_detcon_param_groups(model, solver.WEIGHT_DECAY), lr=solver.BASE_LR
-        )
+        clipped = d2.maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
+        return clipped(get_detcon_param_groups(model, solver.WEIGHT_DECAY), lr=solver.BASE_LR, fused=True)
     raise ValueError(f"DETCON.FINETUNE.OPTIMIZER is {name!r}; expected 'SGD' or 'AdamW'.")
