@@ -1,11 +1,13 @@
-"""Checkpoints: safe loading, atomic writing, metadata, conversion for detectors, and whether config and weights agree."""
+"""Checkpoints: safe loading, atomic writing, metadata, conversion for detectors, the model zoo, and whether config and weights agree."""
 
 from detcon_d2.checkpoint.backbone_spec import BackboneSpec, spec_from_metadata, spec_from_tensors
 from detcon_d2.checkpoint.checkpointer import DetConCheckpointer
 from detcon_d2.checkpoint.compatibility import check_weights, describe_missing, disagreements
 from detcon_d2.checkpoint.convert import TARGETS, Conversion, convert, prepare_conversion
+from detcon_d2.checkpoint.download import DownloadError
 from detcon_d2.checkpoint.key_maps import BRANCHES, backbone_shapes, detectron2_key_map, torchvision_key_map
 from detcon_d2.checkpoint.metadata import CheckpointMetadata, pretraining_metadata, read_metadata
+from detcon_d2.checkpoint.readers import Backbone, read_checkpoint
 from detcon_d2.checkpoint.safe import (
     UnsafeCheckpointError,
     load_checkpoint_file,
@@ -14,14 +16,29 @@ from detcon_d2.checkpoint.safe import (
     load_torch,
     write_atomically,
 )
+from detcon_d2.checkpoint.style import IMAGENET, STATISTICS, UNIT, Style
+from detcon_d2.checkpoint.styles import STYLES, list_styles
+from detcon_d2.checkpoint.zoo import ChecksumError, resolve_entry
+from detcon_d2.checkpoint.zoo_entries import ZOO, Entry, Result, find_entry
 
 __all__ = [
     "BRANCHES",
+    "IMAGENET",
+    "STATISTICS",
+    "STYLES",
     "TARGETS",
+    "UNIT",
+    "ZOO",
+    "Backbone",
     "BackboneSpec",
     "CheckpointMetadata",
+    "ChecksumError",
     "Conversion",
     "DetConCheckpointer",
+    "DownloadError",
+    "Entry",
+    "Result",
+    "Style",
     "UnsafeCheckpointError",
     "backbone_shapes",
     "check_weights",
@@ -29,13 +46,17 @@ __all__ = [
     "describe_missing",
     "detectron2_key_map",
     "disagreements",
+    "find_entry",
+    "list_styles",
     "load_checkpoint_file",
     "load_pickle",
     "load_safetensors",
     "load_torch",
     "prepare_conversion",
     "pretraining_metadata",
+    "read_checkpoint",
     "read_metadata",
+    "resolve_entry",
     "spec_from_metadata",
     "spec_from_tensors",
     "torchvision_key_map",

@@ -1,10 +1,12 @@
 """Which tensors a ResNet's checkpoint holds, derived from a few numbers: no model is built here."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+
+from detcon_d2.config import PADDINGS
 
 # Residual blocks of res2..res5, as in modeling.BLOCKS_PER_STAGE; a test holds the two equal.
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
@@ -13,12 +15,25 @@ BATCH_NORMS = ("BN", "SyncBN", "naiveSyncBN")
 
 
 class Convolution(NamedTuple):
-    """One normalised convolution: its Detectron2 name, torchvision's names of it and of its norm, the weight's shape."""
+    """One normalised convolution: res2..res5 are stages 2..5, the stem is stage 1; part is conv1..conv3 or shortcut."""
 
-    name: str
-    torchvision: str
-    torchvision_norm: str
+    stage: int
+    block: int
+    part: str
     shape: tuple[int, int, int, int]
+
+    @property
+    def name(self) -> str:
+        """Detectron2's, such as ``res2.0.conv1``; its norm is ``<name>.norm``."""
+        return f"stem.{self.part}" if self.stage == 1 else f"res{self.stage}.{self.block}.{self.part}"
+
+
+class Stage(NamedTuple):
+    """One of res2..res5: its blocks, the channels of their inner convolutions and those of their output."""
+
+    blocks: int
+    inner: int
+    outputs: int
 
 
 @dataclass(frozen=True)
@@ -33,11 +48,23 @@ class BackboneSpec:
     num_groups: int = 1
     stride_in_1x1: bool = False
     norm: str = "SyncBN"
+    padding: str = "symmetric"
+    stages: tuple[Stage, ...] | None = None
+    """For a network that is no published ResNet: its stages, in place of depth and channels."""
 
     @property
     def basic(self) -> bool:
         """Two 3x3 convolutions a block (depth 18 and 34) in place of the bottleneck."""
-        return self.depth < 50
+        return self.depth < 50 if self.stages is None else self.stages[0].inner == self.stages[0].outputs
+
+    @property
+    def layout(self) -> tuple[Stage, ...]:
+        """res2..res5; channels double from stage to stage in a published ResNet."""
+        if self.stages is not None:
+            return self.stages
+        outputs = self.channels["RES2_OUT_CHANNELS"]
+        inner = outputs if self.basic else self.num_groups * self.channels["WIDTH_PER_GROUP"]
+        return tuple(Stage(blocks, inner * 2**index, outputs * 2**index) for index, blocks in enumerate(_BLOCKS[self.depth]))
 
     @property
     def channels(self) -> dict[str, int]:
@@ -48,17 +75,26 @@ class BackboneSpec:
 
     @property
     def is_plain(self) -> bool:
-        """Detectron2's own ``build_resnet_backbone`` can build it: neither depth 200 nor a ResNet-18 or -34 of another width."""
-        return self.depth != 200 and not (self.basic and self.channels["RES2_OUT_CHANNELS"] != 64)
+        """Detectron2's own ``build_resnet_backbone`` can build it: no depth 200, no ResNet-18 or -34 of another width, no SAME padding."""
+        symmetric = self.stages is None and self.padding == "symmetric"
+        return symmetric and self.depth != 200 and not (self.basic and self.channels["RES2_OUT_CHANNELS"] != 64)
+
+    @property
+    def has_config(self) -> bool:
+        """Some config builds it, Detectron2's or this package's."""
+        return self.stages is None and not (self.basic and self.res2_out_channels != 64)
 
     @property
     def is_standard(self) -> bool:
         """The channels of the published ResNets, which torchvision and timm build."""
         published = {"STEM_OUT_CHANNELS": 64, "RES2_OUT_CHANNELS": 64} if self.basic else BackboneSpec(50).channels
-        return self.channels == published
+        return self.stages is None and self.channels == published
 
     def describe(self) -> str:
         """For messages, such as ``ResNet-50``, with the channels where they are not the published ones."""
+        if self.stages is not None:
+            blocks, channels = (", ".join(map(str, values)) for values in zip(*((x.blocks, x.outputs) for x in self.stages), strict=True))
+            return f"ResNet of {blocks} blocks and {channels} channels"
         width = "" if self.is_standard else f" ({', '.join(f'{key} {value}' for key, value in self.channels.items())})"
         return f"ResNet-{self.depth}{width}"
 
@@ -67,13 +103,15 @@ def spec_from_metadata(metadata: Mapping[str, Any]) -> BackboneSpec:
     """The backbone that a pretraining checkpoint's ``metadata`` describes; what an older one does not name has the published value.
 
     Raises:
-        ValueError: naming the entry, for a depth or a norm that no conversion knows.
+        ValueError: naming the entry, for a depth, a norm or a padding that no conversion knows.
     """
-    depth, norm = metadata.get("depth"), metadata.get("norm", "SyncBN")
+    depth, norm, padding = metadata.get("depth"), metadata.get("norm", "SyncBN"), metadata.get("padding", "symmetric")
     if not isinstance(depth, int) or depth not in _BLOCKS:
         raise ValueError(f"The checkpoint's metadata says depth {depth!r}; expected one of {', '.join(map(str, _BLOCKS))}.")
     if norm not in BATCH_NORMS:
         raise ValueError(f"The checkpoint's metadata says norm {norm!r}; only {', '.join(BATCH_NORMS)} can be converted.")
+    if padding not in PADDINGS:
+        raise ValueError(f"The checkpoint's metadata says padding {padding!r}; expected one of {', '.join(PADDINGS)}.")
     return BackboneSpec(
         depth=depth,
         width_multiplier=metadata.get("width_multiplier", 1),
@@ -83,63 +121,74 @@ def spec_from_metadata(metadata: Mapping[str, Any]) -> BackboneSpec:
         num_groups=metadata.get("num_groups", 1),
         stride_in_1x1=bool(metadata.get("stride_in_1x1", False)),
         norm=norm,
+        padding=padding,
     )
 
 
-def spec_from_tensors(backbone: Mapping[str, torch.Tensor]) -> BackboneSpec:
+def spec_from_tensors(backbone: Mapping[str, torch.Tensor], blocks: Sequence[int] | None = None) -> BackboneSpec:
     """The backbone whose tensors these are (Detectron2's names without a prefix): blocks and channels are counted.
 
-    Stride placement and kind of BatchNorm leave no trace in the tensors: they are DetCon's.
+    Stride placement, padding and kind of BatchNorm leave no trace in the tensors: they are DetCon's.
+
+    Args:
+        backbone: the tensors; some may be missing.
+        blocks: those of res2..res5, for a network that is no published ResNet.
 
     Raises:
-        ValueError: the blocks are those of no known depth, or the tensors that tell are missing.
+        ValueError: the blocks are those of no known depth (or not ``blocks``), or too many tensors are missing to tell.
     """
-    blocks = tuple(_count_blocks(backbone, stage) for stage in range(2, 6))
-    basic = not any(name.startswith("res2.0.conv3.") for name in backbone)
-    depths = [depth for depth, known in _BLOCKS.items() if known == blocks and (depth < 50) == basic]
-    last = "res2.0.conv2.weight" if basic else "res2.0.conv3.weight"
-    absent = [name for name in ("stem.conv1.weight", "res2.0.conv2.weight", last) if name not in backbone or backbone[name].ndim != 4]
-    if not depths or absent:
-        found = f"{', '.join(map(str, blocks))} blocks in res2..res5, {'two' if basic else 'three'} convolutions each"
-        missing = f"; missing or no convolution: {', '.join(absent)}" if absent else ""
-        raise ValueError(f"Cannot tell the depth from the tensors: {found}{missing}.")
-    inner, per_group = backbone["res2.0.conv2.weight"].shape[:2]
-    groups = 1 if basic else inner // per_group
+    counted = tuple(_count_blocks(backbone, stage) for stage in range(2, 6))
+    basic = not any(".conv3." in name for name in backbone)
+    depths = [depth for depth, known in _BLOCKS.items() if known == counted and (depth < 50) == basic]
+    if counted != (tuple(blocks) if blocks else counted) or not (depths or blocks):
+        found = f"{', '.join(map(str, counted))} blocks in res2..res5, {'two' if basic else 'three'} convolutions each"
+        raise ValueError(f"Cannot tell the depth from the tensors: {found}.")
+    last = "conv2" if basic else "conv3"
+    stem, inner, outputs = (_channels(backbone, name) for name in ("stem.conv1", "res2.0.conv2", f"res2.0.{last}"))
+    if not depths:
+        firsts = [(_channels(backbone, f"res{stage}.0.conv2"), _channels(backbone, f"res{stage}.0.{last}")) for stage in range(2, 6)]
+        stages = tuple(Stage(number, *channels) for number, channels in zip(counted, firsts, strict=True))
+        depth = 2 + (2 if basic else 3) * sum(counted)
+        return BackboneSpec(depth=depth, stem_out_channels=stem, res2_out_channels=outputs, stages=stages)
+    if basic:
+        # Our builder, like Detectron2's, takes 64 channels in res2 of a basic ResNet; other widths are multiples of it.
+        width = outputs // 64 if outputs % 64 == 0 and stem % (outputs // 64) == 0 else 1
+        return BackboneSpec(depths[0], width_multiplier=width, stem_out_channels=stem // width, res2_out_channels=outputs // width)
+    kernel = backbone.get("res2.0.conv2.weight")
+    groups = inner // kernel.shape[1] if kernel is not None and kernel.ndim == 4 else 1
     return BackboneSpec(
-        depth=depths[0],
-        stem_out_channels=backbone["stem.conv1.weight"].shape[0],
-        res2_out_channels=backbone[last].shape[0],
-        width_per_group=64 if basic else inner // groups,
-        num_groups=groups,
+        depth=depths[0], stem_out_channels=stem, res2_out_channels=outputs, width_per_group=inner // groups, num_groups=groups
     )
+
+
+def _channels(backbone: Mapping[str, torch.Tensor], conv: str) -> int:
+    """Output channels of a convolution, by its kernel or, where that is missing, its norm."""
+    for name in (f"{conv}.weight", f"{conv}.norm.weight", f"{conv}.norm.running_mean"):
+        if name in backbone and backbone[name].ndim in (1, 4) and backbone[name].shape[0]:
+            return backbone[name].shape[0]
+    raise ValueError(f"Cannot tell the channels from the tensors: neither {conv}.weight nor its norm is there.")
 
 
 def convolutions(spec: BackboneSpec) -> Iterator[Convolution]:
     """Every convolution of the backbone, in the order of the network. Each is followed by a BatchNorm."""
-    channels = spec.channels
-    yield Convolution("stem.conv1", "conv1", "bn1", (channels["STEM_OUT_CHANNELS"], 3, 7, 7))
-    inputs, outputs = channels["STEM_OUT_CHANNELS"], channels["RES2_OUT_CHANNELS"]
-    for index, blocks in enumerate(_BLOCKS[spec.depth]):
-        for block in range(blocks):
-            name, torchvision = f"res{index + 2}.{block}", f"layer{index + 1}.{block}"
-            if inputs != outputs:
-                shape = (outputs, inputs, 1, 1)
-                yield Convolution(f"{name}.shortcut", f"{torchvision}.downsample.0", f"{torchvision}.downsample.1", shape)
-            for number, shape in enumerate(_block_shapes(spec, index, inputs, outputs), start=1):
-                yield Convolution(f"{name}.conv{number}", f"{torchvision}.conv{number}", f"{torchvision}.bn{number}", shape)
-            inputs = outputs
-        outputs *= 2
+    inputs = spec.channels["STEM_OUT_CHANNELS"]
+    yield Convolution(1, 0, "conv1", (inputs, 3, 7, 7))
+    for index, stage in enumerate(spec.layout, start=2):
+        for block in range(stage.blocks):
+            if inputs != stage.outputs:
+                yield Convolution(index, block, "shortcut", (stage.outputs, inputs, 1, 1))
+            for number, shape in enumerate(_block_shapes(spec, stage, inputs), start=1):
+                yield Convolution(index, block, f"conv{number}", shape)
+            inputs = stage.outputs
 
 
-def _block_shapes(spec: BackboneSpec, index: int, inputs: int, outputs: int) -> list[tuple[int, int, int, int]]:
+def _block_shapes(spec: BackboneSpec, stage: Stage, inputs: int) -> list[tuple[int, int, int, int]]:
+    inner, outputs = stage.inner, stage.outputs
     if spec.basic:
         return [(outputs, inputs, 3, 3), (outputs, outputs, 3, 3)]
-    inner = spec.num_groups * spec.channels["WIDTH_PER_GROUP"] * 2**index
     return [(inner, inputs, 1, 1), (inner, inner // spec.num_groups, 3, 3), (outputs, inner, 1, 1)]
 
 
 def _count_blocks(backbone: Mapping[str, torch.Tensor], stage: int) -> int:
-    blocks = 0
-    while f"res{stage}.{blocks}.conv1.weight" in backbone:
-        blocks += 1
-    return blocks
+    """The highest number of a block, plus one: a tensor that is missing between is named later, as missing."""
+    return max((int(name.split(".")[1]) + 1 for name in backbone if name.startswith(f"res{stage}.")), default=0)

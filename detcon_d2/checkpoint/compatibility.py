@@ -156,9 +156,11 @@ def _equal(found: Any, expected: Any) -> bool:
 def _refusal(path: str, found: list[Disagreement]) -> str:
     lines = "\n".join(f"  {item}" for item in found)
     frozen = any(item.key == "MODEL.RESNETS.NORM" for item in found)
+    same = any(item.key == "DETCON.BACKBONE.PADDING" and item.expected == "same" for item in found)
     reason = "\nStatistics of self-supervised weights must adapt: without a trained BatchNorm (SyncBN, BN, naiveSyncBN) training diverges."
+    builder = "\nOnly MODEL.BACKBONE.NAME build_detcon_resnet_fpn_backbone has that padding; its parameters are those of Detectron2's."
     return (
-        f"The config does not fit MODEL.WEIGHTS {path}:\n{lines}{reason if frozen else ''}\n"
+        f"The config does not fit MODEL.WEIGHTS {path}:\n{lines}{reason if frozen else ''}{builder if same else ''}\n"
         "Set these keys as expected; the YAML that tools/convert_to_d2.py wrote beside the weights has them. "
         "DETCON.CHECK_WEIGHTS False starts all the same."
     )

@@ -1,10 +1,11 @@
 """Exact key maps: every tensor has one name on each side, made from the network's structure and never by editing strings."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 
 import torch
 
-from detcon_d2.checkpoint.backbone_spec import BackboneSpec, convolutions
+from detcon_d2.checkpoint.backbone_spec import BackboneSpec, Convolution, convolutions
 
 BRANCHES = {"online": "encoder.", "ema": "target.encoder."}
 """Encoder branch -> prefix of its tensors in a pretraining checkpoint."""
@@ -12,6 +13,10 @@ BACKBONE_PREFIX = "backbone.bottom_up."
 """Prefix of the ResNet's tensors in a Mask R-CNN FPN."""
 # BatchNorm's tensors; the count of batches is a scalar, the others hold one value a channel.
 _NORM_TENSORS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+Naming = Callable[[Convolution], dict[str, str]]
+"""A family of names: a convolution -> its tensors, as Detectron2 calls them after ``<convolution>.``, with their keys in the family."""
+# More blocks than any stage of any ResNet has.
+_MANY = 64
 
 
 def backbone_shapes(spec: BackboneSpec) -> dict[str, tuple[int, ...]]:
@@ -31,13 +36,58 @@ def detectron2_key_map(spec: BackboneSpec, branch: str) -> dict[str, str]:
 
 def torchvision_key_map(spec: BackboneSpec, branch: str) -> dict[str, str]:
     """Pretraining checkpoint -> the ResNets of torchvision and timm, which share their names; their ``fc`` has no counterpart."""
-    prefix = BRANCHES[branch]
-    key_map = {}
-    for conv in convolutions(spec):
-        key_map[f"{prefix}{conv.name}.weight"] = f"{conv.torchvision}.weight"
-        for tensor in _NORM_TENSORS:
-            key_map[f"{prefix}{conv.name}.norm.{tensor}"] = f"{conv.torchvision_norm}.{tensor}"
-    return key_map
+    return {f"{BRANCHES[branch]}{name}": key for name, key in source_keys(torchvision_names, spec).items()}
+
+
+def detectron2_names(conv: Convolution) -> dict[str, str]:
+    """``res2.0.conv1.weight``, ``res2.0.conv1.norm.bias``: the names used throughout this package."""
+    return _torch_keys(conv.name, f"{conv.name}.norm")
+
+
+def torchvision_names(conv: Convolution) -> dict[str, str]:
+    """``layer1.0.conv1.weight``, ``layer1.0.bn1.bias``, ``layer1.0.downsample.{0,1}``."""
+    return _torch_keys(*_modules(conv, f"layer{conv.stage - 1}."))
+
+
+def sequential_names(conv: Convolution) -> dict[str, str]:
+    """torchvision's ResNet as ``nn.Sequential(*resnet.children())``: 0 and 1 are the stem, 4..7 the stages."""
+    if conv.stage == 1:
+        return _torch_keys("0", "1")
+    return _torch_keys(*_modules(conv, f"{conv.stage + 2}."))
+
+
+def staged_names(conv: Convolution) -> dict[str, str]:
+    """The stages as attributes C1..C5: ``C1.0`` and ``C1.1`` are the stem, ``C2.0.conv1`` is in res2."""
+    if conv.stage == 1:
+        return _torch_keys("C1.0", "C1.1")
+    return _torch_keys(*_modules(conv, f"C{conv.stage}."))
+
+
+def source_keys(naming: Naming, spec: BackboneSpec) -> dict[str, str]:
+    """Detectron2's name -> key of the family, for every tensor of the backbone that the family has."""
+    return {f"{conv.name}.{tensor}": key for conv in convolutions(spec) for tensor, key in naming(conv).items()}
+
+
+@lru_cache
+def known_keys(naming: Naming) -> dict[str, str]:
+    """Key of the family -> Detectron2's name, for every tensor that a ResNet of any depth can have."""
+    parts = [Convolution(1, 0, "conv1", (0, 0, 0, 0))]
+    for stage in range(2, 6):
+        for block in range(_MANY):
+            parts += [Convolution(stage, block, part, (0, 0, 0, 0)) for part in ("shortcut", "conv1", "conv2", "conv3")]
+    return {key: f"{conv.name}.{tensor}" for conv in parts for tensor, key in naming(conv).items()}
+
+
+def _modules(conv: Convolution, stage: str) -> tuple[str, str]:
+    """Names of a convolution and its norm inside a block of torchvision's kind."""
+    place = "" if conv.stage == 1 else f"{stage}{conv.block}."
+    if conv.part == "shortcut":
+        return f"{place}downsample.0", f"{place}downsample.1"
+    return f"{place}{conv.part}", f"{place}bn{conv.part[-1]}"
+
+
+def _torch_keys(conv: str, norm: str) -> dict[str, str]:
+    return {"weight": f"{conv}.weight", **{f"norm.{tensor}": f"{norm}.{tensor}" for tensor in _NORM_TENSORS}}
 
 
 def invert(key_map: Mapping[str, str]) -> dict[str, str]:
@@ -60,13 +110,12 @@ def rename(state: Mapping[str, torch.Tensor], key_map: Mapping[str, str]) -> dic
 
 
 def grouped(keys: Iterable[str]) -> list[str]:
-    """Keys in few lines: those of one module together, as ``res2.0.conv1.norm.{bias, weight}``."""
+    """Keys in few lines: those of one module together, as ``res2.0.conv1.norm.{bias, weight}``; Haiku's modules end in a slash."""
     modules: dict[str, list[str]] = {}
     for key in keys:
-        module, _, tensor = key.rpartition(".")
-        modules.setdefault(module, []).append(tensor)
-    lines = []
-    for module, tensors in modules.items():
-        text = tensors[0] if len(tensors) == 1 else "{" + ", ".join(tensors) + "}"
-        lines.append(f"{module}.{text}" if module else text)
-    return lines
+        split = max(key.rfind("."), key.rfind("/")) + 1
+        modules.setdefault(key[:split], []).append(key[split:])
+    # Keys without a module have nothing in common.
+    alone = modules.pop("", [])
+    lines = [f"{module}{tensors[0] if len(tensors) == 1 else '{' + ', '.join(tensors) + '}'}" for module, tensors in modules.items()]
+    return lines + alone

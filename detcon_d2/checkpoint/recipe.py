@@ -80,6 +80,12 @@ TEST:
   PRECISE_BN:
     ENABLED: True
 """
+_DETCON = """\
+DETCON:
+  WIDTH_MULTIPLIER: {width}
+  BACKBONE:
+    PADDING: {padding}
+"""
 
 
 def assumed(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,7 +97,7 @@ def detectron2_yaml(spec: BackboneSpec, metadata: Mapping[str, Any], weights: Pa
     """The text of a config for fine-tuning from ``weights`` (an absolute path).
 
     It is plain Detectron2's, a width multiplier being written out as channels; where that cannot build the backbone (depth 200, a wider
-    ResNet-18 or -34) it names ``build_detcon_resnet_fpn_backbone`` and sets DETCON.WIDTH_MULTIPLIER.
+    ResNet-18 or -34, SAME padding) it names ``build_detcon_resnet_fpn_backbone`` and sets DETCON's keys.
     """
     known, guessed = ASSUMED | dict(metadata), assumed(metadata)
     channels = spec.channels if spec.is_plain else replace(spec, width_multiplier=1).channels
@@ -114,7 +120,7 @@ def detectron2_yaml(spec: BackboneSpec, metadata: Mapping[str, Any], weights: Pa
         channels="\n".join(f"    {key}: {value}" for key, value in channels.items()),
         channel_order=json.dumps(known["channel_order"]),
     )
-    return header + body + ("" if spec.is_plain else f"DETCON:\n  WIDTH_MULTIPLIER: {spec.width_multiplier}\n")
+    return header + body + ("" if spec.is_plain else _DETCON.format(width=spec.width_multiplier, padding=json.dumps(spec.padding)))
 
 
 def metadata_json(metadata: Mapping[str, Any]) -> str:

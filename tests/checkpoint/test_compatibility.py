@@ -91,8 +91,9 @@ def with_padding(source, path, padding: str | None, **changes: object):
 )
 def test_another_padding_than_the_weights_is_refused(converted, tmp_path, said, opts, found, expected):
     weights = with_padding(converted, tmp_path / "w.pkl", said)
-    with pytest.raises(ValueError, match=rf"DETCON.BACKBONE.PADDING is '{found}'; expected '{expected}'"):
+    with pytest.raises(ValueError, match=rf"DETCON.BACKBONE.PADDING is '{found}'; expected '{expected}'") as refusal:
         check_weights(config(converted, *opts), weights)
+    assert ("MODEL.BACKBONE.NAME build_detcon_resnet_fpn_backbone" in str(refusal.value)) == (expected == "same")
 
 
 @pytest.mark.parametrize(("said", "opts"), [("same", SAME), ("symmetric", ()), ("symmetric", OURS), (None, ()), (None, OURS)])

@@ -59,6 +59,7 @@ def test_metadata_is_carried_with_branch_and_hash(pretrained_b, tmp_path, suffix
     added = {
         "encoder": "ema",
         "converted_to": "detectron2",
+        "style": "detcon_d2",
         "source_file": "model_final.pth",
         "source_sha256": hashlib.sha256(pretrained_b.read_bytes()).hexdigest(),
     }
@@ -189,8 +190,8 @@ KEY, WEIGHT = "encoder.res4.3.conv2.weight", "encoder.res2.0.conv1.weight"
             r"wrong shape: res2.0.conv1.weight is \(4, 8, 3, 3\); expected \(4, 8, 1, 1\)",
         ),
         (
-            lambda d: d["model"].update({WEIGHT: d["model"][WEIGHT].half()}),
-            "wrong type: res2.0.conv1.weight is torch.float16; expected torch.float32",
+            lambda d: d["model"].update({WEIGHT: d["model"][WEIGHT].int()}),
+            "wrong type: res2.0.conv1.weight is torch.int32; expected torch.float32",
         ),
         (lambda d: d["model"].update({"encoder.res6.weight": torch.zeros(1)}), "unexpected: res6.weight"),
         (lambda d: d["model"].update({"surprise.weight": torch.zeros(1)}), "unexpected beside the encoder: surprise.weight"),
@@ -219,7 +220,7 @@ class RunsCode:
 
 
 def _unrelated(kind, folder, pretrained):
-    """A file that is no pretraining checkpoint, and what the message must say."""
+    """A file that holds no ResNet, and what the message must say."""
     path = folder / "in.pth"
     if kind == "json":
         path.write_text('{"images": []}')
@@ -231,11 +232,8 @@ def _unrelated(kind, folder, pretrained):
         path.write_bytes(pretrained.read_bytes()[:100_000])
     elif kind == "list":
         torch.save([1, 2], path)
-    elif kind == "torchvision":
-        torch.save(torchvision.models.resnet18().state_dict(), path)
-    elif kind == "converted":
-        convert(pretrained, path)
-        (folder / "in.yaml").unlink()
+    elif kind == "transformer":
+        torch.save({"model": {"blocks.0.attn.qkv.weight": torch.zeros(2)}, "epoch": 1}, path)
     elif kind == "malicious":
         torch.save({"model": RunsCode(str(folder / "owned"))}, path)
     elif kind == "malicious pickle":
@@ -251,11 +249,10 @@ def _unrelated(kind, folder, pretrained):
         ("text", "cut short or damaged"),
         ("empty", "cut short or damaged"),
         ("truncated", "cut short or damaged"),
-        ("list", "holds no state dict: expected a DetCon pretraining checkpoint"),
-        ("torchvision", "no key begins with 'encoder.'. Its keys are those of a ResNet of torchvision or timm"),
-        ("converted", "it is converted already"),
+        ("list", "holds no state dict: expected a dict of tensors, such as a DetCon pretraining checkpoint. It is a list"),
+        ("transformer", r"is of no known style.*first keys: model: blocks.0.attn.qkv.weight ...; epoch. Known styles: detcon_d2, haiku"),
         ("malicious", "asks for posix.mkdir; only tensors"),
-        ("malicious pickle", "asks for posix.mkdir; only numpy arrays"),
+        ("malicious pickle", "asks for posix.mkdir; only tensors"),
     ],
 )
 def test_an_unrelated_file_is_refused_clearly_and_nothing_is_written(pretrained_s, tmp_path, kind, message):
@@ -264,6 +261,15 @@ def test_an_unrelated_file_is_refused_clearly_and_nothing_is_written(pretrained_
         convert(source, tmp_path / "w.pth")
     assert str(source) in str(error.value) and "weights_only" not in str(error.value)
     assert os.listdir(tmp_path) == [source.name]
+
+
+def test_converted_weights_are_read_again_with_their_metadata(pretrained_b, tmp_path):
+    convert(pretrained_b, tmp_path / "w.pkl", branch="ema")
+    lines = convert(tmp_path / "w.pkl", tmp_path / "again.pth", verify=verify_conversion)
+    assert lines[2:] and any(line.startswith("style detectron2: ") and "'backbone.bottom_up.'" in line for line in lines)
+    torch.testing.assert_close(backbone_of(tmp_path / "again.pth"), encoder_of(pretrained_b, "target.encoder."), rtol=0, atol=0)
+    metadata = read_metadata(tmp_path / "again.pth")
+    assert (metadata["epochs"], metadata["encoder"]) == (2.0, "ema")
 
 
 def test_detcon_s_has_no_ema_encoder(pretrained_s, tmp_path):

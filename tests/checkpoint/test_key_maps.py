@@ -15,7 +15,9 @@ from detcon_d2.checkpoint import (
     spec_from_tensors,
     torchvision_key_map,
 )
-from detcon_d2.checkpoint.key_maps import grouped, invert, rename
+from detcon_d2.checkpoint.backbone_spec import Stage
+from detcon_d2.checkpoint.haiku import haiku_names
+from detcon_d2.checkpoint.key_maps import grouped, invert, known_keys, rename, sequential_names, source_keys, staged_names
 from tests.checkpoint.pretrained import FULL_50, pretraining_config
 
 DEPTHS = [18, 34, 50, 101, 152, 200]
@@ -106,15 +108,64 @@ def test_depth_and_channels_are_read_from_the_tensors(spec):
     assert (found.depth, found.channels, found.num_groups) == (spec.depth, spec.channels, spec.num_groups)
 
 
-@pytest.mark.parametrize("lost", ["res4.1.conv1.weight", "stem.conv1.weight", "res2.0.conv2.weight"])
-def test_tensors_of_no_known_depth_are_refused(lost):
+@pytest.mark.parametrize("lost", ["res4.1.conv1.weight", "stem.conv1.weight", "res2.0.conv2.weight", "res2.0.conv3.norm.bias"])
+def test_the_backbone_is_told_in_spite_of_a_missing_tensor(lost):
     tensors = {name: torch.empty(shape, device="meta") for name, shape in backbone_shapes(published(50)).items() if name != lost}
-    with pytest.raises(ValueError, match="Cannot tell the depth from the tensors"):
-        spec_from_tensors(tensors)
+    assert spec_from_tensors(tensors).depth == 50 and spec_from_tensors(tensors).channels == published(50).channels
 
 
 @pytest.mark.parametrize(
-    ("change", "message"), [({"depth": 51}, "depth 51; expected one of 18, 34"), ({"norm": "GN"}, "norm 'GN'"), ({"depth": [50]}, "depth")]
+    ("lost", "message"),
+    [
+        ("res5.2.", "Cannot tell the depth from the tensors: 3, 4, 6, 2 blocks in res2..res5, three convolutions each"),
+        ("stem.", "neither stem.conv1.weight nor its norm is there"),
+        ("", "0, 0, 0, 0 blocks"),
+    ],
+)
+def test_tensors_of_no_known_depth_are_refused(lost, message):
+    shapes = backbone_shapes(published(50))
+    tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items() if not name.startswith(lost)}
+    with pytest.raises(ValueError, match=message):
+        spec_from_tensors(tensors)
+
+
+def test_a_network_of_other_blocks_is_read_when_they_are_said():
+    stages = (Stage(2, 8, 32), Stage(1, 16, 64), Stage(2, 24, 96), Stage(1, 32, 128))
+    spec = BackboneSpec(20, res2_out_channels=32, stages=stages)
+    tensors = {name: torch.empty(shape, device="meta") for name, shape in backbone_shapes(spec).items()}
+    found = spec_from_tensors(tensors, (2, 1, 2, 1))
+    assert found == spec and not found.is_plain and not found.has_config and not found.is_standard
+    assert "2, 1, 2, 1 blocks and 32, 64, 96, 128 channels" in found.describe()
+    with pytest.raises(ValueError, match="Cannot tell the depth"):
+        spec_from_tensors(tensors, (2, 1, 2, 2))
+
+
+def test_a_wide_basic_resnet_is_a_multiple_of_the_published_one():
+    tensors = {n: torch.empty(shape, device="meta") for n, shape in backbone_shapes(published(18, width_multiplier=2)).items()}
+    assert spec_from_tensors(tensors) == published(18, width_multiplier=2)
+
+
+@pytest.mark.parametrize(("naming", "arrange"), [(sequential_names, list), (staged_names, None)])
+def test_other_arrangements_of_torchvisions_resnet_are_named_as_torch_names_them(naming, arrange):
+    with torch.device("meta"):
+        children = list(torchvision.models.resnet50().children())[:-1]
+    if arrange is None:
+        stages = {f"C{index - 2}": torch.nn.Sequential(*children[index]) for index in range(4, 8)}
+        theirs = torch.nn.ModuleDict({"C1": torch.nn.Sequential(*children[:4]), **stages})
+    else:
+        theirs = torch.nn.Sequential(*children)
+    shapes = backbone_shapes(published(50))
+    assert {key: shapes[name] for name, key in source_keys(naming, published(50)).items()} == shapes_of(theirs)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"depth": 51}, "depth 51; expected one of 18, 34"),
+        ({"norm": "GN"}, "norm 'GN'"),
+        ({"padding": "valid"}, "padding 'valid'"),
+        ({"depth": [50]}, "depth"),
+    ],
 )
 def test_metadata_of_no_known_network_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
@@ -124,6 +175,17 @@ def test_metadata_of_no_known_network_is_refused(change, message):
 @pytest.mark.parametrize(("depth", "width", "plain"), [(50, 1, True), (50, 2, True), (18, 1, True), (18, 2, False), (200, 1, False)])
 def test_plain_detectron2_suffices_but_for_depth_200_and_wide_basic_blocks(depth, width, plain):
     assert published(depth, width_multiplier=width).is_plain is plain
+
+
+def test_same_padding_needs_our_backbone():
+    assert not published(50, padding="same").is_plain and published(50, padding="same").has_config
+
+
+@pytest.mark.parametrize("naming", [sequential_names, staged_names, haiku_names])
+def test_known_keys_hold_every_depth_and_width_once(naming):
+    known = known_keys(naming)
+    for depth in DEPTHS:
+        assert all(known[key] == name for name, key in source_keys(naming, published(depth)).items())
 
 
 def test_keys_of_one_module_share_a_line():
