@@ -1,7 +1,7 @@
 """DetCon pretraining (Hénaff et al., ICCV 2021) for Detectron2.
 
 Importing the package is cheap: names are looked up on first use, so that mask workers never load torch. Asking for
-:func:`add_detcon_config` also registers the meta-architectures and backbones, as a Detectron2 project does.
+:func:`add_detcon_config` also registers the meta-architectures, the backbones and ``detcon://``, as a Detectron2 project does.
 """
 
 import importlib
@@ -22,4 +22,5 @@ def __getattr__(name: str):
     if name not in _EXPORTS:
         raise AttributeError(f"module 'detcon_d2' has no attribute {name!r}")
     importlib.import_module("detcon_d2.modeling")
+    importlib.import_module("detcon_d2.checkpoint")
     return getattr(importlib.import_module(_EXPORTS[name]), name)
