@@ -25,7 +25,7 @@ SPLITS: tuple[str, ...] = ("unlabeled", "train", "val")
 
 _JPEG_QUALITY = 95
 # Changes when the same configuration would be drawn differently, so that an older folder is not taken for a finished one.
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass(frozen=True)

@@ -104,8 +104,8 @@ def _material_photo(name: str, half: str) -> np.ndarray:
 
 
 def material_texture(index: int, half: str, size: int, rng: np.random.Generator) -> np.ndarray:
-    """float32 (S, S, 3) in 0..255: a crop of the ``index``-th material in light of a random colour, turned and scaled at random."""
-    crop = _sample(_material_photo(MATERIALS[index], half), size, rng.uniform(0.6, 1.1), rng.uniform(0, 2 * np.pi), rng)
+    """float32 (S, S, 3) in 0..255: an upright crop of the ``index``-th material in light of a random colour, scaled at random."""
+    crop = _sample(_material_photo(MATERIALS[index], half), size, rng.uniform(0.6, 1.1), 0.0, rng)
     return np.clip(crop * rng.uniform(*_LIGHT, 3).astype(np.float32), 0, 255)
 
 
