@@ -16,8 +16,8 @@ from detcon_d2.engine.pipeline import Chain, run_chains
 from detcon_d2.engine.quickstart import read_ap
 from detcon_d2.masks.storage import write_atomically
 
-LENGTHS = Lengths(pretrain_epochs=6.5, finetune_iterations=300)
-"""304 steps of batch 64, and 300 of batch 8."""
+LENGTHS = Lengths(pretrain_epochs=10.0, finetune_iterations=300)
+"""468 steps of batch 64, and 300 of batch 8."""
 
 WORLDS: dict[str, tuple[ShapesConfig, tuple[str, ...]]] = {
     "easy": (ShapesConfig(seed=0, agreement=0.8), ("random", "detcon_b", "detcon_s", "grid", "annotations")),
