@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -208,7 +209,9 @@ def uninterrupted(large_photos, tmp_path_factory) -> dict[str, bytes]:
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_an_interrupted_run_continues_to_the_same_bytes(large_photos, uninterrupted, tmp_path, how):
     arguments = (f"folder:{large_photos}", tmp_path / "m", "--scale", 100, "--min-size", 50, "--workers", 2)
-    process = tool(*arguments, start_new_session=True)
+    # A shell that started the tests in the background has them ignore Ctrl-C, and children inherit that.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = tool(*arguments, start_new_session=True, preexec_fn=heard)
     deadline = time.monotonic() + 60
     while len(list(tmp_path.glob("m/*/*.png"))) < 6 and time.monotonic() < deadline:
         time.sleep(0.005)
