@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -83,7 +83,7 @@ def match_file(data: Any, style: str | None, branch: str) -> Match:
         raise ValueError(
             f"could be of several styles that read it differently: {names}. Choose one with --from. {_contents(data)} {_known()}"
         )
-    return Match(**vars(first) | {"also": tuple(match.style.name for match in others)})
+    return replace(first, also=tuple(match.style.name for match in others))
 
 
 def _match(style: Style, data: Any, branch: str) -> Match | None:
