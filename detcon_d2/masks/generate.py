@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from tqdm import tqdm
 
-from detcon_d2.masks.generators import RegionGenerator
+from detcon_d2.masks.region_generator import RegionGenerator
 from detcon_d2.masks.storage import FAILED_NAME, LabelMapStore, write_atomically
 from detcon_d2.masks.worker import THREAD_VARIABLES, process_chunk, process_image, start_worker
 

@@ -9,8 +9,8 @@ from multiprocessing import parent_process
 import cv2
 import numpy as np
 
-from detcon_d2.masks.generators import RegionGenerator
 from detcon_d2.masks.reader import read_image
+from detcon_d2.masks.region_generator import RegionGenerator
 from detcon_d2.masks.storage import LabelMapStore
 
 # One worker a core leaves no core for threads of their own; read by the libraries when a worker process starts.

@@ -8,7 +8,7 @@ from pycocotools import mask as coco_mask
 from skimage.segmentation import felzenszwalb
 
 from detcon_d2.masks import REGION_GENERATOR_REGISTRY, build_generator, grid_label_map, read_image
-from detcon_d2.masks.generators import to_label_map
+from detcon_d2.masks.region_generator import to_label_map
 
 RNG = np.random.default_rng(0)
 
