@@ -39,7 +39,10 @@ setup(
         "yacs>=0.1.8",
     ],
     extras_require={
-        "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.90", "ruff>=0.6", "safetensors>=0.4"],
+        "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.90", "ruff>=0.6", "safetensors>=0.4", "numba>=0.60"],
+        "fast": ["numba>=0.60"],
+        "bench": ["lightly>=1.6"],
+        "cluster": ["ray[data]>=2.9"],
         "convert": ["safetensors>=0.4"],
     },
 )

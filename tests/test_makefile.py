@@ -77,13 +77,13 @@ def test_version_of_setup_is_the_package_version() -> None:
 def test_dependencies_come_from_pypi_by_name_only() -> None:
     keywords = setup_keywords()
     names = [*keywords["install_requires"], *(name for extra in keywords["extras_require"].values() for name in extra)]
-    assert all(re.fullmatch(r"[a-z0-9-]+(>=[\d.]+(post\d+)?)?", name) for name in names)
+    assert all(re.fullmatch(r"[a-z0-9-]+(\[[a-z]+\])?(>=[\d.]+(post\d+)?)?", name) for name in names)
     assert not any(name.startswith("detectron2") for name in names)
 
 
 def test_data_files_of_the_package_are_declared() -> None:
     declared = {package: set(names) for package, names in setup_keywords()["package_data"].items()}
     for path in (ROOT / "detcon_d2").rglob("*"):
-        if path.is_file() and path.suffix not in (".py", ".pyc"):
+        if path.is_file() and path.suffix != ".py" and path.parent.name != "__pycache__":
             package = ".".join(path.parent.relative_to(ROOT).parts)
             assert path.name in declared.get(package, set()), f"{path} is not in setup.py's package_data"
