@@ -1,5 +1,7 @@
 """COCO annotations to a label map: polygons and RLE, compressed or not, crowds included."""
 
+from collections.abc import Callable
+
 import numpy as np
 from pycocotools import mask as coco_mask
 
@@ -19,42 +21,48 @@ def annotation_label_map(annotations: list[dict], height: int, width: int) -> np
     Raises:
         ValueError: no or a malformed segmentation, or an RLE of another size; names the annotation.
     """
-    masks = [_decode(annotation, height, width) for annotation in annotations]
+    # Kept as RLE and decoded one at a time: hundreds of masks of a large photograph would fill the memory.
+    rles = [_call(annotation, _encode, annotation.get("segmentation"), height, width) for annotation in annotations]
+    areas = [int(coco_mask.area(rle)) for rle in rles]
     label_map = np.zeros((height, width), np.int64)
-    for index in sorted(range(len(masks)), key=lambda index: -int(masks[index].sum())):
-        label_map[masks[index]] = index + 1
+    for index in sorted(range(len(rles)), key=lambda index: -areas[index]):
+        label_map[_call(annotations[index], coco_mask.decode, rles[index]).astype(bool)] = index + 1
     return label_map
 
 
-def _decode(annotation: dict, height: int, width: int) -> np.ndarray:
-    """bool (height, width)."""
-    segmentation = annotation.get("segmentation")
+def _call(annotation: dict, function: Callable, *arguments: object) -> object:
+    """What the function returns; its errors name the annotation."""
     try:
-        if isinstance(segmentation, dict):
-            return _decode_rle(segmentation, height, width)
-        if isinstance(segmentation, list):
-            return _decode_polygons(segmentation, height, width)
+        return function(*arguments)
     except (TypeError, KeyError, ValueError) as error:
         raise ValueError(f"annotation {annotation.get('id', '(no id)')}: {error}") from error
-    raise ValueError(f"annotation {annotation.get('id', '(no id)')}: found segmentation {segmentation!r}; expected polygons or an RLE")
 
 
-def _decode_rle(segmentation: dict, height: int, width: int) -> np.ndarray:
+def _encode(segmentation: dict | list, height: int, width: int) -> dict:
+    """A compressed RLE."""
+    if isinstance(segmentation, dict):
+        return _encode_rle(segmentation, height, width)
+    if isinstance(segmentation, list):
+        return _encode_polygons(segmentation, height, width)
+    raise ValueError(f"found segmentation {segmentation!r}; expected polygons or an RLE")
+
+
+def _encode_rle(segmentation: dict, height: int, width: int) -> dict:
     if list(segmentation["size"]) != [height, width]:
         raise ValueError(f"found an RLE of size {segmentation['size']}; expected the image's [{height}, {width}]")
     counts = segmentation["counts"]
-    if not isinstance(counts, list):
-        return coco_mask.decode(segmentation).astype(bool)
+    if isinstance(counts, str | bytes):
+        return segmentation
     if sum(counts) != height * width or min(counts, default=0) < 0:
         raise ValueError(f"found an RLE of {sum(counts)} pixels; expected {height * width}")
-    return coco_mask.decode(coco_mask.frPyObjects(segmentation, height, width)).astype(bool)
+    return coco_mask.frPyObjects(segmentation, height, width)
 
 
-def _decode_polygons(polygons: list[list[float]], height: int, width: int) -> np.ndarray:
+def _encode_polygons(polygons: list[list[float]], height: int, width: int) -> dict:
     if any(len(polygon) % 2 for polygon in polygons):
         raise ValueError(f"found a polygon of {next(len(p) for p in polygons if len(p) % 2)} numbers; expected x, y pairs")
     # Fewer than three points cover no pixel, and pycocotools would take four numbers for a box.
     drawable = [polygon for polygon in polygons if len(polygon) >= 6]
     if not drawable:
-        return np.zeros((height, width), bool)
-    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(drawable, height, width))).astype(bool)
+        return coco_mask.encode(np.zeros((height, width), np.uint8, order="F"))
+    return coco_mask.merge(coco_mask.frPyObjects(drawable, height, width))

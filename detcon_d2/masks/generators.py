@@ -3,8 +3,11 @@
 import numpy as np
 
 from detcon_d2.masks.annotations import annotation_label_map
-from detcon_d2.masks.fh import FelzenszwalbRegions
+from detcon_d2.masks.fh import FelzenszwalbRegions, FelzenszwalbScales
+from detcon_d2.masks.hierarchy import HierarchicalRegions
+from detcon_d2.masks.imported import ImportedRegions
 from detcon_d2.masks.region_generator import RegionGenerator, to_label_map
+from detcon_d2.masks.superpixels import QuickshiftRegions, SlicRegions, WatershedRegions
 
 
 class GridRegions:
@@ -13,6 +16,7 @@ class GridRegions:
     name = "grid"
     needs_annotations = False
     layers = 1
+    HELP = {"size": "N x N rectangles"}
 
     def __init__(self, *, size: int = 2) -> None:
         grid_label_map(1, 1, size)
@@ -34,6 +38,7 @@ class AnnotationRegions:
     name = "annotations"
     needs_annotations = True
     layers = 1
+    HELP = {}
 
     def params(self) -> dict:
         return {}
@@ -53,18 +58,34 @@ class AnnotationRegions:
         return None  # regions are what somebody drew
 
 
-REGION_GENERATOR_REGISTRY = {cls.name: cls for cls in (FelzenszwalbRegions, GridRegions, AnnotationRegions)}
+REGION_GENERATOR_REGISTRY = {
+    cls.name: cls
+    for cls in (
+        FelzenszwalbRegions,
+        FelzenszwalbScales,
+        HierarchicalRegions,
+        SlicRegions,
+        QuickshiftRegions,
+        WatershedRegions,
+        GridRegions,
+        AnnotationRegions,
+        ImportedRegions,
+    )
+}
 """Name -> class, as in the index of a folder of label maps and on the command line."""
 
 
 def build_generator(name: str, **params: float) -> RegionGenerator:
-    """A generator by name. Raises ValueError for an unknown name, an unknown parameter, or a value out of range."""
+    """A generator by name. Raises ValueError for an unknown name, an unknown or missing parameter, or a value out of range."""
     if name not in REGION_GENERATOR_REGISTRY:
         raise ValueError(f"region generator: found {name!r}; expected one of {', '.join(sorted(REGION_GENERATOR_REGISTRY))}")
     known = REGION_GENERATOR_REGISTRY[name]().params()
     unknown = sorted(params.keys() - known.keys())
     if unknown:
         raise ValueError(f"region generator {name!r}: found parameter {', '.join(unknown)}; expected {', '.join(known) or 'none'}")
+    missing = [param for param in getattr(REGION_GENERATOR_REGISTRY[name], "REQUIRED", ()) if param not in params]
+    if missing:
+        raise ValueError(f"region generator {name!r}: found no parameter {missing[0]}; expected one: it has no default")
     return REGION_GENERATOR_REGISTRY[name](**params)
 
 
