@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Make the region masks (label maps) that DetCon contrasts: one 16-bit PNG an image, beside an index of how they were made."""
+"""Make the region masks (label maps) that DetCon contrasts: a PNG an image, or a few large files, beside an index of how they were made."""
 
 import argparse
 import logging
@@ -8,15 +8,20 @@ import sys
 
 import numpy as np
 
-from detcon_d2.masks import REGION_GENERATOR_REGISTRY, LabelMapStore, build_generator, is_source_spec, list_images
-from detcon_d2.masks.generate import generate
+from detcon_d2.masks import is_source_spec, list_images
+from detcon_d2.masks.arguments import add_generator_arguments, generator_from
+from detcon_d2.masks.command import merge_command, train_hint
+from detcon_d2.masks.generate import generate, parse_part
+from detcon_d2.masks.packed import IMAGES_PER_FILE
 from detcon_d2.masks.sources import canonical_spec, check_output_outside
+from detcon_d2.masks.stores import STORES, create_store
 
 _EXAMPLES = """
 SPEC is one of
   folder:/data/photos                                 all images below a folder
   coco:/data/coco/instances.json,/data/coco/images    the images of a COCO json
   list:/data/train.txt                                one path a line
+  tar:/data/train-{0000..0146}.tar                    the images in WebDataset tars
   coco_2017_train                                     a name in Detectron2's catalog
 
 examples
@@ -26,11 +31,17 @@ examples
     python tools/generate_masks.py folder:/data/photos /data/photos_masks --limit 50
   small images (32 px) need smaller regions:
     python tools/generate_masks.py folder:/data/cifar10/train /data/cifar10/masks --scale 100 --min-size 20
-  a 5 x 5 grid (training makes grids without files, too: DETCON.MASKS.SOURCE grid DETCON.MASKS.GRID 5):
-    python tools/generate_masks.py folder:/data/photos /data/photos_grid5 --generator grid --grid 5
+  better regions than plain FH, and FH at several scales of which training draws one:
+    python tools/generate_masks.py folder:/data/photos /data/photos_hierarchy --generator hierarchy
+    python tools/generate_masks.py folder:/data/photos /data/photos_scales --generator fh_scales
   the instances of a COCO json, smaller ones on top, the rest as one background region:
     python tools/generate_masks.py coco:/data/coco/instances.json,/data/coco/images /data/coco/masks --generator annotations
+  what another tool made: COCO RLE in one json, a json an image (SAM), or a PNG an image:
+    python tools/generate_masks.py folder:/data/photos /data/photos_sam --generator imported --masks /data/sam_json
+  a few large files, for millions of images; a SLURM array of 16 (then python tools/merge_masks.py OUTPUT):
+    python tools/generate_masks.py SPEC OUTPUT --format shards --shard $SLURM_ARRAY_TASK_ID/16
 
+docs/masks.md says which generator suits what, with scores; tools/visualize_masks.py draws them side by side.
 Interrupted or killed? The same command continues. Unreadable images are listed at the end and in OUTPUT/failed.txt.
 exit status: 0 all done; 1 some images failed; 2 nothing done, the message says why; 130 interrupted
 """
@@ -41,14 +52,14 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("spec", metavar="SPEC", help="the images: see below")
     parser.add_argument("output", metavar="OUTPUT", help="folder for the label maps; one folder holds one set of parameters")
-    parser.add_argument("--generator", default="fh", choices=sorted(REGION_GENERATOR_REGISTRY), help="how regions are made (default: fh)")
-    parser.add_argument("--scale", type=float, help="fh: larger means larger regions (default: 1000)")
-    parser.add_argument("--sigma", type=float, help="fh: smoothing in pixels (default: 0.8)")
-    parser.add_argument("--min-size", type=int, help="fh: smaller regions are merged, pixels (default: 1000)")
-    parser.add_argument("--grid", type=int, metavar="N", dest="size", help="grid: N x N rectangles (default: 2)")
+    add_generator_arguments(parser)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     parser.add_argument("--workers", type=int, default=cores, help=f"processes (default: one a core, here {cores})")
     parser.add_argument("--limit", type=int, metavar="N", help="only N images, evenly spaced over the data set: a trial")
+    parser.add_argument("--format", default="png", choices=STORES, help="png: a file an image; shards; WebDataset tars")
+    parser.add_argument("--images-per-file", type=int, default=IMAGES_PER_FILE, metavar="N", help=f"of shards (default: {IMAGES_PER_FILE})")
+    parser.add_argument("--shard", metavar="I/N", help="only the I-th (from 0) of N parts of the images")
+    parser.add_argument("--engine", choices=("processes", "ray"), default="processes", help="ray: a cluster")
     parser.add_argument("--same-images", action="store_true", help="OUTPUT was begun under another SPEC, but with the same images")
     return parser.parse_args()
 
@@ -64,22 +75,21 @@ def load_records(spec: str) -> list[dict]:
 
 def run(args: argparse.Namespace) -> int:
     """Make the label maps; returns the exit status."""
-    given = {name: getattr(args, name) for name in ("scale", "sigma", "min_size", "size") if getattr(args, name) is not None}
-    generator = build_generator(args.generator, **given)
+    generator, part = generator_from(args), parse_part(args.shard) if args.shard else None
     check_output_outside(args.spec, args.output)
     records = load_records(args.spec)
     if args.limit:
         records = [records[index] for index in np.unique(np.linspace(0, len(records) - 1, args.limit).astype(int))]
     source = canonical_spec(args.spec)
-    store = LabelMapStore.create(args.output, generator.name, generator.params(), source, same_images=args.same_images)
-    summary = generate(records, generator, store, workers=args.workers)
+    store = create_store(args.output, generator, source, args.format, same_images=args.same_images, images_per_file=args.images_per_file)
+    summary = generate(records, generator, store, workers=args.workers, part=part, engine=args.engine)
     print("\n".join(summary.lines()), flush=True)
-    print(f"""train with:  DATASETS.TRAIN '("{source}",)' DETCON.MASKS.ROOTS '("{os.path.abspath(args.output)}",)'""")
+    print(f"when all parts are done:  {merge_command(args.output)}" if part else train_hint(source, args.output))
     return 1 if summary.failed else 0
 
 
 if __name__ == "__main__":
-    logging.basicConfig(format="%(levelname)s: %(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     try:
         sys.exit(run(parse_arguments()))
     except (ValueError, RuntimeError, OSError) as error:

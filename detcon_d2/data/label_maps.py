@@ -2,51 +2,64 @@
 
 import logging
 import os
-import shlex
+from dataclasses import asdict
 
 import numpy as np
 
 from detcon_d2 import d2
+from detcon_d2.config import kmeans_settings
+from detcon_d2.data.position import Stream, position_rng
+from detcon_d2.masks.command import generate_command, merge_command
 from detcon_d2.masks.generators import build_generator
+from detcon_d2.masks.references import parse_label_map
 from detcon_d2.masks.sources import canonical_spec
-from detcon_d2.masks.storage import LabelMapStore, read_label_map
+from detcon_d2.masks.storage import read_label_map
+from detcon_d2.masks.stores import open_store
 
 logger = logging.getLogger(__name__)
 
 _NAMED_EXAMPLES = 5
 
 
-def attach_label_maps(records: list[dict], root: str, name: str) -> list[dict]:
-    """Copies of ``records`` with ``label_map_file_name``.
+def attach_label_maps(records: list[dict], root: str, name: str, layer: int = -1) -> list[dict]:
+    """Copies of ``records`` with ``label_map_file_name``: a path, or a reference into a shard or tar (``masks.references``).
 
     Args:
         records: of one data set.
         root: output folder of tools/generate_masks.py for it.
         name: of the data set, as in DATASETS.TRAIN.
+        layer: that training uses, or -1.
 
     Raises:
-        ValueError: no such folder, no index in it, or label maps missing: how many, the first of them, and the command that makes them.
+        ValueError: no such folder, no index in it, no such layer, or label maps missing: how many, the first of them, and the command that
+            makes them.
     """
     if not os.path.isfile(os.path.join(root, "index.json")):
         found = "has no index.json" if os.path.isdir(root) else "does not exist"
         raise ValueError(
             f"DETCON.MASKS.ROOTS names {root!r}, which {found}; expected a folder of label maps for {name!r}. "
-            f"Make them with: {_command(name, root)}"
+            f"Make them with: {generate_command(name, root)}"
         )
-    store = LabelMapStore(root)
+    store = open_store(root)
+    if not -1 <= layer < store.layers:
+        raise ValueError(
+            f"DETCON.MASKS.LAYER is {layer}; expected 0..{store.layers - 1}, as {root!r} has {store.layers} label map(s) an image, or -1 "
+            "to draw one each time."
+        )
     source = canonical_spec(name)
     if store.index.get("source") != source:
         logger.warning("The label maps in %s were made for %s and are used for %s.", root, store.index.get("source"), source)
-    present = store.keys()
-    missing = [record["key"] for record in records if record["key"] not in present]
+    references = store.references()
+    missing = [record["key"] for record in records if record["key"] not in references]
     if missing:
         examples = ", ".join(missing[:_NAMED_EXAMPLES]) + (", ..." if len(missing) > _NAMED_EXAMPLES else "")
+        unmerged = len(store.keys().intersection(missing))
         raise ValueError(
             f"{len(missing)} of the {len(records)} images of {name!r} have no label map in {root!r}: {examples}. Make them with: "
-            f"{_command(name, root, store.index)} (it continues where it stopped). Images that it lists in failed.txt are unreadable: "
-            "repair or remove them."
+            f"{generate_command(name, root, store.index)} (it continues where it stopped). Images that it lists in failed.txt are "
+            f"unreadable: repair or remove them.{f' {unmerged} of them are made but not merged: {merge_command(root)}' if unmerged else ''}"
         )
-    return [{**record, "label_map_file_name": os.path.abspath(store.path(record["key"]))} for record in records]
+    return [{**record, "label_map_file_name": references[record["key"]]} for record in records]
 
 
 def describe_masks(cfg: "d2.CfgNode") -> str:
@@ -54,42 +67,45 @@ def describe_masks(cfg: "d2.CfgNode") -> str:
     masks = cfg.DETCON.MASKS
     if masks.SOURCE == "grid":
         return f"grid size={masks.GRID}"
-    indices = [LabelMapStore(root).index for root in masks.ROOTS]
-    return "; ".join(
-        " ".join([index["generator"], *(f"{key}={value}" for key, value in sorted(index["params"].items()))]) for index in indices
-    )
+    if (learned := kmeans_settings(cfg)) is not None:
+        return " ".join(["kmeans", *(f"{key}={value}" for key, value in asdict(learned).items())])
+    return "; ".join(_describe(open_store(root).index, masks.LAYER) for root in masks.ROOTS)
 
 
-def _command(name: str, root: str, index: dict | None = None) -> str:
-    words = ["python", "tools/generate_masks.py", name, root]
-    if index is not None:
-        words += ["--generator", index["generator"]]
-        for key, value in index["params"].items():
-            words += ["--grid" if key == "size" else f"--{key.replace('_', '-')}", str(value)]
-    return shlex.join(words)
+def _describe(index: dict, layer: int) -> str:
+    words = [index["generator"], *(f"{key}={value}" for key, value in sorted(index["params"].items()))]
+    if (layers := index.get("layers", 1)) > 1:
+        words.append(f"layer {layer} of {layers}" if layer >= 0 else f"one of {layers} layers")
+    return " ".join(words)
 
 
 class LabelMapSource:
-    """The regions of a record: its file, or a grid computed on the fly."""
+    """The regions of a record: one of its label maps from file, or a grid computed on the fly."""
 
-    def __init__(self, grid: int | None):
+    def __init__(self, grid: int | None, *, layer: int = -1, seed: int = 0):
         """
         Args:
             grid: None: read ``label_map_file_name``; n: n x n equal cells of the full image.
+            layer: which of an image's label maps; -1: drawn for each position.
+            seed: >= 0, of the draw.
         """
         self._grid = None if grid is None else build_generator("grid", size=grid)
+        self._layer, self._seed = layer, seed
 
-    def __call__(self, record: dict, image: np.ndarray) -> np.ndarray:
-        """uint16 (H, W) for an image uint8 (H, W, 3).
+    def __call__(self, record: dict, image: np.ndarray, position: int = 0) -> np.ndarray:
+        """uint16 (H, W) for an image uint8 (H, W, 3) at a position of the run.
 
         Raises:
-            ValueError: a label map of another size than the image, naming both files.
+            ValueError: a damaged label map, or one of another size than the image, naming both files.
         """
         if self._grid is not None:
             # A grid draws nothing; the generators' signature asks for a generator of numbers.
             return self._grid(image, np.random.default_rng(0), record)
         path = record["label_map_file_name"]
-        label_map = read_label_map(path)
+        try:
+            label_map = read_label_map(path, self._layer_at(path, position))
+        except ValueError as error:
+            raise ValueError(f"{error} (image {record['file_name']})") from error
         if label_map.shape != image.shape[:2]:
             found, expected = (f"{shape[1]} x {shape[0]}" for shape in (label_map.shape, image.shape))
             raise ValueError(
@@ -98,3 +114,9 @@ class LabelMapSource:
                 "label map and run tools/generate_masks.py again, or correct DETCON.MASKS.ROOTS."
             )
         return label_map
+
+    def _layer_at(self, reference: str, position: int) -> int:
+        layers = parse_label_map(reference)[1]
+        if self._layer >= 0 or layers == 1:
+            return max(self._layer, 0)
+        return int(position_rng(self._seed, position, Stream.LAYER).integers(layers))

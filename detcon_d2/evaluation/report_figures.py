@@ -7,8 +7,8 @@ from html import escape
 import cv2
 import numpy as np
 
-from detcon_d2.data.visualize import region_color
 from detcon_d2.evaluation.report_inputs import LabelledImages, Thing
+from detcon_d2.masks.overlay import region_color
 
 _JPEG_QUALITY = 88
 _MAX_SIDE = 640

@@ -5,6 +5,7 @@ from detcon_d2.masks.generators import REGION_GENERATOR_REGISTRY, build_generato
 from detcon_d2.masks.reader import ImageReadError, read_image
 from detcon_d2.masks.sources import is_source_spec, list_images
 from detcon_d2.masks.storage import LabelMapStore, read_label_map
+from detcon_d2.masks.stores import open_store
 
 __all__ = [
     "NO_REGION",
@@ -17,6 +18,7 @@ __all__ = [
     "is_source_spec",
     "label_map_to_cells",
     "list_images",
+    "open_store",
     "read_image",
     "read_label_map",
 ]

@@ -3,6 +3,7 @@
 folder:/path                         every image below the folder; class folders give labels
 coco:/path/instances.json,/path/images
 list:/path/list.txt                  one path a line, optional TAB and integer label
+tar:/path/train-{0000..0146}.tar     WebDataset tars (or tar:/path/*.tar); class members (.cls) give labels
 """
 
 import json
@@ -10,6 +11,8 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+
+from detcon_d2.masks.tar import list_tar_images
 
 IMAGE_EXTENSIONS = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".jp2")
@@ -26,10 +29,11 @@ def list_images(spec: str) -> list[dict]:
     """The images of a data set, sorted by key, as Detectron2 dataset dicts.
 
     Args:
-        spec: ``folder:...``, ``coco:...,...`` or ``list:...`` (see the module); ``~`` is expanded.
+        spec: ``folder:...``, ``coco:...,...``, ``list:...`` or ``tar:...`` (see the module); ``~`` is expanded.
 
     Returns:
-        One dict an image: ``file_name`` (absolute path), ``key`` (path relative to the root, POSIX slashes, extension kept), ``image_id``
+        One dict an image: ``file_name`` (absolute path; in a tar a reference, which ``read_image`` reads), ``key`` (path relative to
+        the root, POSIX slashes, extension kept; in a tar WebDataset's key, without extension), ``image_id``
         (COCO's, else the key), and where known ``height``, ``width``, ``label`` (int) and ``annotations`` (COCO's, with the original
         category ids).
 
@@ -37,7 +41,10 @@ def list_images(spec: str) -> list[dict]:
         ValueError: unknown kind, missing path, nothing inside, damaged json or list; names what was found and expected.
     """
     if not is_source_spec(spec):
-        raise ValueError(f"data set: found {spec!r}; expected folder:/path, coco:/path/instances.json,/path/images or list:/path/list.txt")
+        raise ValueError(
+            f"data set: found {spec!r}; expected folder:/path, coco:/path/instances.json,/path/images, list:/path/list.txt or "
+            "tar:/path/train-{0000..0146}.tar"
+        )
     kind, rest = spec.split(":", 1)
     if not rest.strip():
         raise ValueError(f"data set: found {spec!r} without a path; expected {kind}:/path")
@@ -189,4 +196,8 @@ def _line_record(line: str, list_path: Path, number: int) -> dict:
         raise ValueError(f"{list_path}, line {number}: found {line!r}; expected a path, optionally a TAB and one integer label") from error
 
 
-_LISTERS = {"folder": _list_folder, "coco": _list_coco, "list": _list_lines}
+def _list_tars(rest: str) -> list[dict]:
+    return list_tar_images(str(_absolute(rest)), IMAGE_EXTENSIONS)
+
+
+_LISTERS = {"folder": _list_folder, "coco": _list_coco, "list": _list_lines, "tar": _list_tars}

@@ -1,47 +1,54 @@
-"""Label maps on disk: one 16-bit grey PNG an image, beside an index that says how they were made."""
+"""Label maps on disk, beside an index that says how they were made: one 16-bit grey PNG an image (:class:`LabelMapStore`).
 
-import hashlib
-import itertools
-import json
-import logging
+``shards`` and ``tar`` have the same interface for a few large files.
+"""
+
 import os
-import platform
-import socket
-from collections.abc import Iterator
-from importlib.metadata import version
+from abc import ABC, abstractmethod
 from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
 
-INDEX_NAME = "index.json"
-FAILED_NAME = "failed.txt"
-FORMAT = "detcon_d2 label maps, 16-bit PNG"
+from detcon_d2.masks.atomic import TEMPORARY, remove_leftovers, walk_files, write_atomically
+from detcon_d2.masks.entries import is_intact, unpack_entry
+from detcon_d2.masks.index import FORMATS, INDEX_NAME, make_index, params_hash, read_index
+from detcon_d2.masks.references import Range, label_map_reference, parse_label_map, read_range
 
-# FH depends on how numpy sorts ties and on scikit-image's smoothing; the others on how images are decoded, resized and packed.
-_LIBRARIES = ("numpy", "scipy", "scikit-image", "pillow", "pycocotools")
+__all__ = ["FAILED_NAME", "INDEX_NAME", "LabelMapStore", "Store", "params_hash", "read_label_map", "write_atomically"]
+
+FAILED_NAME = "failed.txt"
+
 # Level 3 with OpenCV's run-length strategy reads 1.4 times as fast as level 6 for 1.4 times the size.
 _PNG_PARAMS = (cv2.IMWRITE_PNG_COMPRESSION, 3)
-_TEMPORARY = ".tmp-"
-_counter = itertools.count()
-_log = logging.getLogger(__name__)
 
 
-class LabelMapStore:
-    """A folder of label maps: ``<root>/<key>.png`` for the image with that key, and ``index.json``.
+class Store(ABC):
+    """A folder of label maps and ``index.json``.
 
     Attributes:
         root: the folder.
-        index: what ``index.json`` holds: format, generator, params, hash, source, versions.
+        index: what ``index.json`` holds: format, generator, params, hash, source, versions, layers, and more as the format needs.
+        layers: label maps an image.
+        format: short name of the format.
+        encoding: of what :meth:`read_bytes` returns; stores of the same encoding can exchange it.
     """
 
+    format: str
+    encoding: str
+
     def __init__(self, root: str | os.PathLike) -> None:
-        """Open an existing folder. Raises ValueError if it is none, or its index is damaged."""
+        """Open an existing folder. Raises ValueError if it is none, of another format, or its index is damaged."""
         self.root = Path(root)
-        self.index = _read_index(self.root)
+        self.index = read_index(self.root)
+        if self.index["format"] != FORMATS[self.format]:
+            raise ValueError(f"{root}: found {self.index['format']!r}; expected {FORMATS[self.format]!r}: use detcon_d2.masks.open_store")
+        self.layers: int = self.index.get("layers", 1)
 
     @classmethod
-    def create(cls, root: str | os.PathLike, generator: str, params: dict, source: str, *, same_images: bool = False) -> "LabelMapStore":
+    def create(
+        cls, root: str | os.PathLike, generator: str, params: dict, source: str, *, layers: int = 1, same_images: bool = False, **more: int
+    ) -> "Store":
         """Open a folder for writing; make it and its index if there is none.
 
         Args:
@@ -49,174 +56,194 @@ class LabelMapStore:
             generator: registered name.
             params: its parameters, plain values.
             source: data set spec or catalog name. Keys of two data sets can coincide, so another one is refused.
+            layers: label maps an image.
             same_images: accept another source: the same images at another place, or more of them.
+            more: for the index of this format.
 
         Raises:
             ValueError: the folder holds label maps of another generator, other parameters or another data set, or files without an index.
+            OSError: it cannot be made or written.
         """
-        root = Path(root)
-        wanted = {
-            "format": FORMAT,
-            "generator": generator,
-            "params": params,
-            "hash": params_hash(generator, params),
-            "source": source,
-            "versions": library_versions(),
-        }
-        if (root / INDEX_NAME).exists():
-            _refuse_mixing(root, _read_index(root), wanted, same_images)
-        else:
-            _make_folder(root)
-            write_atomically(root / INDEX_NAME, (json.dumps(wanted, indent=2) + "\n").encode())
+        wanted = {"format": FORMATS[cls.format], "generator": generator, "params": params, "source": source, "layers": layers} | more
+        make_index(Path(root), wanted, same_images=same_images)
         return cls(root)
+
+    def read(self, key: str, layer: int = 0) -> np.ndarray:
+        """A label map of an image, uint16 (H, W). Raises ValueError: missing, damaged, or no such layer."""
+        return self.decode(self.read_bytes(key), layer)
+
+    def write(self, key: str, label_map: np.ndarray) -> None:
+        """Store the label maps of an image, uint16 (H, W) or (layers, H, W); readers see all of it or nothing."""
+        stack = label_map[None] if label_map.ndim == 2 else label_map
+        assert stack.dtype == np.uint16 and stack.ndim == 3 and len(stack) == self.layers, (stack.dtype, stack.shape, self.layers)
+        self.write_bytes(key, self.encode(stack))
+
+    @abstractmethod
+    def encode(self, stack: np.ndarray) -> bytes:
+        """uint16 (layers, H, W) to what is stored."""
+
+    @abstractmethod
+    def decode(self, data: bytes, layer: int) -> np.ndarray:
+        """What is stored to uint16 (H, W). Raises ValueError for damage."""
+
+    @abstractmethod
+    def read_bytes(self, key: str) -> bytes:
+        """What is stored for an image. Raises ValueError if that is nothing."""
+
+    @abstractmethod
+    def write_bytes(self, key: str, data: bytes) -> None:
+        """Store what :meth:`encode` gave."""
+
+    @abstractmethod
+    def keys(self) -> set[str]:
+        """Keys of the images that have label maps here, whether or not they can be trained on yet."""
+
+    @abstractmethod
+    def references(self) -> dict[str, str]:
+        """Key -> reference for :func:`read_label_map`, of the images that can be trained on."""
+
+    @abstractmethod
+    def discard(self, keys: set[str]) -> None:
+        """Forget damaged label maps, so that the next run makes them."""
+
+    @abstractmethod
+    def finish(self, records: list[dict], failed: dict[str, str]) -> None:
+        """To call when the label maps of all these records are written: put them into their final form.
+
+        Args:
+            records: with "key" and "file_name".
+            failed: key -> reason, of those that could not be made.
+        """
+
+    def remove_leftovers(self) -> None:
+        """Delete the temporary files of processes of this machine that have died."""
+        remove_leftovers(self.root)
+
+
+class LabelMapStore(Store):
+    """A folder with ``<root>/<key>.png`` for the image with that key. Several layers stand below each other in one PNG."""
+
+    format = "png"
+    encoding = "png"
 
     def path(self, key: str) -> Path:
         """Where the label map of an image is. Raises ValueError for a key that leads out of the folder."""
-        pure = PurePosixPath(key)
-        if not key or pure.is_absolute() or ".." in pure.parts or "\0" in key or pure.as_posix() != key or key == ".":
-            raise ValueError(
-                f"image key: found {key!r}; expected a path below the root of its data set, without '..': move the image there"
-            )
+        check_key(key)
         return self.root / f"{key}.png"
 
-    def read(self, key: str) -> np.ndarray:
-        """The label map of an image, uint16 (H, W); errors as :func:`read_label_map`."""
-        return read_label_map(self.path(key))
+    def encode(self, stack: np.ndarray) -> bytes:
+        return encode_png(stack)
 
-    def write(self, key: str, label_map: np.ndarray) -> None:
-        """Store a label map, uint16 (H, W); readers see all of it or nothing."""
-        assert label_map.dtype == np.uint16 and label_map.ndim == 2, (label_map.dtype, label_map.shape)
+    def decode(self, data: bytes, layer: int) -> np.ndarray:
+        return decode_png(data, layer, self.layers)
+
+    def read(self, key: str, layer: int = 0) -> np.ndarray:
+        return read_label_map(label_map_reference(str(self.path(key)), self.layers), layer)
+
+    def read_bytes(self, key: str) -> bytes:
+        return _read_file(self.path(key))
+
+    def write_bytes(self, key: str, data: bytes) -> None:
         path = self.path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        encoded, png = cv2.imencode(".png", label_map, _PNG_PARAMS)
-        assert encoded, path
-        write_atomically(path, png.tobytes())
+        write_atomically(path, data)
 
     def keys(self) -> set[str]:
         """Keys of all label maps here. Empty files, as a power failure can leave them, do not count."""
         found = set()
-        for entry in _files(self.root):
-            if entry.name.endswith(".png") and not entry.name.startswith(_TEMPORARY) and entry.stat().st_size:
+        for entry in walk_files(self.root):
+            if entry.name.endswith(".png") and not entry.name.startswith(TEMPORARY) and entry.stat().st_size:
                 found.add(Path(entry.path).relative_to(self.root).as_posix()[: -len(".png")])
         return found
 
-    def remove_leftovers(self) -> None:
-        """Delete the temporary files of processes of this machine that have died."""
-        for entry in _files(self.root):
-            if entry.name.startswith(_temporary_prefix()) and not _is_alive(int(entry.name.split("-")[-2])):
-                os.unlink(entry.path)
+    def references(self) -> dict[str, str]:
+        root = os.path.abspath(self.root)
+        return {key: label_map_reference(os.path.join(root, f"{key}.png"), self.layers) for key in self.keys()}
+
+    def discard(self, keys: set[str]) -> None:
+        for key in keys:
+            self.path(key).unlink(missing_ok=True)
+
+    def finish(self, records: list[dict], failed: dict[str, str]) -> None:
+        """Nothing: every file is final when it is written."""
 
 
-def read_label_map(path: str | os.PathLike) -> np.ndarray:
-    """A label map file.
+def check_key(key: str) -> None:
+    """Raise ValueError for an image key that is no path below the root of its data set."""
+    pure = PurePosixPath(key)
+    if not key or pure.is_absolute() or ".." in pure.parts or "\0" in key or pure.as_posix() != key or key == ".":
+        raise ValueError(f"image key: found {key!r}; expected a path below the root of its data set, without '..': move the image there")
+
+
+def read_label_map(reference: str | os.PathLike, layer: int = 0) -> np.ndarray:
+    """The label map that ``record["label_map_file_name"]`` names: a PNG file, or a part of a shard or tar (see ``references``).
+
+    Args:
+        reference: path or reference.
+        layer: which, where there are several for an image.
 
     Returns:
         uint16 (H, W), 65535 = no region.
 
     Raises:
-        ValueError: missing, damaged, or not a 16-bit grey PNG.
+        ValueError: missing, damaged, not a 16-bit grey PNG, or no such layer.
     """
+    place, layers = parse_label_map(reference)
+    if not 0 <= layer < layers:
+        raise ValueError(f"label map {reference}: found {layers} layer(s); expected more than {layer}")
+    if isinstance(place, Range):
+        return _read_packed(place, layer, layers)
     try:
-        data = np.fromfile(path, np.uint8)
+        return decode_png(_read_file(place), layer, layers)
     except FileNotFoundError as error:
-        raise ValueError(f"label map: found no {path}; expected one for every image: run tools/generate_masks.py again") from error
-    label_map = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if len(data) else None
-    if label_map is None:
-        raise ValueError(f"label map: {path} is damaged ({len(data)} bytes); delete it and run tools/generate_masks.py again")
-    if label_map.dtype != np.uint16 or label_map.ndim != 2:
-        raise ValueError(f"label map: found {label_map.dtype} {label_map.shape} in {path}; expected a 16-bit grey PNG")
-    return label_map
+        raise ValueError(f"label map: found no {place}; expected one for every image: run tools/generate_masks.py again") from error
+    except ValueError as error:
+        raise ValueError(f"label map: {place}: {error}; delete it and run tools/generate_masks.py again") from error
 
 
-def params_hash(generator: str, params: dict) -> str:
-    """sha256 of generator and parameters (sorted json): equal for label maps that may be mixed."""
-    return hashlib.sha256(json.dumps({"generator": generator, "params": params}, sort_keys=True).encode()).hexdigest()
+def encode_png(stack: np.ndarray) -> bytes:
+    """uint16 (layers, H, W) as one grey PNG of layers * H rows."""
+    encoded, png = cv2.imencode(".png", stack.reshape(-1, stack.shape[2]), _PNG_PARAMS)
+    assert encoded, stack.shape
+    return png.tobytes()
 
 
-def library_versions() -> dict[str, str]:
-    """Versions on which the bytes of a label map can depend."""
-    return {"python": platform.python_version(), "opencv": cv2.__version__} | {name: version(name) for name in _LIBRARIES}
+def decode_png(data: bytes, layer: int = 0, layers: int = 1) -> np.ndarray:
+    """One of the label maps of a PNG, uint16 (H, W). Raises ValueError: damaged, or not a 16-bit grey PNG of that many layers."""
+    stack = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    if stack is None:
+        raise ValueError(f"its content is damaged ({len(data)} bytes)")
+    if stack.dtype != np.uint16 or stack.ndim != 2:
+        raise ValueError(f"found {stack.dtype} {stack.shape}; expected a 16-bit grey PNG")
+    if len(stack) % layers:
+        raise ValueError(f"found {len(stack)} rows; expected a multiple of its {layers} layers")
+    return stack if layers == 1 else stack.reshape(layers, -1, stack.shape[1])[layer]
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name in its folder, then rename: nobody ever sees half of it. Raises OSError with the reason."""
-    temporary = path.parent / f"{_temporary_prefix()}{os.getpid()}-{next(_counter)}"
+def damaged_message(name: str, folder: str | os.PathLike, reason: object) -> str:
+    """What is wrong with a label map in a large file, and what to do."""
+    return (
+        f"label map: {name}: {reason}. Damaged label maps are found and removed by: python tools/merge_masks.py {folder} --repair; "
+        "then run tools/generate_masks.py again"
+    )
+
+
+def _read_file(path: str | os.PathLike) -> bytes:
+    with open(path, "rb", buffering=0) as file:
+        return file.read()
+
+
+def _read_packed(place: Range, layer: int, layers: int) -> np.ndarray:
+    shard = place.path.endswith(".shard")
     try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(error.errno, f"cannot write {path}: {error.strerror}; what was written before is kept") from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _temporary_prefix() -> str:
-    return f"{_TEMPORARY}{socket.gethostname().replace('-', '_')}-"
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _files(folder: str | os.PathLike) -> Iterator[os.DirEntry]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                yield from _files(entry.path)
-            else:
-                yield entry
-
-
-def _read_index(root: Path) -> dict:
-    path = root / INDEX_NAME
-    try:
-        index = json.loads(path.read_bytes())
-        consistent = index["format"] == FORMAT and index["hash"] == params_hash(index["generator"], index["params"])
+        # Once more with a new descriptor: the file may have been replaced.
+        for fresh in (False, True):
+            data = read_range(place, fresh=fresh)
+            if not shard or is_intact(data):
+                break
+        return unpack_entry(data, layer) if shard else decode_png(data, layer, layers)
     except FileNotFoundError as error:
-        raise ValueError(f"label maps: found no {path}; expected a folder made by tools/generate_masks.py") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"label maps: {path} is damaged ({type(error).__name__}: {error}); make the label maps anew") from error
-    if not consistent:
-        raise ValueError(
-            f"label maps: {path} has format {index['format']!r} and hash {index['hash']}; expected {FORMAT!r} and the hash of its "
-            "generator and params: it was edited or made by another version; make the label maps anew"
-        )
-    return index
-
-
-def _refuse_mixing(root: Path, found: dict, wanted: dict, same_images: bool) -> None:
-    if found["hash"] != wanted["hash"]:
-        raise ValueError(
-            f"{root}: found label maps of {found['generator']} {found['params']}; expected {wanted['generator']} {wanted['params']}. "
-            "One folder holds one set of parameters: choose another output folder, or the parameters of this one"
-        )
-    if found["source"] != wanted["source"] and not same_images:
-        raise ValueError(
-            f"{root}: found label maps of the images of {found['source']}; expected {wanted['source']}. Two data sets may use the same "
-            "file names: choose another output folder, or pass --same-images if these are the same images"
-        )
-    changed = [
-        f"{name} {found['versions'].get(name)} -> {new}" for name, new in wanted["versions"].items() if found["versions"].get(name) != new
-    ]
-    if changed:
-        _log.warning(
-            "%s was begun with other versions (%s): new label maps may differ in detail from a run in one go", root, ", ".join(changed)
-        )
-
-
-def _make_folder(root: Path) -> None:
-    root.mkdir(parents=True, exist_ok=True)
-    strangers = [entry.name for entry in os.scandir(root) if not entry.name.startswith(_TEMPORARY)]
-    if strangers:
-        raise ValueError(
-            f"{root}: found {len(strangers)} file(s) such as {sorted(strangers)[0]!r} but no {INDEX_NAME}; expected an empty or new "
-            "folder, or one made by tools/generate_masks.py"
-        )
+        raise ValueError(f"label map: found no {place.path}; expected one for every image: run tools/generate_masks.py again") from error
+    except ValueError as error:
+        name = f"bytes {place.offset}..{place.offset + place.length - 1} of {place.path}"
+        raise ValueError(damaged_message(name, os.path.dirname(place.path), error)) from error

@@ -4,6 +4,8 @@ import hashlib
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import parent_process
 
 import cv2
@@ -11,21 +13,38 @@ import numpy as np
 
 from detcon_d2.masks.reader import read_image
 from detcon_d2.masks.region_generator import RegionGenerator
-from detcon_d2.masks.storage import LabelMapStore
+from detcon_d2.masks.storage import Store
 
 # One worker a core leaves no core for threads of their own; read by the libraries when a worker process starts.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
-_job: tuple[RegionGenerator, LabelMapStore] | None = None
+_job: tuple[RegionGenerator, Store] | None = None
 
 
-def start_worker(generator: RegionGenerator, store: LabelMapStore) -> None:
-    """Initializer of a worker process: Ctrl-C is left to the parent, and the death of the parent ends the worker."""
+def start_worker(generator: RegionGenerator, store: Store) -> None:
+    """Initializer of a worker process that makes label maps."""
     global _job
     _job = (generator, store)
+    obey_parent()
+
+
+def obey_parent() -> None:
+    """To call in a new worker process: Ctrl-C is left to the parent, the death of the parent ends the worker, OpenCV has one thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
     threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Processes started inside see one thread a library; the variables of this process are put back afterwards."""
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
 
 
 def _die_with_parent() -> None:
@@ -39,7 +58,7 @@ def process_chunk(records: list[dict]) -> list[tuple[str, str | None]]:
     return [(record["key"], process_image(record, *_job)) for record in records]
 
 
-def process_image(record: dict, generator: RegionGenerator, store: LabelMapStore) -> str | None:
+def process_image(record: dict, generator: RegionGenerator, store: Store) -> str | None:
     """Make and store one label map.
 
     Args:
@@ -51,9 +70,12 @@ def process_image(record: dict, generator: RegionGenerator, store: LabelMapStore
         None, or why this image could not be done. What concerns all images (a full disk, a read-only folder) is raised as OSError.
     """
     try:
-        label_map = generator(read_image(record["file_name"]), image_rng(record["key"]), record)
+        image = read_image(record["file_name"])
+        label_map = generator(image, image_rng(record["key"]), record)
+        if label_map.shape[-2:] != image.shape[:2]:
+            raise ValueError(f"found a label map of {label_map.shape[-2:]} (height, width); expected that of the image, {image.shape[:2]}")
     except (ValueError, MemoryError) as error:
-        return getattr(error, "reason", None) or f"{type(error).__name__}: {error}"
+        return " ".join((getattr(error, "reason", None) or f"{type(error).__name__}: {error}").split())
     store.write(record["key"], label_map)
     return None
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from detcon_d2.masks import NO_REGION, grid_label_map, ids_from_draws, label_map_to_cells
+from detcon_d2.masks.cells import sampled_label_map_to_cells
 
 
 def brute_force(label_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -43,6 +44,25 @@ def test_cells_equal_brute_force_for_any_ids_and_sizes(case):
 def test_few_and_many_ids_at_full_size_equal_brute_force(num_ids):
     label_map = np.random.default_rng(num_ids).integers(0, num_ids, (100, 150)).astype(np.uint16)
     np.testing.assert_array_equal(label_map_to_cells(label_map, (7, 7)), brute_force(label_map, (7, 7)))
+
+
+@given(maps_and_sizes(), st.integers(0, 1000))
+def test_cells_of_a_sampled_map_are_those_of_the_map_it_samples(case, seed):
+    label_map, size = case
+    rng = np.random.default_rng(seed)
+    rows, columns = (rng.integers(0, side, max(cells, rng.integers(1, 20))) for side, cells in zip(label_map.shape, size))
+    sampled = sampled_label_map_to_cells(label_map, rows, columns, size)
+    assert sampled.dtype == np.int32
+    np.testing.assert_array_equal(sampled, brute_force(label_map[np.ix_(rows, columns)], size))
+
+
+def test_pixels_without_region_compete_but_cost_no_memory():
+    label_map = np.random.default_rng(0).integers(0, 3, (96, 80)).astype(np.uint16)
+    label_map[:40, :40][np.random.default_rng(1).random((40, 40)) < 0.6] = NO_REGION
+    cells = label_map_to_cells(label_map, (4, 4))
+    assert NO_REGION in cells and set(np.unique(cells)) - {NO_REGION}
+    np.testing.assert_array_equal(cells, brute_force(label_map, (4, 4)))
+    assert (label_map_to_cells(np.full((8, 8), NO_REGION, np.uint16), (2, 2)) == NO_REGION).all()
 
 
 def check_against(path: Path) -> None:
@@ -83,6 +103,8 @@ def test_a_thousand_regions_survive():
 def test_unusable_label_maps_are_refused(label_map, size, message):
     with pytest.raises(ValueError, match=message):
         label_map_to_cells(label_map, size)
+    with pytest.raises(ValueError, match=message):
+        sampled_label_map_to_cells(label_map, *(np.arange(side) for side in label_map.shape[:2]), size)
 
 
 @given(

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detcon_d2.masks import LabelMapStore, build_generator, list_images, read_label_map
+from detcon_d2.masks import LabelMapStore, build_generator, list_images, open_store, read_label_map
 from detcon_d2.masks import storage as storage_module
 from detcon_d2.masks.generate import generate
 from detcon_d2.masks.generators import GridRegions
+from detcon_d2.masks.stores import create_store
 from detcon_d2.masks.worker import image_rng
 from tests.conftest import REPO, write_photos
 
@@ -200,20 +201,30 @@ def large_photos(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(large_photos, tmp_path_factory) -> dict[str, bytes]:
-    output = tmp_path_factory.mktemp("whole")
-    run(f"folder:{large_photos}", output)
-    return contents(output)
+def uninterrupted(large_photos, tmp_path_factory) -> dict[str, dict[str, bytes]]:
+    """Format -> contents of a whole run."""
+    generator, found = build_generator("fh", **FH), {}
+    for file_format in ("png", "shards"):
+        output = tmp_path_factory.mktemp(file_format)
+        store = create_store(output, generator, f"folder:{large_photos}", file_format)
+        generate(list_images(f"folder:{large_photos}"), generator, store, progress=False)
+        found[file_format] = contents(output)
+    return found
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_an_interrupted_run_continues_to_the_same_bytes(large_photos, uninterrupted, tmp_path, how):
-    arguments = (f"folder:{large_photos}", tmp_path / "m", "--scale", 100, "--min-size", 50, "--workers", 2)
+def made(output: Path) -> set[str]:
+    """Keys of the label maps of a run that may have just begun."""
+    return open_store(output).keys() if (output / "index.json").exists() else set()
+
+
+@pytest.mark.parametrize(("how", "file_format"), [(signal.SIGKILL, "png"), (signal.SIGINT, "png"), (signal.SIGKILL, "shards")])
+def test_an_interrupted_run_continues_to_the_same_bytes(large_photos, uninterrupted, tmp_path, how, file_format):
+    arguments = (f"folder:{large_photos}", tmp_path / "m", "--scale", 100, "--min-size", 50, "--workers", 2, "--format", file_format)
     # A shell that started the tests in the background has them ignore Ctrl-C, and children inherit that.
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     process = tool(*arguments, start_new_session=True, preexec_fn=heard)
     deadline = time.monotonic() + 60
-    while len(list(tmp_path.glob("m/*/*.png"))) < 6 and time.monotonic() < deadline:
+    while len(made(tmp_path / "m")) < 6 and time.monotonic() < deadline:
         time.sleep(0.005)
     # A terminal sends Ctrl-C to the workers too; SIGKILL meets the parent only, and the workers must notice.
     os.killpg(process.pid, how) if how == signal.SIGINT else process.kill()
@@ -221,15 +232,15 @@ def test_an_interrupted_run_continues_to_the_same_bytes(large_photos, uninterrup
     if how == signal.SIGINT:
         assert process.returncode == 130 and "the same command continues" in errors and "Traceback" not in errors
     assert _wait_until_gone(process.pid)
-    made = list(tmp_path.glob("m/*/*.png"))
-    assert 6 <= len(made) < 32 and all(read_label_map(path).shape == (240, 320) for path in made)
+    store, done = open_store(tmp_path / "m"), made(tmp_path / "m")
+    assert 6 <= len(done) < 32 and all(store.read(key).shape == (240, 320) for key in done)
 
-    (made[0].parent / f".tmp-{socket.gethostname().replace('-', '_')}-{process.pid}-0").touch()
+    (tmp_path / "m" / f".tmp-{socket.gethostname().replace('-', '_')}-{process.pid}-0").touch()
     process = tool(*arguments)
     output, errors = process.communicate(timeout=100)
     assert process.returncode == 0, errors
-    assert f"{len(made)} were there" in output
-    assert contents(tmp_path / "m") == uninterrupted
+    assert f"{len(done)} were there" in output
+    assert contents(tmp_path / "m") == uninterrupted[file_format]
 
 
 def _wait_until_gone(session: int) -> bool:

@@ -1,0 +1,85 @@
+"""Files that are there completely or not at all."""
+
+import itertools
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+TEMPORARY = ".tmp-"
+"""Beginning of the names of unfinished files."""
+
+_counter = itertools.count()
+
+
+@contextmanager
+def atomic_file(path: Path, *, sync: bool = False) -> Iterator[BinaryIO]:
+    """A file to write, under a temporary name in its folder until the block ends: nobody ever sees half of it.
+
+    Args:
+        path: its final name.
+        sync: wait until it is on the disk, so that what it was made from can be deleted.
+
+    Raises:
+        OSError: with the reason and ``path``; what stood there before is kept.
+    """
+    temporary = path.parent / f"{process_prefix(TEMPORARY)}{next(_counter)}"
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise write_error(path, error) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a whole file; see :func:`atomic_file`."""
+    with atomic_file(path) as file:
+        file.write(data)
+
+
+def write_error(path: Path, error: OSError) -> OSError:
+    """The same error, saying what was written and that nothing is lost."""
+    return OSError(error.errno, f"cannot write {path}: {error.strerror}; what was written before is kept")
+
+
+def process_prefix(kind: str) -> str:
+    """Beginning of the names of this process's files of a kind."""
+    return f"{kind}{socket.gethostname().replace('-', '_')}-{os.getpid()}-"
+
+
+def remove_leftovers(root: Path) -> None:
+    """Delete the temporary files of processes of this machine that have died."""
+    machine = process_prefix(TEMPORARY).rsplit("-", 2)[0] + "-"
+    for entry in walk_files(root):
+        if entry.name.startswith(machine) and not _is_alive(int(entry.name.split("-")[-2])):
+            Path(entry.path).unlink(missing_ok=True)
+
+
+def walk_files(folder: str | os.PathLike) -> Iterator[os.DirEntry]:
+    """All files below a folder."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from walk_files(entry.path)
+            else:
+                yield entry
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

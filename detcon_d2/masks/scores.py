@@ -1,0 +1,170 @@
+"""How well a label map agrees with ground truth: pure functions on NumPy arrays.
+
+H, W: size of both; R: regions of the label map; G: segments of the ground truth. 65535 (``NO_REGION``) is no region in the one and not
+labelled ("void") in the other: void pixels are left out of everything, pixels without a region count as missed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from detcon_d2.masks.cells import NO_REGION
+
+BOUNDARY_TOLERANCE = 2
+"""Pixels by which a boundary may be displaced, in each direction."""
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """One segmentation that somebody made.
+
+    Attributes:
+        segments: integer (H, W), ids in 0..65534, 65535 = not labelled.
+        background: the segment that is no object (everything between COCO's instances), None: all are objects.
+    """
+
+    segments: np.ndarray
+    background: int | None = None
+
+
+@dataclass(frozen=True)
+class LabelMapScores:
+    """Agreement of one label map with the ground truths of its image: shares in 0..1, NaN where there is nothing to agree with.
+
+    Attributes:
+        covering: mean over the ground truths of :func:`covering`.
+        boundary_recall: mean over them of :func:`boundary_recall`.
+        asa: mean over them of :func:`achievable_accuracy`.
+        best_overlap: mean over the objects of all of them of their best intersection over union.
+        objects: how many these are.
+        regions: regions of the label map.
+    """
+
+    covering: float
+    boundary_recall: float
+    asa: float
+    best_overlap: float
+    objects: int
+    regions: int
+
+
+@dataclass(frozen=True)
+class ContingencyTable:
+    """Who shares pixels with whom, over the labelled pixels.
+
+    Attributes:
+        pixels: int64 (R, G), pixels of region i in segment j.
+        segment_area: int64 (G,), with the pixels that are in no region.
+        is_object: bool (G,), False for the background.
+    """
+
+    pixels: np.ndarray
+    segment_area: np.ndarray
+    is_object: np.ndarray
+
+
+def contingency_table(label_map: np.ndarray, truth: GroundTruth) -> ContingencyTable:
+    """Count the pixels of every pair of region and segment.
+
+    Args:
+        label_map: integer (H, W), ids in 0..65535.
+        truth: of the same size.
+
+    Raises:
+        ValueError: of different sizes.
+    """
+    if label_map.shape != truth.segments.shape:
+        raise ValueError(f"found a label map of {label_map.shape} and a ground truth of {truth.segments.shape}; expected the same (H, W)")
+    labelled = truth.segments != NO_REGION
+    regions, region_ids = _dense(label_map[labelled])
+    segments, segment_ids = _dense(truth.segments[labelled])
+    shape = len(region_ids), len(segment_ids)
+    pixels = np.bincount(regions * shape[1] + segments, minlength=shape[0] * shape[1]).reshape(shape)
+    is_object = np.ones(shape[1], bool) if truth.background is None else segment_ids != truth.background
+    return ContingencyTable(pixels[region_ids != NO_REGION], pixels.sum(axis=0), is_object)
+
+
+def _dense(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ids replaced by their rank, int64 (N,), and the sorted distinct ids."""
+    present = np.bincount(ids, minlength=1) > 0
+    return (np.cumsum(present) - 1)[ids], np.flatnonzero(present)
+
+
+def best_overlaps(table: ContingencyTable) -> np.ndarray:
+    """Intersection over union of every object with the region that fits it best, float64 (objects,); 0 where there is no region.
+
+    Its mean over the objects is the average best overlap (Uijlings et al., IJCV 104, 2013) of regions taken for proposals.
+    """
+    pixels = table.pixels[:, table.is_object]
+    union = table.pixels.sum(axis=1)[:, None] + table.segment_area[table.is_object] - pixels
+    return (pixels / union).max(axis=0, initial=0.0)
+
+
+def covering(table: ContingencyTable) -> float:
+    """Segmentation covering of the ground truth by the regions (Arbelaez et al., TPAMI 33(5), 2011).
+
+    sum over objects g of |g| * max over regions r of IoU(g, r), divided by the sum of |g|. NaN without an object.
+    """
+    area = table.segment_area[table.is_object]
+    return float(best_overlaps(table) @ area / area.sum()) if len(area) else float("nan")
+
+
+def achievable_accuracy(table: ContingencyTable) -> float:
+    """Achievable segmentation accuracy: the share of pixels that are right if every region takes its best segment.
+
+    sum over regions r of max over segments g (background included) of |r and g|, divided by the number of labelled pixels (Liu et al.,
+    CVPR 2011; Stutz et al., CVIU 166, 2018). It never falls when a region is split, so it is to be read beside the number of regions.
+    """
+    total = table.segment_area.sum()
+    return float(table.pixels.max(axis=1, initial=0).sum() / total) if total else float("nan")
+
+
+def boundaries(label_map: np.ndarray, void: int | None = None) -> np.ndarray:
+    """Lines one pixel wide: pixels whose right or lower neighbour has another id, neither of the two being ``void``; bool (H, W)."""
+    line = np.zeros(label_map.shape, bool)
+    for here, there in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
+        first, second = label_map[here], label_map[there]
+        line[here] |= (first != second) & (first != void) & (second != void) if void is not None else first != second
+    return line
+
+
+def boundary_recall(label_map: np.ndarray, segments: np.ndarray, tolerance: int = BOUNDARY_TOLERANCE) -> float:
+    """The share of the ground truth's boundary pixels that have a boundary pixel of the label map near.
+
+    Near is at most ``tolerance`` pixels away in x and in y (Chebyshev distance): the square window of Stutz et al. (CVIU 166, 2018), after
+    Martin et al. (TPAMI 26(5), 2004). Pixels are not matched one to one, so that splitting a region never lowers it.
+
+    Args:
+        label_map: integer (H, W).
+        segments: integer (H, W), 65535 = not labelled; where labels end is no boundary.
+        tolerance: pixels, >= 0.
+
+    Returns:
+        0..1; NaN where the ground truth has no boundary.
+    """
+    side = 2 * tolerance + 1
+    near = cv2.dilate(boundaries(label_map).astype(np.uint8), np.ones((side, side), np.uint8))
+    line = boundaries(segments, void=NO_REGION)
+    return float(near[line].mean()) if line.any() else float("nan")
+
+
+def score_label_map(label_map: np.ndarray, truths: list[GroundTruth]) -> LabelMapScores:
+    """All scores of a label map, integer (H, W), against one or several ground truths of the same size (ValueError if not)."""
+    tables = [contingency_table(label_map, truth) for truth in truths]
+    overlaps = np.concatenate([best_overlaps(table) for table in tables])
+    return LabelMapScores(
+        covering=mean([covering(table) for table in tables]),
+        boundary_recall=mean([boundary_recall(label_map, truth.segments) for truth in truths]),
+        asa=mean([achievable_accuracy(table) for table in tables]),
+        best_overlap=mean(overlaps),
+        objects=len(overlaps),
+        regions=len(np.setdiff1d(label_map, [NO_REGION])),
+    )
+
+
+def mean(values: Sequence[float] | np.ndarray) -> float:
+    """Of those that are numbers; NaN if none is."""
+    numbers = [value for value in values if not np.isnan(value)]
+    return float(np.mean(numbers)) if numbers else float("nan")
