@@ -1,5 +1,7 @@
 """Every config key that DetCon adds to Detectron2's, with the paper's symbol and the published default."""
 
+from dataclasses import dataclass
+
 from detcon_d2 import d2
 
 PADDINGS = ("symmetric", "same")
@@ -65,6 +67,10 @@ def add_detcon_config(cfg: "d2.CfgNode") -> None:
     # "bicubic_tf": a = -0.5, no antialias (the released code); "bicubic_torch": a = -0.75, no antialias; "bicubic_pil": antialiased.
     cfg.DETCON.VIEWS.INTERPOLATION = "bicubic_tf"
 
+    # Images of a process that pass through the networks at once, for batches that do not fit into memory; 0: all of them. The loss is that
+    # of the whole batch (gradient caching), for one more forward pass; BatchNorm's statistics are those of each part.
+    cfg.DETCON.MICRO_BATCH = 0
+
     # Photometric augmentation. A pair is (view 1, view 2).
     cfg.DETCON.AUG = CN()
     # "dm_pix": additive brightness, per-channel contrast, HSV saturation (the released code); "torchvision": multiplicative.
@@ -81,13 +87,34 @@ def add_detcon_config(cfg: "d2.CfgNode") -> None:
     cfg.DETCON.AUG.BLUR_KERNEL = 0.1
     cfg.DETCON.AUG.SOLARIZE_PROB = (0.0, 0.2)
     cfg.DETCON.AUG.SOLARIZE_THRESHOLD = 0.5
+    # "exact": in float32, as the released code; "fast": in 8 bits, several times as fast, with regions reduced to feature cells at once.
+    # The same draws: a view differs by a mean of less than 1 of 255, mostly rounding.
+    cfg.DETCON.AUG.MODE = "exact"
+    # Of jitter, grey, blur and solarizing: "worker": in the loader; "device": in the model, a batch at a time, exact in either MODE.
+    cfg.DETCON.AUG.WHERE = "worker"
 
     # Regions. SOURCE "files": label maps written by tools/generate_masks.py; "grid": GRID x GRID cells of the full image, no files.
+    # "kmeans": learned while training, see KMEANS; no files.
     cfg.DETCON.MASKS = CN()
     cfg.DETCON.MASKS.SOURCE = "files"
     # One folder of label maps per entry of DATASETS.TRAIN, in the same order.
     cfg.DETCON.MASKS.ROOTS = ()
+    # Where images have several label maps (fh_scales): 0..layers - 1, or -1: one drawn each time an image is shown, for both views.
+    cfg.DETCON.MASKS.LAYER = -1
     cfg.DETCON.MASKS.GRID = 2
+    # k-means over the EMA encoder's features of the whole image (DetConS: over its only encoder's), as in ODIN (Henaff et al. 2022).
+    cfg.DETCON.MASKS.KMEANS = CN()
+    # K: regions of an image, at most the number of feature cells and 256.
+    cfg.DETCON.MASKS.KMEANS.K = 8
+    # K moves linearly to this number over training, as in R2O (Gokul et al. 2022); 0: it stays.
+    cfg.DETCON.MASKS.KMEANS.K_END = 0
+    cfg.DETCON.MASKS.KMEANS.ITERATIONS = 10
+    # The whole image is resized to SIZE x SIZE, whatever its aspect; 0: VIEWS.SIZE. A larger one gives more cells, and finer regions.
+    cfg.DETCON.MASKS.KMEANS.SIZE = 0
+    # The backbone's output that is clustered, one of MODEL.RESNETS.OUT_FEATURES; "": DETCON.IN_FEATURE.
+    cfg.DETCON.MASKS.KMEANS.IN_FEATURE = ""
+    # 0: regions of each batch in each step; E: of all images at the start of every E-th epoch, kept in OUTPUT_DIR/kmeans until the next.
+    cfg.DETCON.MASKS.KMEANS.REFRESH_EPOCHS = 0
 
     # "refuse": an unreadable image stops the run and is named; "skip": it is named in the log and another image takes its position.
     cfg.DETCON.ON_BAD_IMAGE = "refuse"
@@ -153,3 +180,56 @@ def backbone_padding(cfg: "d2.CfgNode", builder: str | None = None) -> str:
             "same parameters, or the padding 'symmetric'."
         )
     return padding
+
+
+@dataclass(frozen=True)
+class KMeansSettings:
+    """DETCON.MASKS.KMEANS with what its defaults stand for; see :func:`add_detcon_config`.
+
+    Attributes:
+        k, k_end: regions of an image in the first and the last iteration.
+        iterations: of Lloyd's algorithm.
+        size: side of the whole image in pixels.
+        in_feature: the backbone's output that is clustered.
+        refresh_epochs: E; 0: each step.
+    """
+
+    k: int
+    k_end: int
+    iterations: int
+    size: int
+    in_feature: str
+    refresh_epochs: int
+
+    def clusters(self, iteration: int, max_iter: int) -> int:
+        """K at an iteration: on the line from ``k`` at the first of ``max_iter`` iterations to ``k_end`` at the last."""
+        return round(self.k + (self.k_end - self.k) * min(iteration / max(max_iter - 1, 1), 1.0))
+
+
+def kmeans_settings(cfg: "d2.CfgNode") -> KMeansSettings | None:
+    """The settings of learned regions; None where DETCON.MASKS.SOURCE is another.
+
+    Raises:
+        ValueError: for values out of range, with key, found and expected.
+    """
+    if cfg.DETCON.MASKS.SOURCE != "kmeans":
+        return None
+    keys = cfg.DETCON.MASKS.KMEANS
+    checks = [
+        (1 <= keys.K <= 256, "K", "1..256 regions an image"),
+        (0 <= keys.K_END <= 256, "K_END", "1..256 regions an image, or 0 for K all the time"),
+        (keys.ITERATIONS >= 1, "ITERATIONS", "at least 1"),
+        (keys.SIZE >= 0, "SIZE", "a side in pixels, or 0 for that of the views"),
+        (keys.REFRESH_EPOCHS >= 0, "REFRESH_EPOCHS", "a number of epochs, or 0 for every step"),
+    ]
+    wrong = [f"DETCON.MASKS.KMEANS.{key} is {keys[key]!r}; expected {expected}." for ok, key, expected in checks if not ok]
+    if wrong:
+        raise ValueError("\n".join(wrong))
+    return KMeansSettings(
+        k=keys.K,
+        k_end=keys.K_END or keys.K,
+        iterations=keys.ITERATIONS,
+        size=keys.SIZE or cfg.DETCON.VIEWS.SIZE,
+        in_feature=keys.IN_FEATURE or cfg.DETCON.IN_FEATURE,
+        refresh_epochs=keys.REFRESH_EPOCHS,
+    )

@@ -1,6 +1,6 @@
 """Data sets, two aligned views, photometric augmentation, mapper and loader."""
 
-from detcon_d2.data.build import build_detcon_train_loader
+from detcon_d2.data.build import build_detcon_train_loader, build_full_image_loader
 from detcon_d2.data.datasets import count_classes, load_records, load_training_records, records_digest
 from detcon_d2.data.label_maps import describe_masks
 from detcon_d2.data.mapper import DetConMapper
@@ -11,6 +11,7 @@ __all__ = [
     "ViewAugmentation",
     "ViewTransform",
     "build_detcon_train_loader",
+    "build_full_image_loader",
     "count_classes",
     "describe_masks",
     "load_records",

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 
 import cv2
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from detcon_d2 import d2
 from detcon_d2.data.datasets import load_training_records
+from detcon_d2.data.full_image import FullImage, FullImageDataset
 from detcon_d2.data.mapper import DetConMapper
 from detcon_d2.data.position import Stream, position_rng
 from detcon_d2.data.sampler import PositionSampler
@@ -112,6 +113,29 @@ def build_detcon_train_loader(cfg: "d2.CfgNode", records: list[dict] | None = No
     return BatchLoader(loader)
 
 
+def build_full_image_loader(cfg: "d2.CfgNode", records: list[dict], first_position: int) -> DataLoader:
+    """This process's share of all images, whole, in batches of tensors.
+
+    Args:
+        cfg: with DETCON.MASKS.SOURCE kmeans.
+        records: of ``load_training_records(cfg)``; process r of R takes the r-th of R equal parts.
+        first_position: of the batch before which the regions are refreshed; image i counts as its i-th.
+
+    Returns:
+        Batches of ``full_image`` (N, 3, S, S) and ``kmeans_draws`` (N, K), in the order of the records.
+    """
+    rank, world_size = d2.comm.get_rank(), d2.comm.get_world_size()
+    dataset = FullImageDataset(records, FullImage(cfg), first_position, skip_bad_images=cfg.DETCON.ON_BAD_IMAGE == "skip")
+    return DataLoader(
+        Subset(dataset, range(len(records) * rank // world_size, len(records) * (rank + 1) // world_size)),
+        batch_size=cfg.SOLVER.IMS_PER_BATCH // world_size,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        worker_init_fn=_init_worker,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator().manual_seed(cfg.SEED),
+    )
+
+
 class BatchLoader:
     """Iterates over the batches of a DataLoader as lists of mapper dicts, whose tensors are parts of one tensor a batch and kind.
 
@@ -131,19 +155,25 @@ class BatchLoader:
 
 
 def _pack(samples: list[dict]) -> tuple[list[dict], list[dict]]:
-    """Samples without the views' tensors, and for each view its tensors, stacked."""
-    plain = [sample | {"views": [{"flip": view["flip"]} for view in sample["views"]]} for sample in samples]
-    names = [name for name, value in samples[0]["views"][0].items() if isinstance(value, torch.Tensor)]
-    stacked = [{name: torch.stack([sample["views"][i][name] for sample in samples]) for name in names} for i in range(2)]
-    return plain, stacked
+    """Samples without tensors; and the tensors of each view and of the samples themselves, stacked."""
+    plain = [_plain(sample) | {"views": [_plain(view) for view in sample["views"]]} for sample in samples]
+    return plain, [_stack([sample["views"][i] for sample in samples]) for i in range(2)] + [_stack(samples)]
+
+
+def _plain(values: dict) -> dict:
+    return {name: value for name, value in values.items() if not isinstance(value, torch.Tensor)}
+
+
+def _stack(parts: list[dict]) -> dict[str, torch.Tensor]:
+    return {name: torch.stack([part[name] for part in parts]) for name, value in parts[0].items() if isinstance(value, torch.Tensor)}
 
 
 def _unpack(packed: tuple[list[dict], list[dict]]) -> list[dict]:
     """The inverse of :func:`_pack`."""
     samples, stacked = packed
     for index, sample in enumerate(samples):
-        for view, tensors in zip(sample["views"], stacked):
-            view.update({name: tensor[index] for name, tensor in tensors.items()})
+        for part, tensors in zip([*sample["views"], sample], stacked, strict=True):
+            part.update({name: tensor[index] for name, tensor in tensors.items()})
     return samples
 
 

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 # ITU-R BT.601 luma, as dm_pix and torchvision write it.
-_LUMA = np.array([[0.2989, 0.587, 0.114]], dtype=np.float32)
+LUMA = np.array([[0.2989, 0.587, 0.114]], dtype=np.float32)
 
 
 def add_brightness(image: np.ndarray, delta: float) -> np.ndarray:
@@ -51,18 +51,18 @@ def scale_brightness(image: np.ndarray, factor: float) -> np.ndarray:
 
 def blend_contrast(image: np.ndarray, factor: float) -> np.ndarray:
     """torchvision's ``adjust_contrast``: the same blend with one number, the mean of the grey image."""
-    mean = cv2.mean(cv2.transform(image, _LUMA))[0]
+    mean = cv2.mean(cv2.transform(image, LUMA))[0]
     return image * np.float32(factor) + np.float32((1 - factor) * mean)
 
 
 def blend_saturation(image: np.ndarray, factor: float) -> np.ndarray:
     """torchvision's ``adjust_saturation``: ``factor * image + (1 - factor) * grey``."""
-    return image * np.float32(factor) + np.float32(1 - factor) * cv2.transform(image, _LUMA)[..., None]
+    return image * np.float32(factor) + np.float32(1 - factor) * cv2.transform(image, LUMA)[..., None]
 
 
 def to_gray(image: np.ndarray) -> np.ndarray:
     """Luma in all three channels."""
-    return cv2.transform(image, np.repeat(_LUMA, 3, axis=0))
+    return cv2.transform(image, np.repeat(LUMA, 3, axis=0))
 
 
 def solarize(image: np.ndarray, threshold: float) -> np.ndarray:

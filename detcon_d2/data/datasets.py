@@ -17,7 +17,8 @@ def load_records(name: str) -> list[dict]:
     """The images of one data set, as Detectron2 dataset dicts with ``key`` (POSIX path relative to the data set's root).
 
     Args:
-        name: "folder:/path", "coco:/instances.json,/images", "list:/list.txt" or a name in Detectron2's DatasetCatalog.
+        name: "folder:/path", "coco:/instances.json,/images", "list:/list.txt", "tar:/train-{0..9}.tar" or a name in
+            Detectron2's DatasetCatalog.
 
     Raises:
         ValueError: an unknown name, or a data set without images.
@@ -29,7 +30,7 @@ def load_records(name: str) -> list[dict]:
     except KeyError:
         raise ValueError(
             f"DATASETS.TRAIN names {name!r}, which is no data set. Expected folder:/path/to/images, "
-            f"coco:/path/instances.json,/path/images, list:/path/list.txt, or a name in the catalog: "
+            f"coco:/path/instances.json,/path/images, list:/path/list.txt, tar:/path/train-{{0000..0146}}.tar, or a name in the catalog: "
             f"{', '.join(d2.DatasetCatalog.list()) or 'it is empty'}."
         ) from None
     if not records:
@@ -58,14 +59,17 @@ def load_training_records(cfg: "d2.CfgNode") -> list[dict]:
                 f"DETCON.MASKS.ROOTS has {len(masks.ROOTS)} folders ({', '.join(masks.ROOTS)}), DATASETS.TRAIN {len(names)} data sets; "
                 "expected one folder of label maps for each data set, in the same order (or DETCON.MASKS.SOURCE grid, which needs none)."
             )
-        datasets = [attach_label_maps(*entry) for entry in zip(datasets, masks.ROOTS, names)]
-    elif masks.SOURCE != "grid":
-        raise ValueError(f"DETCON.MASKS.SOURCE is {masks.SOURCE!r}; expected 'files' or 'grid'.")
+        datasets = [attach_label_maps(*entry, masks.LAYER) for entry in zip(datasets, masks.ROOTS, names)]
+    elif masks.SOURCE not in ("grid", "kmeans"):
+        raise ValueError(f"DETCON.MASKS.SOURCE is {masks.SOURCE!r}; expected 'files', 'grid' or 'kmeans'.")
     # Annotations are not used here, and those of COCO would take gigabytes in every process.
     records = [{key: record[key] for key in _TRAINING_KEYS if key in record} for dataset in datasets for record in dataset]
     if any("label" in record for record in records) and not _labels_agree(names, datasets):
         logger.warning("The labels of DATASETS.TRAIN are dropped: some images have none, or the data sets disagree on the classes.")
         records = [{key: value for key, value in record.items() if key != "label"} for record in records]
+    if masks.SOURCE == "kmeans":
+        # The model looks regions up by it.
+        records = [{**record, "index": index} for index, record in enumerate(records)]
     return records
 
 

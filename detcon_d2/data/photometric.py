@@ -11,7 +11,8 @@ JITTER_OPERATORS = {
     "torchvision": (color.scale_brightness, color.blend_contrast, color.blend_saturation, color.shift_hue),
 }
 """DETCON.AUG.OPERATORS -> brightness, contrast, saturation, hue."""
-_BRIGHTNESS, _HUE = 0, 3
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+"""Indices into the values of :data:`JITTER_OPERATORS`."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class PhotometricAugmentation:
         checks = [
             (operators in JITTER_OPERATORS, "OPERATORS", operators, f"one of {', '.join(JITTER_OPERATORS)}"),
             (min(strengths) >= 0, "BRIGHTNESS, CONTRAST, SATURATION, HUE", strengths, "numbers >= 0"),
-            (strengths[_HUE] <= 0.5, "HUE", strengths[_HUE], "at most 0.5, half a turn"),
+            (strengths[HUE] <= 0.5, "HUE", strengths[HUE], "at most 0.5, half a turn"),
             (0 < blur_sigma[0] <= blur_sigma[1], "BLUR_SIGMA", blur_sigma, "low <= high, both > 0"),
             *((0 <= value <= 1, key, value, "probabilities in [0, 1]") for key, value in probabilities.items()),
         ]
@@ -117,5 +118,5 @@ class PhotometricAugmentation:
 
 
 def _amounts(operators: str, operator: int, strength: float) -> tuple[float, float]:
-    additive = operator == _HUE or (operator == _BRIGHTNESS and operators == "dm_pix")
+    additive = operator == HUE or (operator == BRIGHTNESS and operators == "dm_pix")
     return (-strength, strength) if additive else (max(0.0, 1 - strength), 1 + strength)

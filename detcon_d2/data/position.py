@@ -16,6 +16,8 @@ class Stream(IntEnum):
     PHOTOMETRIC = 1
     DRAWS = 2
     REPLACEMENT = 3
+    KMEANS = 4
+    LAYER = 5
 
 
 def position_rng(seed: int, position: int, stream: int) -> np.random.Generator:

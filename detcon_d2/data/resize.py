@@ -1,7 +1,7 @@
 """Resizing as the released code's TensorFlow does it, and as torch and PIL do: exact separable weights.
 
 Half-pixel centres everywhere: the centre of output pixel i lies at (i + 0.5) * source / target in the source.
-OpenCV cannot stand in for this: its INTER_CUBIC has a = -0.75 and fixed-point weights.
+OpenCV and torch resize 8-bit images several times as fast, with fixed-point weights: :func:`resize_uint8`.
 """
 
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
+import torch
 from scipy.sparse import csr_array
 
 
@@ -83,6 +84,28 @@ def resize_cubic(image: np.ndarray, size: int, interpolation: Interpolation) -> 
     wide = (cubic_weights(width, size, interpolation) @ columns).reshape(size, size, channels)
     # OpenCV drops a single channel's axis.
     return cv2.transpose(wide).reshape(size, size, channels)
+
+
+def resize_uint8(image: np.ndarray, size: int, name: str) -> np.ndarray:
+    """:func:`resize_cubic` clipped and rounded to 8 bits, by the nearest fast equivalent.
+
+    ``bicubic_torch`` is OpenCV's INTER_CUBIC, within 1 of the exact pixels. ``bicubic_tf`` takes the same: OpenCV's only cubic kernel, with
+    a = -0.75 in place of -0.5, a little sharper at edges; on photographs a mean difference of 0.5 to 1 (rounding alone makes 0.25), and up
+    to 20 at single pixels. ``bicubic_pil`` is torch's antialiased kernel for 8 bits, rounded between the passes as PIL does: within 3.
+
+    Args:
+        image: uint8 (h, w, 3), of any strides.
+        size: side of the output in pixels.
+        name: a key of :data:`INTERPOLATIONS`.
+
+    Returns:
+        uint8 (size, size, 3).
+    """
+    if not INTERPOLATIONS[name].antialias:
+        return cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC)
+    planes = torch.from_numpy(image).permute(2, 0, 1)[None]
+    resized = torch.nn.functional.interpolate(planes, (size, size), mode="bicubic", antialias=True)
+    return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
 
 
 def nearest_indices(source: int, target: int) -> np.ndarray:

@@ -1,21 +1,21 @@
 """A sheet of what the network sees: images, regions, and both views with the regions in the same colours."""
 
-import colorsys
 import os
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
-from skimage.segmentation import find_boundaries
+from PIL import Image, ImageDraw
 
 from detcon_d2 import d2
 from detcon_d2.data.datasets import load_training_records
 from detcon_d2.data.label_maps import describe_masks
 from detcon_d2.data.mapper import DetConMapper
+from detcon_d2.data.rendering import ViewRenderer
 from detcon_d2.data.resize import nearest_indices
 from detcon_d2.data.sampler import PositionSampler
 from detcon_d2.masks.cells import NO_REGION, label_map_to_cells
+from detcon_d2.masks.overlay import font, overlay_regions, shorten
 
 PANEL = 256
 """Side of a panel in pixels."""
@@ -23,8 +23,6 @@ _GAP, _HEADER, _CAPTION = 8, 48, 26
 _TITLES = ("image and crops", "regions", "view 1", "view 1 regions", "view 2", "view 2 regions")
 _BACKGROUND, _INK = (255, 255, 255), (20, 20, 20)
 _VIEW_COLORS = ((230, 30, 30), (20, 90, 255))
-_NO_REGION_COLOR = (70, 70, 70)
-_OPACITY = 0.6
 # Of the features whose cells the regions compete for.
 _STRIDE = 32
 
@@ -50,41 +48,17 @@ def collect_rows(cfg: "d2.CfgNode", num_images: int, start_position: int = 0) ->
     Raises:
         ValueError: config or data that cannot work, as in training.
     """
+    if cfg.DETCON.MASKS.SOURCE == "kmeans":
+        raise ValueError("DETCON.MASKS.SOURCE is 'kmeans': regions that a model learns while training; expected 'files' or 'grid'.")
     records = load_training_records(cfg)
-    mapper = DetConMapper(cfg)
+    # With label maps and colours whatever DETCON.AUG.MODE and WHERE are: the same views up to rounding.
+    mapper = DetConMapper(**DetConMapper.from_config(cfg) | {"renderer": ViewRenderer()})
     sampler = PositionSampler(len(records), seed=cfg.SEED, batch_size=1)
     rows = []
     for position in range(start_position, start_position + num_images):
         record = records[sampler.index_at(position)]
-        rows.append(SheetRow(*mapper.read(record), mapper(record, position)))
+        rows.append(SheetRow(*mapper.read(record, position), mapper(record, position)))
     return rows
-
-
-def region_color(region: int) -> tuple[int, int, int]:
-    """RGB of a region id, the same everywhere; neighbouring ids differ most in hue, 65535 (no region) is dark grey."""
-    if region == NO_REGION:
-        return _NO_REGION_COLOR
-    # Steps of the golden ratio keep the hues of any first n ids apart; saturation and value tell apart what comes near after many.
-    rgb = colorsys.hsv_to_rgb(region * 0.618034 % 1, (0.95, 0.6, 0.8)[region % 3], (1.0, 0.95, 0.7)[region // 3 % 3])
-    return tuple(round(255 * channel) for channel in rgb)
-
-
-def overlay_regions(image: np.ndarray, label_map: np.ndarray) -> np.ndarray:
-    """Regions' colours over an image uint8 (H, W, 3), with white boundaries: uint8 (H, W, 3).
-
-    Args:
-        image: RGB.
-        label_map: (H, W) region ids; 65535 = no region.
-    """
-    ids, inverse = np.unique(label_map, return_inverse=True)
-    colors = np.array([region_color(int(region)) for region in ids], dtype=np.float32)[inverse.reshape(label_map.shape)]
-    # Over grey of medium brightness: a region keeps its colour where a view is dark, bright or tinted.
-    gray = image.astype(np.float32).mean(axis=2, keepdims=True)
-    gray = (gray - gray.mean() + 128).clip(0, 255)
-    blended = (_OPACITY * colors + (1 - _OPACITY) * gray).astype(np.uint8)
-    # Mode "inner" would take id 0 for background.
-    blended[find_boundaries(label_map, mode="thick")] = 255
-    return blended
 
 
 def render_sheet(rows: list[SheetRow], title: str) -> np.ndarray:
@@ -100,15 +74,15 @@ def render_sheet(rows: list[SheetRow], title: str) -> np.ndarray:
     step, pitch = PANEL + _GAP, PANEL + _CAPTION + _GAP
     sheet = Image.new("RGB", (_GAP + len(_TITLES) * step, _HEADER + len(rows) * pitch), _BACKGROUND)
     draw = ImageDraw.Draw(sheet)
-    draw.text((_GAP, 5), _shorten(title, sheet.width - 2 * _GAP, 15), fill=_INK, font=_font(15))
+    draw.text((_GAP, 5), shorten(title, sheet.width - 2 * _GAP, 15), fill=_INK, font=font(15))
     for column, text in enumerate(_TITLES):
         color = _VIEW_COLORS[column // 2 - 1] if column >= 2 else _INK
-        draw.text((_GAP + column * step, 26), text, fill=color, font=_font(15))
+        draw.text((_GAP + column * step, 26), text, fill=color, font=font(15))
     for line, row in enumerate(rows):
         top = _HEADER + line * pitch
         for column, (panel, caption) in enumerate(_panels(row)):
             left = _GAP + column * step
-            draw.text((left, top), _shorten(caption, PANEL, 13), fill=_INK, font=_font(13))
+            draw.text((left, top), shorten(caption, PANEL, 13), fill=_INK, font=font(13))
             inset = ((PANEL - panel.shape[1]) // 2, (PANEL - panel.shape[0]) // 2)
             sheet.paste(Image.fromarray(panel), (left + inset[0], top + _CAPTION - 6 + inset[1]))
     return np.asarray(sheet)
@@ -179,22 +153,10 @@ def _draw_boxes(image: np.ndarray, boxes: list[np.ndarray]) -> np.ndarray:
     tags = [corners[0][:2], (corners[1][2] - 15, corners[1][3] - 17)]
     for number, ((left, top), color) in enumerate(zip(tags, _VIEW_COLORS), start=1):
         draw.rectangle((left, top, left + 15, top + 17), fill=color)
-        draw.text((left + 4, top), str(number), fill=_BACKGROUND, font=_font(14))
+        draw.text((left + 4, top), str(number), fill=_BACKGROUND, font=font(14))
     return np.asarray(canvas)
 
 
 def _count(label_map: np.ndarray) -> str:
     number = len(np.setdiff1d(label_map, [NO_REGION]))
     return f"{number} region{'' if number == 1 else 's'}"
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
-
-
-def _shorten(text: str, width: int, size: int) -> str:
-    if _font(size).getlength(text) <= width:
-        return text
-    while text and _font(size).getlength(text + "...") > width:
-        text = text[:-1]
-    return text + "..."

@@ -125,7 +125,7 @@ def test_roots_must_be_parallel_to_the_data_sets(painted_set, make_cfg):
 
 
 def test_an_unknown_source_of_regions_is_refused(painted_set, make_cfg):
-    with pytest.raises(ValueError, match="SOURCE is 'fh'; expected 'files' or 'grid'"):
+    with pytest.raises(ValueError, match="SOURCE is 'fh'; expected 'files', 'grid' or 'kmeans'"):
         load_training_records(make_cfg(painted_set, "DETCON.MASKS.SOURCE", "fh"))
 
 

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import skimage.data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detcon_d2.data.views import ViewAugmentation, ViewTransform
+from detcon_d2.masks import label_map_to_cells
 
 NAMES = ("bicubic_tf", "bicubic_torch", "bicubic_pil")
 
@@ -137,3 +139,45 @@ def test_label_maps_keep_ids_above_255():
 def test_impossible_settings_are_refused_by_key(change, key):
     with pytest.raises(ValueError, match=f"DETCON.VIEWS.{key} is .*expected"):
         augmentation(**change)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    seed=st.integers(0, 10**6),
+    height=st.integers(1, 90),
+    width=st.integers(1, 90),
+    size=st.integers(1, 70),
+    ids=st.sampled_from(([0], [0, 1, 2], [3, 300, 65535], list(range(1000)))),
+)
+def test_cells_are_those_of_the_label_map_of_the_view(seed, height, width, size, ids):
+    rng = np.random.default_rng(seed)
+    view = augmentation(size=size).sample_view(rng, height, width)
+    label_map = rng.choice(ids, (height, width)).astype(np.uint16)
+    cells = tuple(rng.integers(1, size + 1, 2).tolist())
+    found = view.apply_cells(label_map, cells)
+    assert found.dtype == np.int32
+    np.testing.assert_array_equal(found, label_map_to_cells(view.apply_segmentation(label_map), cells))
+
+
+@pytest.mark.parametrize("regions", [1, 20, 1000, 65535])
+def test_cells_at_full_size_are_those_of_the_label_map_of_the_view(regions):
+    rng = np.random.default_rng(regions)
+    label_map = rng.integers(0, regions, (375, 500)).astype(np.uint16)
+    for _ in range(5):
+        view = augmentation(size=224).sample_view(rng, 375, 500)
+        np.testing.assert_array_equal(view.apply_cells(label_map, (7, 7)), label_map_to_cells(view.apply_segmentation(label_map), (7, 7)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_view_in_8_bits_is_the_exact_one_rounded(name, flip):
+    image = skimage.data.astronaut()
+    # A larger crop, a smaller one, a corner.
+    for box in ((30, 40, 400, 300), (120, 60, 140, 180), (0, 0, 9, 5), (511, 511, 1, 1)):
+        view = ViewTransform(*box, flip, 224, name)
+        seen = view.apply_image_uint8(image)
+        assert seen.dtype == np.uint8 and seen.shape == (224, 224, 3) and seen.flags.c_contiguous
+        difference = np.abs(seen - view.apply_image(image) * 255)
+        # Rounding alone: at most 0.5, mean 0.25.
+        assert difference.mean() < (1 if name == "bicubic_tf" else 0.35)
+        assert difference.max() < {"bicubic_tf": 25, "bicubic_torch": 0.6, "bicubic_pil": 3}[name]

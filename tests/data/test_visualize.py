@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from detcon_d2.data import build_detcon_train_loader
-from detcon_d2.data.visualize import PANEL, collect_rows, overlay_regions, region_color, render_sheet, write_sheet
+from detcon_d2.data.visualize import PANEL, collect_rows, render_sheet, write_sheet
+from detcon_d2.masks.overlay import overlay_regions, region_color
 from tests.data.conftest import numbered_pixels, painted_image
 from tests.data.test_mapper import assert_equal_samples
 

@@ -1,0 +1,1 @@
+"""What the tools in ``tools/benchmarks`` measure; nothing else imports it."""

@@ -1,0 +1,166 @@
+"""Time of a whole pretraining step: ours, in full precision, and beside what the matrix products of this machine allow."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from detcon_d2 import d2
+from detcon_d2.benchmark.timing import alternate, median_ratio
+from detcon_d2.config import add_detcon_config
+from detcon_d2.engine.step import AMP_DTYPES, wrap_ddp
+from detcon_d2.solver import build_detcon_optimizer
+
+OURS, PLAIN = "ours", "plain fp32"
+# Sides of square matrices among which the fastest product is sought.
+_PEAK_SIDES = (1024, 2048, 4096)
+
+
+class Problem(NamedTuple):
+    """What is measured.
+
+    Attributes:
+        method: "DetConB" or "DetConS".
+        depth: of the ResNet.
+        images: of a batch.
+        size: side of a view, pixels.
+        device: "cpu" or "cuda".
+        amp_dtype: of autocast: "bf16", "fp16" or "" for none.
+    """
+
+    method: str = "DetConB"
+    depth: int = 50
+    images: int = 16
+    size: int = 224
+    device: str = "cpu"
+    amp_dtype: str = "bf16"
+
+
+class Speed(NamedTuple):
+    """What was measured.
+
+    Attributes:
+        seconds: of each step, by name (``OURS``, ``PLAIN``).
+        flops: floating-point operations of the convolutions and products of a step.
+        peak: the fastest matrix product of this machine in the autocast's precision, operations/s.
+        peak_memory: largest memory of the device in our steps, bytes; None on a CPU.
+    """
+
+    seconds: dict[str, list[float]]
+    flops: int
+    peak: float
+    peak_memory: int | None
+
+    @property
+    def share_of_peak(self) -> float:
+        """Of our step, in [0, 1]."""
+        return self.flops / statistics.median(self.seconds[OURS]) / self.peak
+
+    def lines(self, images: int) -> list[str]:
+        """The report, for people."""
+        lines = []
+        for name, seconds in self.seconds.items():
+            ratio = f"   {median_ratio(self.seconds[PLAIN], seconds):.2f}x plain" if PLAIN in self.seconds else ""
+            median = statistics.median(seconds)
+            lines.append(
+                f"{name:<12}{median:9.3f} s a step ({min(seconds):.3f} to {max(seconds):.3f}) {images / median:8.1f} images/s{ratio}"
+            )
+        lines.append(
+            f"{self.flops / 1e12:.2f} TFLOP a step; fastest product {self.peak / 1e12:.2f} TFLOP/s: {100 * self.share_of_peak:.0f} % of it"
+        )
+        return lines + ([f"largest memory {self.peak_memory / 2**30:.2f} GiB"] if self.peak_memory is not None else [])
+
+
+def measure_step(problem: Problem, rounds: int, plain: bool = True) -> Speed:
+    """Steps in turns: networks, loss, gradients, LARS and the target's update, on random images that lie on the device.
+
+    Args:
+        problem: what to measure.
+        rounds: steps of each that are measured.
+        plain: also the same step in float32 with PyTorch's default memory format.
+    """
+    steps = {OURS: build_step(problem)}
+    if plain:
+        steps[PLAIN] = build_step(problem._replace(amp_dtype=""), channels_last=False)
+    with FlopCounterMode(display=False) as counter:
+        steps[OURS]()
+    cuda = problem.device == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    seconds = alternate(steps, rounds)
+    return Speed(seconds, counter.get_total_flops(), matmul_peak(problem), torch.cuda.max_memory_allocated() if cuda else None)
+
+
+def build_step(problem: Problem, channels_last: bool = True, seed: int = 0) -> Callable[[], float]:
+    """A function that makes one optimizer step and waits for it; with torch.distributed initialised, one process's share of it."""
+    torch.manual_seed(seed)
+    cfg = _config(problem, channels_last)
+    network = d2.build_model(cfg)
+    network.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format).train()
+    model = wrap_ddp(network)
+    optimizer, batch, storage = build_detcon_optimizer(cfg, network), _batch(problem, network), d2.EventStorage()
+    dtype = AMP_DTYPES.get(problem.amp_dtype)
+
+    def step() -> float:
+        with storage, torch.autocast(problem.device, dtype=dtype, enabled=dtype is not None):
+            loss = model(batch)["loss_detcon"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if hasattr(network, "update_target"):
+            network.update_target(0.99)
+        return loss.item()
+
+    return step
+
+
+def matmul_peak(problem: Problem, sides: Sequence[int] = _PEAK_SIDES, rounds: int = 5) -> float:
+    """Operations/s of the fastest of some square matrix products on the device, in the autocast's precision."""
+    dtype = AMP_DTYPES.get(problem.amp_dtype, torch.float32)
+    wait = torch.cuda.synchronize if problem.device == "cuda" else lambda: None
+
+    def product(side: int) -> Callable[[], None]:
+        a, b = (torch.randn(side, side, device=problem.device).to(dtype) for _ in range(2))
+        return lambda: (a @ b, wait())
+
+    seconds = alternate({str(side): product(side) for side in sides}, rounds, warmup=2)
+    return max(2 * int(side) ** 3 / min(times) for side, times in seconds.items())
+
+
+def _config(problem: Problem, channels_last: bool) -> "d2.CfgNode":
+    cfg = d2.get_cfg()
+    add_detcon_config(cfg)
+    thin = {} if problem.depth >= 50 else {"MODEL.RESNETS.RES2_OUT_CHANNELS": 64}
+    norm = "SyncBN" if d2.comm.get_world_size() > 1 and problem.device == "cuda" else "BN"
+    values = {
+        "MODEL.META_ARCHITECTURE": problem.method,
+        "MODEL.DEVICE": problem.device,
+        "MODEL.BACKBONE.NAME": "build_detcon_resnet_backbone",
+        "MODEL.BACKBONE.FREEZE_AT": 0,
+        "MODEL.RESNETS.DEPTH": problem.depth,
+        "MODEL.RESNETS.OUT_FEATURES": ["res5"],
+        "MODEL.RESNETS.STRIDE_IN_1X1": False,
+        "MODEL.RESNETS.NORM": norm,
+        "DETCON.HEAD_NORM": norm,
+        "DETCON.PROBE.ENABLED": False,
+        "DETCON.CHANNELS_LAST": channels_last,
+        "DETCON.LOG_PERIOD": 1_000_000,
+    } | thin
+    cfg.merge_from_list([item for pair in values.items() for item in pair])
+    return cfg
+
+
+def _batch(problem: Problem, network: torch.nn.Module) -> list[dict]:
+    """Random images with four regions each."""
+    cells = -(-problem.size // network.encoder.output_shape()[network.in_feature].stride)
+
+    def view() -> dict:
+        return {
+            "image": torch.randint(256, (3, problem.size, problem.size), dtype=torch.uint8).to(problem.device),
+            "cells": torch.randint(4, (cells, cells)).to(problem.device),
+            "draws": torch.rand(network.num_samples).to(problem.device),
+        }
+
+    return [{"views": [view(), view()]} for _ in range(problem.images)]
