@@ -7,8 +7,7 @@ import torch
 
 from detcon_d2.masks.cells import NO_REGION
 from detcon_d2.modeling.gather import gather_processes, process_rank_and_count
-
-_EPSILON = 1e-12
+from detcon_d2.modeling.loss_tiles import Relations, clamped_norm, tiled_cross_entropy
 
 
 def detcon_loss(
@@ -21,6 +20,7 @@ def detcon_loss(
     *,
     temperature: float = 0.1,
     local_negatives: bool = True,
+    tile: tuple[int, int] | None = None,
 ) -> torch.Tensor:
     """Contrast every drawn region of one view with all regions of both views of all images (Hénaff et al. 2021; method.md, "Loss").
 
@@ -35,9 +35,9 @@ def detcon_loss(
     Rows with id 65535 (no region) are left out as anchor, as positive and as negative; rows without a positive give loss 0 and
     gradient 0, and count in the mean.
 
-    With torch.distributed initialised, targets and ids are gathered over the processes, the targets with autograd iff they require
-    grad. The mean of the processes' losses is then the loss of one process with the whole batch, and after the averaging of
-    DistributedDataParallel so are the gradients.
+    With torch.distributed initialised, the targets are gathered over the processes, with autograd iff they require grad. The mean of
+    the processes' losses is then the loss of one process with the whole batch, and after the averaging of DistributedDataParallel so
+    are the gradients.
 
     Args:
         pred1, pred2: (N, M, D) floating, predictions of the online network for views 1 and 2.
@@ -45,68 +45,81 @@ def detcon_loss(
         ids1, ids2: (N, M) int64, drawn region ids of each view in 0..65534, or 65535.
         temperature: > 0.
         local_negatives: other regions of the same image are negatives.
+        tile: (rows, images) of the part of the (N * M, 2 * K * M) logits that is held at once, both >= 1; by default what suits the
+            device (:func:`~detcon_d2.modeling.loss_tiles.default_tile`).
 
     Returns:
         Scalar >= 0, float64 for float64 predictions and targets, otherwise float32; computed in that precision, under autocast too.
+        Differentiable once; create_graph raises RuntimeError. Memory beside copies of the inputs is that of a tile, with gradients to
+        the targets that of a tile's whole rows.
 
     Raises:
-        ValueError: for shapes or dtypes other than these, a temperature <= 0, or processes with other N, M or D (in all of them).
+        ValueError: for shapes or dtypes other than these, a temperature <= 0, a tile < 1, or processes with other N, M or D (in all of
+            them).
     """
-    _check_inputs(pred1, pred2, target1, target2, ids1, ids2, temperature)
+    _check_inputs(pred1, pred2, target1, target2, ids1, ids2, temperature, tile)
     _check_processes(target1, target1.requires_grad or target2.requires_grad)
     dtype = torch.promote_types(torch.promote_types(pred1.dtype, target1.dtype), torch.float32)
-    rank, _ = process_rank_and_count()
     with torch.autocast(pred1.device.type, enabled=False):
-        query1, query2 = (_normalize(pred.to(dtype)) / temperature for pred in (pred1, pred2))
-        targets = gather_processes(torch.stack([_normalize(target.to(dtype)) for target in (target1, target2)]))
-        # (R, 2, N, M, D) -> (2, K, M, D)
-        target1, target2 = targets.transpose(0, 1).flatten(1, 2)
-        all_ids1, all_ids2 = gather_processes(torch.stack([ids1, ids2])).transpose(0, 1).flatten(1, 2)
-        first = rank * len(ids1)
-        loss12 = _one_direction(query1, target2, target1, ids1, all_ids2, all_ids1, first, local_negatives)
-        loss21 = _one_direction(query2, target1, target2, ids2, all_ids1, all_ids2, first, local_negatives)
-        return loss12 + loss21
+        ids = torch.stack([ids1, ids2])
+        counted = ids != NO_REGION
+        target = torch.stack([target1, target2]).to(dtype)
+        target = (target / clamped_norm(target)).masked_fill_(~counted.unsqueeze(-1), 0)
+        targets, counted = _gather(target, counted)
+        first = process_rank_and_count()[0] * len(ids1)
+        options = {"first": first, "temperature": temperature, "local_negatives": local_negatives, "tile": tile}
+        return contrast((pred1.to(dtype), pred2.to(dtype)), ids, targets, counted, **options)
 
 
-def _one_direction(
-    query: torch.Tensor,
-    other: torch.Tensor,
-    own: torch.Tensor,
+def contrast(
+    preds: tuple[torch.Tensor, torch.Tensor],
     ids: torch.Tensor,
-    other_ids: torch.Tensor,
-    own_ids: torch.Tensor,
-    first: int,
-    local_negatives: bool,
+    targets: torch.Tensor,
+    counted: torch.Tensor,
+    *,
+    first: int = 0,
+    temperature: float = 0.1,
+    local_negatives: bool = True,
+    tile: tuple[int, int] | None = None,
 ) -> torch.Tensor:
-    """Half of the loss: anchors ``query`` (N, M, D) with ``ids`` (N, M), which are the images first .. first + N - 1 of the K of the
-    other view's and the own view's targets (K, M, D) and ids (K, M)."""
-    n, m, _ = query.shape
-    image = torch.arange(n, device=ids.device)
-    same_other = ids[:, :, None] == other_ids[first + image, None, :]
-    same_own = ids[:, :, None] == ids[:, None, :]
-    positive = same_other & (ids != NO_REGION)[:, :, None]
-    num_positives = positive.sum(-1)
-    has_positive = num_positives > 0
+    """:func:`detcon_loss` of one process that already has the targets of all.
 
-    removed = (torch.stack([other_ids, own_ids]) == NO_REGION).expand(n, m, -1, -1, -1).clone()
-    removed[image, :, 1, first + image] |= same_own if local_negatives else True
-    if not local_negatives:
-        removed[image, :, 0, first + image] |= ~positive
-    # A row of weight 0 keeps all its logits: one that lost them all would have a NaN gradient, and 0 * NaN is NaN.
-    removed &= has_positive[:, :, None, None, None]
-
-    logits = query.flatten(0, 1) @ torch.cat([other, own]).flatten(0, 1).T
-    logits = logits.view_as(removed).masked_fill_(removed, -torch.inf)
-    log_denominator = logits.flatten(2).logsumexp(-1)
-    positive_logits = logits[image, :, 0, first + image].masked_fill(~positive, 0)
-    mean_positive = positive_logits.sum(-1) / num_positives.clamp(min=1)
-    weight = has_positive.to(logits.dtype) / same_own.sum(-1)
-    return (weight * (log_denominator - mean_positive)).mean()
+    Args:
+        preds: (N, M, D) of view 1 and view 2, float32 or float64.
+        ids: (2, N, M) int64 of both views.
+        targets: (2, K, M, D) like ``preds``, normalised, 0 where not ``counted``.
+        counted: (2, K, M) bool, has a region.
+        first: the process's images are first .. first + N - 1 of the K.
+        temperature, local_negatives, tile: as in :func:`detcon_loss`.
+    """
+    options = {"first": first, "temperature": temperature, "tile": tile}
+    relations = (_relate(ids[view], ids[1 - view], view, local_negatives, targets.dtype) for view in (0, 1))
+    loss1, loss2 = (
+        tiled_cross_entropy(pred, targets, counted, relation, view=view, **options)
+        for view, (pred, relation) in enumerate(zip(preds, relations))
+    )
+    return loss1 + loss2
 
 
-def _normalize(x: torch.Tensor) -> torch.Tensor:
-    # As the released code does; F.normalize divides by max(norm, 1e-12) instead, which differs for rows with a norm below 1e-6.
-    return x * x.square().sum(-1, keepdim=True).clamp(min=_EPSILON).rsqrt()
+def _relate(ids: torch.Tensor, other_ids: torch.Tensor, view: int, local_negatives: bool, dtype: torch.dtype) -> Relations:
+    """Relations of the rows of ``view`` from its ids and the other view's (N, M)."""
+    same_own = ids.unsqueeze(2) == ids.unsqueeze(1)
+    positive = (ids.unsqueeze(2) == other_ids.unsqueeze(1)) & (ids != NO_REGION).unsqueeze(2)
+    num_positives = positive.sum(2)
+    weight = (num_positives > 0).to(dtype) / (same_own.sum(2) * ids.numel())
+    labels = positive.to(dtype) / num_positives.clamp(min=1).unsqueeze(2)
+    own, other = (same_own, None) if local_negatives else (torch.ones_like(same_own), ~positive)
+    return Relations(weight, labels, (own, other) if view == 0 else (other, own))
+
+
+def _gather(target: torch.Tensor, counted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(2, N, M, D) and (2, N, M) of this process to (2, K, M, D) and (2, K, M) of all, in one collective."""
+    if process_rank_and_count()[1] == 1:
+        return target, counted
+    packed = gather_processes(torch.cat([target, counted.unsqueeze(-1).to(target.dtype)], -1))
+    # (R, 2, N, M, D + 1) -> (2, K, M, D + 1)
+    packed = packed.transpose(0, 1).flatten(1, 2)
+    return packed[..., :-1].contiguous(), packed[..., -1] > 0
 
 
 def _check_inputs(
@@ -117,6 +130,7 @@ def _check_inputs(
     ids1: torch.Tensor,
     ids2: torch.Tensor,
     temperature: float,
+    tile: tuple[int, int] | None,
 ) -> None:
     shape = pred1.shape
     if len(shape) != 3 or 0 in shape:
@@ -135,6 +149,8 @@ def _check_inputs(
             raise ValueError(f"{name} has dtype {ids.dtype}; expected torch.int64: use {name}.long().")
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}; expected a number > 0 (the paper's is 0.1).")
+    if tile is not None and (len(tile) != 2 or min(tile) < 1):
+        raise ValueError(f"tile is {tile}; expected (rows, images), both >= 1, or None for the default.")
 
 
 def _check_processes(target: torch.Tensor, requires_grad: bool) -> None:

@@ -1,0 +1,204 @@
+"""Contrastive cross-entropy of the rows of one view against all targets, tile by tile of the matrix of the logits.
+
+Letters: N images of this process, K images of all, M drawn regions a view, D embedding dimensions.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+
+# The released code normalises with x * rsqrt(max(sum(x^2), 1e-12)); F.normalize differs for norms between 1e-12 and 1e-6.
+_MIN_NORM = 1e-6
+# exp of logits within +-60 needs no shift: float32 holds sums of a million of the largest, and single ones of the smallest.
+_MAX_UNSHIFTED = 60.0
+# Tiles that stay in the second-level caches of a CPU; rows are for each thread. Whole rows, where they must be held: at most these bytes.
+_CPU_ROWS, _CPU_COLUMNS, _CPU_BYTES = 512, 512, 64 << 20
+_GPU_BYTES = 512 << 20
+# Where rows without loss are left out; elsewhere the host would have to wait for their number.
+_SKIPPING_DEVICES = ("cpu",)
+
+
+class Relations(NamedTuple):
+    """What the ids say of the rows of one view and of their own image's columns.
+
+    Attributes:
+        weight: (N, M) >= 0, of the row's loss.
+        labels: (N, M, M), the weights of the other view's columns as positives; they sum to 1 in each row of weight > 0.
+        removed: for view 1 and view 2 (N, M, M) bool, columns that are no part of the denominator, or None for none. A row of
+            weight > 0 keeps a column.
+    """
+
+    weight: torch.Tensor
+    labels: torch.Tensor
+    removed: tuple[torch.Tensor | None, torch.Tensor | None]
+
+
+def tiled_cross_entropy(
+    pred: torch.Tensor,
+    targets: torch.Tensor,
+    counted: torch.Tensor,
+    relations: Relations,
+    *,
+    view: int,
+    first: int,
+    temperature: float,
+    tile: tuple[int, int] | None = None,
+) -> torch.Tensor:
+    """``sum_r weight_r * (log sum_j exp l_rj - sum_j labels_rj l_rj)`` with ``l_rj = <pred_r / |pred_r|, target_j> / temperature``.
+
+    A tile of logits becomes its share of the row sums and of the gradients that are needed, and is then forgotten: memory is
+    O(tile), with gradients to the targets, which wait for a row's whole sum, O(tile's rows * 2 * K * M). The backward pass only
+    scales what the forward pass left. Rows of weight 0 give loss and gradient 0, whatever they hold.
+
+    Args:
+        pred: (N, M, D) float32 or float64, of any length.
+        targets: (2, K, M, D) like ``pred``: views 1 and 2, normalised, 0 where not ``counted``.
+        counted: (2, K, M) bool, columns that belong to a denominator at all.
+        relations: floating tensors like ``pred``.
+        view: 0 or 1, the view of ``pred``.
+        first: the N images of ``pred`` are first .. first + N - 1 of the K.
+        temperature: > 0.
+        tile: (rows, images) of a tile; by default :func:`default_tile`.
+
+    Returns:
+        Scalar like ``pred``. Differentiable once with respect to ``pred`` and ``targets``; create_graph raises RuntimeError.
+    """
+    if not torch.is_grad_enabled():
+        pred, targets = pred.detach(), targets.detach()
+    tile = tile or default_tile(targets)
+    return _TiledCrossEntropy.apply(pred.contiguous(), targets.contiguous(), counted, relations, view, first, temperature, tile)
+
+
+def default_tile(targets: torch.Tensor) -> tuple[int, int]:
+    """(rows, images) of a tile: on a CPU what its caches hold; on a GPU all images, and rows for 512 MiB, or for a quarter of the free
+    memory where that is less.
+
+    Args:
+        targets: (2, K, M, D).
+    """
+    _, num_images, m, _ = targets.shape
+    row_bytes = 2 * num_images * m * targets.element_size()
+    if targets.device.type == "cpu":
+        rows = _CPU_ROWS * max(2, torch.get_num_threads())
+        if targets.requires_grad:
+            rows = min(rows, max(_CPU_ROWS // 2, _CPU_BYTES // row_bytes))
+        return rows, max(1, _CPU_COLUMNS // m)
+    budget = _GPU_BYTES
+    if targets.device.type == "cuda":
+        cached = torch.cuda.memory_reserved(targets.device) - torch.cuda.memory_allocated(targets.device)
+        budget = min(budget, (torch.cuda.mem_get_info(targets.device)[0] + cached) // 4)
+    return max(1, budget // row_bytes), num_images
+
+
+def clamped_norm(x: torch.Tensor) -> torch.Tensor:
+    """``sqrt(max(sum(x^2), 1e-12))`` over the last axis, which stays with size 1; the released code divides by it to normalise."""
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=_MIN_NORM)
+
+
+class _TiledCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, pred, targets, counted, relations: Relations, view: int, first: int, temperature: float, tile: tuple[int, int]):
+        weight, labels, _ = relations
+        length = clamped_norm(pred)
+        query = (pred * (1 / (length * temperature))).masked_fill_(weight.unsqueeze(2) == 0, 0)
+        other_view = 1 - view, slice(first, first + len(pred))
+        positive = labels @ targets[other_view]
+        expected = torch.zeros_like(pred) if ctx.needs_input_grad[0] else None
+        grad_targets = torch.zeros_like(targets) if ctx.needs_input_grad[1] else None
+        tiles = _Tiles(query, targets, counted, relations, first, tile, shift=1 / temperature > _MAX_UNSHIFTED)
+        loss = tiles.logsumexp(expected, grad_targets) - torch.linalg.vecdot(query, positive)
+
+        grad_pred = None
+        if expected is not None:
+            grad_pred = expected.sub_(positive)
+            # Normalisation: no gradient along the row, unless it is shorter than the smallest norm.
+            radial = torch.linalg.vecdot(query, grad_pred).unsqueeze(2).mul_(temperature**2).masked_fill_(length <= _MIN_NORM, 0)
+            grad_pred.addcmul_(query, radial, value=-1).mul_(weight.unsqueeze(2) / (length * temperature))
+        if grad_targets is not None:
+            grad_targets[other_view].baddbmm_(labels.transpose(1, 2), query * weight.unsqueeze(2), alpha=-1)
+            grad_targets.mul_(counted.unsqueeze(3))
+        ctx.save_for_backward(grad_pred, grad_targets)
+        return (weight * loss).sum()
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor) -> tuple:
+        if torch.is_grad_enabled():
+            raise RuntimeError("detcon_loss has no second derivatives: its gradients are constants. Use it without create_graph=True.")
+        return (*(None if gradient is None else gradient * grad for gradient in ctx.saved_tensors), *[None] * 6)
+
+
+class _Tiles:
+    """The logits of one view's rows, in tiles."""
+
+    def __init__(self, query, targets, counted, relations: Relations, first: int, tile: tuple[int, int], shift: bool):
+        n, m, _ = query.shape
+        self.query, self.weight, self.removed = query.flatten(0, 1), relations.weight.flatten(), relations.removed
+        self.targets, self.counts = targets, counted.to(query.dtype)
+        self.first, self.shift, (self.tile_rows, self.tile_images) = first, shift, tile
+        self.rows, self.row_offsets = None, list(range(0, n * m + 1, m))
+        if query.device.type in _SKIPPING_DEVICES and not self.weight.all():
+            self.rows = self.weight.nonzero().squeeze(1)
+            self.row_offsets = [0, *(relations.weight > 0).sum(1).cumsum(0).tolist()]
+
+    def logsumexp(self, expected: torch.Tensor | None, grad_targets: torch.Tensor | None) -> torch.Tensor:
+        """(N, M), 0 for rows that were left out. Writes the mean target under each row's softmax to ``expected`` (N, M, D) and adds
+        the gradient of the weighted sum over the rows to ``grad_targets`` (2, K, M, D); zeros are expected in both."""
+        result = torch.zeros_like(self.weight)
+        for start in range(0, self.row_offsets[-1], self.tile_rows):
+            rows = slice(start, start + self.tile_rows)
+            rows = rows if self.rows is None else self.rows[rows]
+            query, weight = self.query[rows], self.weight[rows]
+            mean = None if expected is None else expected.flatten(0, 1)[rows]
+            # A row of weight 0 may have lost every column.
+            sums = (weight == 0).to(query.dtype)
+            peak = self._peak(start, query) if self.shift else torch.zeros_like(sums)
+            exponentials = []
+            for view, images, logits in self._tiles(start, query, hold=grad_targets is not None):
+                if self.shift:
+                    logits.sub_(peak.unsqueeze(1))
+                sums.addmv_(logits.exp_(), self.counts[view, images].flatten())
+                if mean is not None:
+                    mean.addmm_(logits, self.targets[view, images].flatten(0, 1))
+                if grad_targets is not None:
+                    exponentials.append((view, images, logits))
+            result[rows] = sums.log().add_(peak)
+            if mean is not None:
+                expected.flatten(0, 1)[rows] = mean.div_(sums.unsqueeze(1))
+            scaled = query * (weight / sums).unsqueeze(1)
+            for view, images, tile in exponentials:
+                grad_targets[view, images].flatten(0, 1).addmm_(tile.T, scaled)
+        return result.view(len(self.row_offsets) - 1, -1)
+
+    def _peak(self, start: int, query: torch.Tensor) -> torch.Tensor:
+        peaks = [logits.amax(1) for _, _, logits in self._tiles(start, query)]
+        return torch.stack(peaks).amax(0).clamp_(min=torch.finfo(query.dtype).min)
+
+    def _tiles(self, start: int, query: torch.Tensor, hold: bool = False) -> Iterator[tuple[int, slice, torch.Tensor]]:
+        """(view, images, logits) of the tiles of the rows that begin with the ``start``-th; without ``hold`` in the same memory."""
+        _, num_images, m, _ = self.targets.shape
+        buffer = query.new_empty(len(query) * min(self.tile_images, num_images) * m)
+        for view in range(2):
+            for first in range(0, num_images, self.tile_images):
+                images = slice(first, min(first + self.tile_images, num_images))
+                columns = self.targets[view, images].flatten(0, 1)
+                buffer = torch.empty_like(buffer) if hold else buffer
+                logits = torch.mm(query, columns.T, out=buffer[: len(query) * len(columns)].view(len(query), -1))
+                self._remove(logits, start, view, images)
+                yield view, images, logits
+
+    def _remove(self, logits: torch.Tensor, start: int, view: int, images: slice) -> None:
+        """-inf for the removed columns of the rows' own images, and before a maximum for all columns that do not count."""
+        if self.shift:
+            logits.masked_fill_(self.counts[view, images].flatten() == 0, -torch.inf)
+        removed, m = self.removed[view], self.targets.shape[2]
+        if removed is None:
+            return
+        limits = (min(max(image - self.first, 0), len(removed)) for image in (images.start, images.stop))
+        low, high = (min(max(self.row_offsets[limit], start), start + len(logits)) for limit in limits)
+        if low < high:
+            index = torch.arange(low, high, device=logits.device)
+            rows = index if self.rows is None else self.rows[low:high]
+            own = index - start, rows // m + (self.first - images.start)
+            blocks = logits.view(len(logits), -1, m)
+            blocks[own] = blocks[own].masked_fill_(removed.flatten(0, 1)[rows], -torch.inf)
