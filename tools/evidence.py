@@ -13,19 +13,21 @@ from pathlib import Path
 from detcon_d2.engine.evidence import WORLDS, run_evidence
 from detcon_d2.engine.experiment import ROWS
 
+_DEFAULT_ROWS = [row.name for row in ROWS.values() if not row.optional]
+
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="rows\n" + "\n".join(f"  {row.name:<12} {row.title}" for row in ROWS.values()),
+        epilog="rows\n" + "\n".join(f"  {row.name:<16} {row.title}" for row in ROWS.values()),
     )
     parser.add_argument("--output", type=Path, default="output/evidence", help="folder to write to (default: output/evidence)")
     parser.add_argument(
         "--worlds", nargs="+", choices=WORLDS, default=list(WORLDS), help="easy: material mostly agrees with the category; hard: never"
     )
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="which arms (default: all)")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=_DEFAULT_ROWS, help=f"which arms (default: {' '.join(_DEFAULT_ROWS)})")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of pretraining and fine-tuning (default: 0 1 2)")
     jobs = max(1, min(8, os.cpu_count() or 1))
     parser.add_argument("--jobs", type=int, default=jobs, help=f"arms side by side; they share the cores (default here: {jobs})")

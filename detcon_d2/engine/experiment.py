@@ -8,6 +8,7 @@ from detcon_d2.engine.pipeline import Chain, Stage
 
 # Chosen by the number of regions, about 13 an image, without a look at annotations: the paper's 1000 leaves almost none at 128 px.
 _FH = ("--scale", "300", "--sigma", "0.8", "--min-size", "100")
+_GRIDS = {"grid": "1", "grid5": "5"}
 
 
 @dataclass(frozen=True)
@@ -18,13 +19,16 @@ class Row:
         name: folder and short name.
         title: for tables.
         config: file of ``configs/quickstart`` to pretrain with; ``None``: random initialisation.
-        regions: "fh", "annotations" (label maps of that generator) or "grid" (one region a view); ``None`` without pretraining.
+        regions: "fh", "annotations" (label maps of that generator), "grid" (one region a view), "grid5" (5 x 5 cells of the image) or
+            "kmeans" (as its config says); ``None`` without pretraining.
+        optional: runs only where it is asked for by name.
     """
 
     name: str
     title: str
     config: str | None = None
     regions: str | None = None
+    optional: bool = False
 
 
 ROWS: dict[str, Row] = {
@@ -34,6 +38,8 @@ ROWS: dict[str, Row] = {
         Row("detcon_b", "DetCon_B, FH regions", "detcon_b_R_18.yaml", "fh"),
         Row("detcon_s", "DetCon_S, FH regions", "detcon_s_R_18.yaml", "fh"),
         Row("grid", "DetCon_B, grid 1x1 (image-level contrast)", "detcon_b_R_18.yaml", "grid"),
+        Row("detcon_b_kmeans", "DetCon_B, learned regions (k-means)", "detcon_b_R_18_kmeans.yaml", "kmeans", optional=True),
+        Row("detcon_b_grid5", "DetCon_B, grid 5x5", "detcon_b_R_18.yaml", "grid5", optional=True),
         Row("annotations", "DetCon_B, annotation masks (upper bound)", "detcon_b_R_18.yaml", "annotations"),
     )
 }
@@ -135,6 +141,8 @@ class World:
 
     def _images(self, row: Row) -> tuple[str, ...]:
         train = ("DATASETS.TRAIN", repr((self._unlabeled(row.regions),)))
-        if row.regions == "grid":
-            return (*train, "DETCON.MASKS.SOURCE", "grid", "DETCON.MASKS.GRID", "1")
+        if row.regions == "kmeans":
+            return train
+        if row.regions in _GRIDS:
+            return (*train, "DETCON.MASKS.SOURCE", "grid", "DETCON.MASKS.GRID", _GRIDS[row.regions])
         return (*train, "DETCON.MASKS.ROOTS", repr((str(self.folder / f"masks_{row.regions}"),)))

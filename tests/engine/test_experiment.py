@@ -8,6 +8,7 @@ import pytest
 
 from detcon_d2.data.shapes import ShapesConfig
 from detcon_d2.engine.experiment import ROWS, Lengths, World
+from detcon_d2.engine.setup import load_config
 from tests.conftest import REPO
 
 LENGTHS = Lengths(pretrain_epochs=2.0, finetune_iterations=100)
@@ -69,3 +70,13 @@ def test_only_the_upper_bound_sees_annotations_and_nobody_sees_validation_images
 
 def test_random_initialisation_neither_pretrains_nor_converts(world: World) -> None:
     assert [stage.title for stage in world.arm(ROWS["random"], 0, LENGTHS).stages] == ["Mask R-CNN from random initialisation"]
+
+
+def test_rows_differ_in_the_source_of_their_regions_as_they_say(world: World) -> None:
+    def regions(name: str) -> tuple[object, ...]:
+        command = world.pretraining(ROWS[name], 0, LENGTHS, world.arm_folder(ROWS[name], 0))[0].command
+        cfg = load_config(str(REPO / command[command.index("--config-file") + 1]), list(command[command.index("--resume") + 1 :]))
+        return cfg.DETCON.MASKS.SOURCE, cfg.DETCON.MASKS.GRID
+
+    assert regions("detcon_b")[0] == "files" and regions("detcon_b_kmeans")[0] == "kmeans"
+    assert (regions("grid"), regions("detcon_b_grid5")) == (("grid", 1), ("grid", 5))
