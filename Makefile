@@ -10,7 +10,7 @@ RUN = PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" $(VENV)/bin/python
 # Two workers with one thread each fit two cores.
 TEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist worksteal --durations=10 $(PYTEST_ARGS)
 
-.PHONY: help venv quickstart evidence test test-detectron2 lint clean
+.PHONY: help venv quickstart evidence bench test test-detectron2 lint clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets.
@@ -29,6 +29,17 @@ quickstart: $(STAMP) ## From built-in images to AP and a report in minutes (QUIC
 
 evidence: $(STAMP) ## The same, longer and over seeds, as a table: hours, resumable (EVIDENCE_ARGS="--seeds 0 --rows random detcon_b").
 	$(RUN) tools/evidence.py $(EVIDENCE_ARGS)
+
+BENCH ?= output/bench
+bench: $(STAMP) ## Speed and memory beside peers, in a quarter of an hour: figures in BENCH (default output/bench).
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --progress-bar off -q 'lightly>=1.6'
+	mkdir -p "$(BENCH)"
+	OMP_NUM_THREADS=1 $(RUN) tools/benchmarks/masks.py --json "$(BENCH)/masks.json"
+	OMP_NUM_THREADS=1 $(RUN) tools/benchmarks/pipeline.py --profile --workers 0 1 2 --json "$(BENCH)/pipeline.json"
+	$(RUN) tools/benchmarks/loss.py --rounds 5 --json "$(BENCH)/loss.json"
+	$(RUN) tools/benchmarks/loss.py --images 64 --no-peer --growth "$(BENCH)/loss_growth.html"
+	$(RUN) tools/benchmarks/step.py --rounds 3 --json "$(BENCH)/step.json"
+	$(RUN) tools/benchmarks/scaling.py --json "$(BENCH)/scaling.json"
 
 lint: $(STAMP) ## ruff: lint and format check.
 	$(VENV)/bin/python -m ruff check .

@@ -47,7 +47,7 @@ class StepTrainer(d2.TrainerBase):
         self.cfg = cfg
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         self.stop_requested = self.stop_agreed = False
-        self.network, self.model = model, _wrap_ddp(model)
+        self.network, self.model = model, wrap_ddp(model)
         self.optimizer = build_optimizer(cfg, model)
         self.scheduler = d2.build_lr_scheduler(cfg, self.optimizer)
         self.device_type = torch.device(cfg.MODEL.DEVICE).type
@@ -66,12 +66,10 @@ class StepTrainer(d2.TrainerBase):
         start = time.perf_counter()
         batch = next(self.batches)
         data_time = time.perf_counter() - start
-        with torch.autocast(self.device_type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
-            losses = self.model(batch)
-        total = sum(losses.values())
-        self._agree(bool(torch.isfinite(total)), batch)
+        losses, backward = self.compute_losses(batch)
+        self._agree(bool(torch.isfinite(sum(losses.values()))), batch)
         self.optimizer.zero_grad()
-        self.scaler.scale(total).backward()
+        backward()
         self._check_gradients(batch)
         # Clipping, where the optimizer does it, is meant for gradients of their true size.
         self.scaler.unscale_(self.optimizer)
@@ -79,6 +77,16 @@ class StepTrainer(d2.TrainerBase):
         self.scaler.update()
         self._last_batch = batch
         self._log(losses, data_time)
+
+    def compute_losses(self, batch: list[dict]) -> tuple[dict[str, torch.Tensor], Callable[[], None]]:
+        """The losses of a batch, and what adds their gradients, times the scaler's scale, to the parameters'."""
+        with self.autocast():
+            losses = self.model(batch)
+        return losses, lambda: self.scaler.scale(sum(losses.values())).backward()
+
+    def autocast(self) -> torch.autocast:
+        """The precision of forward passes."""
+        return torch.autocast(self.device_type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None)
 
     def agree_on_start(self, resumed: bool) -> None:
         """Set ``start_iter`` after the checkpointer has loaded; every process must have loaded the same.
@@ -152,7 +160,8 @@ class StepTrainer(d2.TrainerBase):
         return path
 
 
-def _wrap_ddp(model: nn.Module) -> nn.Module:
+def wrap_ddp(model: nn.Module) -> nn.Module:
+    """The model, in DistributedDataParallel where there are several processes."""
     if d2.comm.get_world_size() == 1:
         return model
     # Synchronised BatchNorm keeps the buffers equal; with plain BN each process has its own, and the main one's are saved.

@@ -1,13 +1,17 @@
 """The pretraining loop: hooks, writers and exact resume around the shared step."""
 
 import weakref
+from collections.abc import Callable
 
+import torch
 from torch import nn
 
 from detcon_d2 import d2
 from detcon_d2.checkpoint import CheckpointMetadata, DetConCheckpointer, pretraining_metadata
 from detcon_d2.data import build_detcon_train_loader, describe_masks, records_digest
 from detcon_d2.engine.hooks import EMAHook, StopOnSignalHook, ThroughputHook
+from detcon_d2.engine.kmeans_hook import KMeansHook
+from detcon_d2.engine.micro_batch import MicroBatches
 from detcon_d2.engine.step import StepTrainer
 from detcon_d2.solver import build_detcon_optimizer
 
@@ -16,7 +20,7 @@ class DetConTrainer(StepTrainer):
     """Pretrains ``MODEL.META_ARCHITECTURE`` on ``records``.
 
     The position in the stream of images follows from the iteration alone, so a resumed run sees exactly what an uninterrupted one sees.
-    Hook order: timers, LR, EMA, checkpointer, writers, stop.
+    Hook order: learned regions, timers, LR, EMA, checkpointer, writers, stop.
     """
 
     def __init__(self, cfg: "d2.CfgNode", records: list[dict]):
@@ -27,6 +31,8 @@ class DetConTrainer(StepTrainer):
         """
         super().__init__(cfg, build_detcon_optimizer)
         self.records = records
+        self.micro_batches = self._build_micro_batches()
+        self.kmeans_hook = None if self.network.kmeans is None else KMeansHook(cfg, self.network, records)
         metadata = pretraining_metadata(cfg, len(records), records_digest(records), describe_masks(cfg))
         self.checkpointer = DetConCheckpointer(
             self.network,
@@ -40,6 +46,7 @@ class DetConTrainer(StepTrainer):
         """The hooks, in the order they need: see the class."""
         cfg = self.cfg
         hooks = [
+            *([self.kmeans_hook] if self.kmeans_hook else []),
             d2.hooks.IterationTimer(),
             ThroughputHook(cfg.SOLVER.IMS_PER_BATCH),
             d2.hooks.LRScheduler(self.optimizer, self.scheduler),
@@ -53,6 +60,19 @@ class DetConTrainer(StepTrainer):
         hooks.append(StopOnSignalHook(self.checkpointer))
         return hooks
 
+    def _build_micro_batches(self) -> MicroBatches | None:
+        size, images = self.cfg.DETCON.MICRO_BATCH, self.cfg.SOLVER.IMS_PER_BATCH // d2.comm.get_world_size()
+        if size < 0 or (size and images % size):
+            raise ValueError(
+                f"DETCON.MICRO_BATCH is {size}; expected 0, or a divisor of the {images} images a process (SOLVER.IMS_PER_BATCH "
+                f"{self.cfg.SOLVER.IMS_PER_BATCH} over {d2.comm.get_world_size()})."
+            )
+        return MicroBatches(self.model, self.network, size, self.autocast, self.scaler.scale) if 0 < size < images else None
+
+    def compute_losses(self, batch: list[dict]) -> tuple[dict[str, torch.Tensor], Callable[[], None]]:
+        """As the base class's; in parts where DETCON.MICRO_BATCH says so."""
+        return super().compute_losses(batch) if self.micro_batches is None else self.micro_batches(batch)
+
     def resume_or_load(self, resume: bool = True) -> None:
         """Continue the last checkpoint of OUTPUT_DIR if ``resume`` and there is one; else start from MODEL.WEIGHTS ("": from scratch)."""
         resumed = resume and self.checkpointer.has_checkpoint()
@@ -61,6 +81,8 @@ class DetConTrainer(StepTrainer):
         if fresh_target and self.cfg.DETCON.EMA.INIT == "copy":
             self.network.update_target(0.0)
         self.agree_on_start(resumed)
+        if self.kmeans_hook is not None and self.start_iter < self.max_iter:
+            self.kmeans_hook.resume(self.start_iter)
 
     def train(self) -> None:
         """From ``start_iter`` to ``max_iter``."""

@@ -8,6 +8,7 @@ from detcon_d2.modeling.backbone import (
 )
 from detcon_d2.modeling.ema import ema_momentum, update_ema
 from detcon_d2.modeling.heads import DetConHead
+from detcon_d2.modeling.kmeans import KMeansRegions, carry_to_view, spherical_kmeans
 from detcon_d2.modeling.losses import detcon_loss
 from detcon_d2.modeling.mask_pooling import downsample_label_map, ids_from_draws, pool_masked_features, sample_mask_ids
 from detcon_d2.modeling.meta_arch import DetConB, DetConBase, DetConS
@@ -20,10 +21,12 @@ __all__ = [
     "DetConBase",
     "DetConHead",
     "DetConS",
+    "KMeansRegions",
     "SameConv2d",
     "SameStem",
     "build_detcon_resnet_backbone",
     "build_detcon_resnet_fpn_backbone",
+    "carry_to_view",
     "detcon_loss",
     "downsample_label_map",
     "ema_momentum",
@@ -35,6 +38,7 @@ __all__ = [
     "region_retrieval_top1",
     "same_padding",
     "sample_mask_ids",
+    "spherical_kmeans",
     "update_ema",
     "use_same_padding",
     "zero_init_residual",

@@ -4,7 +4,6 @@ Letters: N images of this process, M drawn regions a view, C feature channels, (
 """
 
 import copy
-from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -12,19 +11,14 @@ from torch.nn import functional as F
 
 from detcon_d2 import d2
 from detcon_d2.modeling.backbone import zero_init_residual
+from detcon_d2.modeling.device_photometric import finish_views
 from detcon_d2.modeling.ema import update_ema
+from detcon_d2.modeling.embeddings import Embeddings, View
 from detcon_d2.modeling.heads import DetConHead
+from detcon_d2.modeling.kmeans import KMeansRegions, carry_to_view
 from detcon_d2.modeling.losses import detcon_loss
 from detcon_d2.modeling.mask_pooling import downsample_label_map, ids_from_draws, pool_masked_features, sample_mask_ids
 from detcon_d2.modeling.metrics import mean_distinct_regions, positive_fraction, projection_std, region_retrieval_top1
-
-
-class View(NamedTuple):
-    """One view of a batch on the model's device."""
-
-    images: torch.Tensor  # (N, 3, H, W), normalised
-    cells: torch.Tensor  # (N, h, w) region id of each feature cell
-    ids: torch.Tensor  # (N, M) drawn region ids
 
 
 class DetConBase(nn.Module):
@@ -47,6 +41,7 @@ class DetConBase(nn.Module):
         num_classes: int = 0,
         channels_last: bool = True,
         metrics_period: int = 20,
+        kmeans: KMeansRegions | None = None,
     ):
         """
         Args:
@@ -60,6 +55,7 @@ class DetConBase(nn.Module):
             num_classes: of the online linear probe; 0 for none.
             channels_last: memory format of the images.
             metrics_period: iterations between two computations of the is-it-learning figures.
+            kmeans: learns the regions; None: the views bring them.
         """
         super().__init__()
         self.encoder = encoder
@@ -70,6 +66,7 @@ class DetConBase(nn.Module):
         self.local_negatives = local_negatives
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.metrics_period = metrics_period
+        self.kmeans = kmeans
         channels = encoder.output_shape()[in_feature].channels
         self.probe = nn.Linear(channels, num_classes) if num_classes else None
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean, dtype=torch.float32).view(-1, 1, 1), False)
@@ -100,6 +97,7 @@ class DetConBase(nn.Module):
             "num_classes": detcon.PROBE.NUM_CLASSES if detcon.PROBE.ENABLED else 0,
             "channels_last": detcon.CHANNELS_LAST,
             "metrics_period": detcon.LOG_PERIOD,
+            "kmeans": KMeansRegions.build(cfg, shapes),
         }
 
     @property
@@ -107,11 +105,20 @@ class DetConBase(nn.Module):
         """Where the model lies."""
         return self.pixel_mean.device
 
-    def forward(self, batched_inputs: list[dict]) -> dict[str, torch.Tensor] | list[dict[str, torch.Tensor]]:
+    @property
+    def region_encoder(self) -> nn.Module:
+        """The encoder whose features are clustered where regions are learned."""
+        return self.encoder
+
+    def forward(
+        self, batched_inputs: list[dict], gradients: tuple[torch.Tensor, torch.Tensor] | None = None
+    ) -> dict[str, torch.Tensor] | list[dict[str, torch.Tensor]]:
         """
         Args:
             batched_inputs: in training the mapper's dicts (``views``, optional ``label``); in evaluation Detectron2's
                 ``{"image": (3, H, W) RGB in 0..255}``.
+            gradients: of the loss of a larger batch with respect to these images' embeddings, both (N, M, D), for DETCON.MICRO_BATCH:
+                ``loss_detcon`` is then no loss, but a number whose gradient to the parameters is these images' share of that loss's.
 
         Returns:
             In training ``{"loss_detcon": scalar}``, with labels also ``loss_probe``; in evaluation one
@@ -119,12 +126,30 @@ class DetConBase(nn.Module):
         """
         if not self.training:
             return self.inference(batched_inputs)
-        views = [self._prepare_view([record["views"][i] for record in batched_inputs]) for i in range(2)]
-        features, loss = self._contrast(*views)
-        losses = {"loss_detcon": loss}
+        embeddings, features = self._embed_batch(batched_inputs, with_targets=gradients is None)
+        losses = {"loss_detcon": self.contrast(embeddings) if gradients is None else embeddings.dot(gradients)}
         if self.probe is not None:
             losses["loss_probe"] = self._probe_loss(features, batched_inputs)
         return losses
+
+    def embed(self, batched_inputs: list[dict]) -> Embeddings:
+        """What the loss needs of a batch, as :meth:`forward` has it in training."""
+        return self._embed_batch(batched_inputs, with_targets=True)[0]
+
+    def contrast(self, embeddings: Embeddings) -> torch.Tensor:
+        """The loss of a batch, scalar; its figures go to the event storage."""
+        self._log_learning(embeddings)
+        online1, online2 = embeddings.online1, embeddings.online2
+        target1, target2 = embeddings.targets
+        ids = embeddings.ids1, embeddings.ids2
+        return detcon_loss(online1, online2, target1, target2, *ids, temperature=self.temperature, local_negatives=self.local_negatives)
+
+    def _embed_batch(self, batched_inputs: list[dict], with_targets: bool) -> tuple[Embeddings, torch.Tensor]:
+        """Also the online features of view 1 (N, C, h, w)."""
+        if self.kmeans is not None:
+            batched_inputs = self._add_learned_label_maps(batched_inputs)
+        views = (self._prepare_view([record["views"][i] for record in batched_inputs]) for i in range(2))
+        return self._embed_views(*views, with_targets)
 
     @torch.no_grad()
     def inference(self, batched_inputs: list[dict]) -> list[dict[str, torch.Tensor]]:
@@ -138,8 +163,36 @@ class DetConBase(nn.Module):
             for feature, (height, width) in zip(features, batch.image_sizes, strict=True)
         ]
 
-    def _contrast(self, view1: View, view2: View) -> tuple[torch.Tensor, torch.Tensor]:
-        """The online features of view 1 (N, C, h, w) and the loss."""
+    @torch.no_grad()
+    def learn_regions(self, images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+        """Regions of whole images, by k-means of :attr:`region_encoder`'s features: (N, h, w) int64 on the model's device.
+
+        Args:
+            images: (N, 3, H, W) uint8 RGB.
+            draws: (N, at least K) floating in [0, 1).
+        """
+        images = self._normalise(images.to(self.device, non_blocking=True)).contiguous(memory_format=self.memory_format)
+        return self.kmeans.learn(self.region_encoder, images, draws.to(self.device, non_blocking=True))
+
+    def _add_learned_label_maps(self, records: list[dict]) -> list[dict]:
+        """Copies of the mapper's dicts whose views have a ``label_map``."""
+        if "full_image" in records[0]:
+            cells = self.learn_regions(*(torch.stack([record[key] for record in records]) for key in ("full_image", "kmeans_draws")))
+        else:
+            cells = self.kmeans.look_up(records).to(self.device)
+        sizes = torch.tensor([[record["height"], record["width"]] for record in records], device=self.device)
+        label_maps = []
+        for views in zip(*(record["views"] for record in records), strict=True):
+            boxes = torch.stack([view["box"] for view in views]).to(self.device)
+            flips = torch.tensor([view["flip"] for view in views], device=self.device)
+            label_maps.append(carry_to_view(cells, boxes, flips, sizes, views[0]["image"].shape[-2:]))
+        return [
+            record | {"views": [view | {"label_map": maps[n]} for view, maps in zip(record["views"], label_maps, strict=True)]}
+            for n, record in enumerate(records)
+        ]
+
+    def _embed_views(self, view1: View, view2: View, with_targets: bool) -> tuple[Embeddings, torch.Tensor]:
+        """Also the online features of view 1 (N, C, h, w)."""
         raise NotImplementedError
 
     def _normalise(self, images: torch.Tensor) -> torch.Tensor:
@@ -148,8 +201,8 @@ class DetConBase(nn.Module):
         return (images - self.pixel_mean) / self.pixel_std
 
     def _prepare_view(self, views: list[dict]) -> View:
-        images = self._normalise(torch.stack([view["image"] for view in views]).to(self.device, non_blocking=True))
-        images = images.contiguous(memory_format=self.memory_format)
+        images = torch.stack([view["image"] for view in views]).to(self.device, non_blocking=True)
+        images = self._normalise(finish_views(images, views)).contiguous(memory_format=self.memory_format)
         if "cells" in views[0]:
             cells = torch.stack([view["cells"] for view in views]).to(self.device, non_blocking=True)
         else:
@@ -181,15 +234,15 @@ class DetConBase(nn.Module):
         return (d2.get_event_storage().iter + 1) % self.metrics_period == 0
 
     @torch.no_grad()
-    def _log_learning(self, view1: View, view2: View, projection1: torch.Tensor, query1: torch.Tensor, key2: torch.Tensor) -> None:
+    def _log_learning(self, batch: Embeddings) -> None:
         """Is it learning? Figures of this process's batch, to the event storage."""
         if not self._metrics_due():
             return
         figures = {
-            "learning/projection_std": projection_std(projection1, view1.ids),
-            "learning/positive_fraction": positive_fraction(view1.ids, view2.ids),
-            "learning/regions_per_view": (mean_distinct_regions(view1.cells) + mean_distinct_regions(view2.cells)) / 2,
-            "learning/retrieval_top1": region_retrieval_top1(query1, key2, view1.ids, view2.ids),
+            "learning/projection_std": projection_std(batch.projection1, batch.ids1),
+            "learning/positive_fraction": positive_fraction(batch.ids1, batch.ids2),
+            "learning/regions_per_view": (mean_distinct_regions(batch.cells1) + mean_distinct_regions(batch.cells2)) / 2,
+            "learning/retrieval_top1": region_retrieval_top1(batch.online1, batch.targets[1], batch.ids1, batch.ids2),
         }
         for name, value in figures.items():
             d2.get_event_storage().put_scalar(name, float(value), smoothing_hint=False)
@@ -204,12 +257,10 @@ class DetConS(DetConBase):
         """Arguments as :class:`DetConBase`."""
         super().__init__(**kwargs)
 
-    def _contrast(self, view1: View, view2: View) -> tuple[torch.Tensor, torch.Tensor]:
+    def _embed_views(self, view1: View, view2: View, with_targets: bool) -> tuple[Embeddings, torch.Tensor]:
         features, z1 = self._embed(view1, self.encoder, self.projector)
         _, z2 = self._embed(view2, self.encoder, self.projector)
-        self._log_learning(view1, view2, z1, z1, z2)
-        loss = detcon_loss(z1, z2, z1, z2, view1.ids, view2.ids, temperature=self.temperature, local_negatives=self.local_negatives)
-        return features, loss
+        return Embeddings(z1, z2, None, None, z1, view1.ids, view2.ids, view1.cells, view2.cells), features
 
 
 @d2.META_ARCH_REGISTRY.register()
@@ -247,18 +298,23 @@ class DetConB(DetConBase):
         args["target_projector"] = copy.deepcopy(source["projector"])
         return args
 
+    @property
+    def region_encoder(self) -> nn.Module:
+        """The target's: it changes slowly, and so do the regions."""
+        return self.target["encoder"]
+
     def update_target(self, momentum: float) -> None:
         """target = momentum * target + (1 - momentum) * online, for the parameters of encoder and projector."""
         update_ema(self.target["encoder"], self.encoder, momentum)
         update_ema(self.target["projector"], self.projector, momentum)
 
-    def _contrast(self, view1: View, view2: View) -> tuple[torch.Tensor, torch.Tensor]:
+    def _embed_views(self, view1: View, view2: View, with_targets: bool) -> tuple[Embeddings, torch.Tensor]:
         features, z1 = self._embed(view1, self.encoder, self.projector)
         p1 = self.predictor(z1)
         _, z2 = self._embed(view2, self.encoder, self.projector)
         p2 = self.predictor(z2)
-        with torch.no_grad():
-            t1, t2 = (self._embed(view, self.target["encoder"], self.target["projector"])[1] for view in (view1, view2))
-        self._log_learning(view1, view2, z1, p1, t2)
-        loss = detcon_loss(p1, p2, t1, t2, view1.ids, view2.ids, temperature=self.temperature, local_negatives=self.local_negatives)
-        return features, loss
+        t1 = t2 = None
+        if with_targets:
+            with torch.no_grad():
+                t1, t2 = (self._embed(view, self.target["encoder"], self.target["projector"])[1] for view in (view1, view2))
+        return Embeddings(p1, p2, t1, t2, z1, view1.ids, view2.ids, view1.cells, view2.cells), features

@@ -1,0 +1,52 @@
+#!/usr/bin/env python
+"""Speed of a whole pretraining step beside plain float32 and beside the machine's fastest matrix product, in turns, in one run."""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from detcon_d2.benchmark.step import Problem, measure_step
+from detcon_d2.benchmark.timing import machine
+
+_EPILOG = """
+examples
+  python tools/benchmarks/step.py                                             # DetCon_B, ResNet-50, 224 px, batch 16, all cores
+  python tools/benchmarks/step.py --depth 18 --size 97 --images 64 --threads 1   # the quickstart's
+  python tools/benchmarks/step.py --device cuda --images 256 --no-plain --rounds 20
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    default = Problem()
+    parser = argparse.ArgumentParser(description=__doc__, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--method", choices=("DetConB", "DetConS"), default=default.method, help="default: %(default)s")
+    parser.add_argument("--depth", type=int, default=default.depth, help="of the ResNet (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=default.images, help="of a batch (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=default.size, help="side of a view, pixels (default: %(default)s)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default=default.device, help="default: %(default)s")
+    parser.add_argument("--amp", choices=("bf16", "fp16", "off"), default="bf16", help="precision of autocast (default: %(default)s)")
+    parser.add_argument("--no-plain", action="store_true", help="leave plain float32 out")
+    parser.add_argument("--rounds", type=int, default=5, help="steps of each that are measured, in turns (default: %(default)s)")
+    parser.add_argument("--threads", type=int, help="of PyTorch (default: one a core)")
+    parser.add_argument("--json", type=Path, help="write the figures there, too")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure and print; see ``--help``."""
+    args = parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    problem = Problem(args.method, args.depth, args.images, args.size, args.device, "" if args.amp == "off" else args.amp)
+    speed = measure_step(problem, args.rounds, plain=not args.no_plain)
+    print(*speed.lines(problem.images), sep="\n")
+    if args.json:
+        result = {"machine": machine(), "problem": problem._asdict(), "share_of_peak": speed.share_of_peak} | speed._asdict()
+        args.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
