@@ -55,12 +55,22 @@ def build_detcon_resnet_backbone(cfg: "d2.CfgNode", input_shape: "d2.ShapeSpec")
                 num_groups=resnets.NUM_GROUPS,
             )
         block = d2.BasicBlock if basic else d2.BottleneckBlock
-        stages.append(d2.ResNet.make_stage(block, num_blocks, in_channels=in_channels, out_channels=out_channels, **kwargs))
+        stage = d2.ResNet.make_stage(block, num_blocks, in_channels=in_channels, out_channels=out_channels, **kwargs)
+        if basic and dilation == 2:
+            _dilate_basic_blocks(stage)
+        stages.append(stage)
         in_channels, out_channels, bottleneck_channels = out_channels, out_channels * 2, bottleneck_channels * 2
     network = d2.ResNet(stem, stages, out_features=resnets.OUT_FEATURES, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT)
     if same:
         use_same_padding(network)
     return network
+
+
+def _dilate_basic_blocks(stage: list["d2.BasicBlock"]) -> None:
+    """Twice the spacing for every convolution that follows the stage's first: what these blocks, which know no dilation, lack for the
+    stride that the stage gave up. Every second output is then exactly one of the stage with stride 2, with the same weights."""
+    for conv in [conv for block in stage for conv in (block.conv1, block.conv2)][1:]:
+        conv.dilation = conv.padding = (2, 2)
 
 
 def build_detcon_resnet_fpn_backbone(cfg: "d2.CfgNode", input_shape: "d2.ShapeSpec") -> "d2.FPN":

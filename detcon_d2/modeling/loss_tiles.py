@@ -12,8 +12,9 @@ import torch
 _MIN_NORM = 1e-6
 # exp of logits within +-60 needs no shift: float32 holds sums of a million of the largest, and single ones of the smallest.
 _MAX_UNSHIFTED = 60.0
-# Tiles that stay in the second-level caches of a CPU; rows are for each thread. Whole rows, where they must be held: at most these bytes.
-_CPU_ROWS, _CPU_COLUMNS, _CPU_BYTES = 512, 512, 64 << 20
+# Rows (for each thread) and columns of a tile on a CPU: smaller ones stay in faster caches, but the threads wait for each other more
+# often. At most so many bytes, and at least so many rows, below which products take longer a row.
+_CPU_ROWS, _CPU_COLUMNS, _CPU_BYTES, _CPU_MIN_ROWS = 1024, 1024, 64 << 20, 256
 _GPU_BYTES = 512 << 20
 # Where rows without loss are left out; elsewhere the host would have to wait for their number.
 _SKIPPING_DEVICES = ("cpu",)
@@ -80,10 +81,9 @@ def default_tile(targets: torch.Tensor) -> tuple[int, int]:
     _, num_images, m, _ = targets.shape
     row_bytes = 2 * num_images * m * targets.element_size()
     if targets.device.type == "cpu":
-        rows = _CPU_ROWS * max(2, torch.get_num_threads())
-        if targets.requires_grad:
-            rows = min(rows, max(_CPU_ROWS // 2, _CPU_BYTES // row_bytes))
-        return rows, max(1, _CPU_COLUMNS // m)
+        images = min(num_images, max(1, _CPU_COLUMNS // m))
+        held_bytes = row_bytes if targets.requires_grad else images * m * targets.element_size()
+        return max(_CPU_MIN_ROWS, min(_CPU_ROWS * torch.get_num_threads(), _CPU_BYTES // held_bytes)), images
     budget = _GPU_BYTES
     if targets.device.type == "cuda":
         cached = torch.cuda.memory_reserved(targets.device) - torch.cuda.memory_allocated(targets.device)

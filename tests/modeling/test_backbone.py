@@ -52,9 +52,23 @@ def test_stages_above_the_last_output_are_not_built():
     assert not hasattr(backbone, "res5") and hasattr(backbone, "res4")
 
 
-def test_dilated_res5_keeps_the_stride_of_res4():
-    backbone = d2.build_backbone(cfg_for(50, MODEL__RESNETS__RES5_DILATION=2))
+@pytest.mark.parametrize("depth", [18, 50])
+def test_dilated_res5_keeps_the_stride_of_res4(depth):
+    backbone = d2.build_backbone(cfg_for(depth, MODEL__RESNETS__RES5_DILATION=2))
     assert backbone.output_shape()["res5"].stride == 16
+
+
+@pytest.mark.parametrize("padding", ["symmetric", "same"])
+def test_dilated_basic_blocks_have_the_outputs_of_stride_2_and_others_between(padding):
+    overrides = {"DETCON__BACKBONE__PADDING": padding}
+    plain, dilated = (d2.build_backbone(cfg_for(18, MODEL__RESNETS__RES5_DILATION=n, **overrides)).eval() for n in (1, 2))
+    dilated.load_state_dict(plain.state_dict())
+    # Of 97 px, 7 x 7 cells have those of stride 2 at even places.
+    images = torch.randn(2, 3, 97, 97, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected, found = plain(images)["res5"], dilated(images)["res5"]
+    assert expected.shape[2:] == (4, 4) and found.shape[2:] == (7, 7)
+    torch.testing.assert_close(found[:, :, ::2, ::2], expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("depth", [18, 50])

@@ -199,9 +199,13 @@ def test_impossible_tiles_are_refused(tile):
         detcon_loss(*embeddings, *ids, tile=tile)
 
 
-def test_default_tile_grows_with_threads_and_holds_whole_rows_only_to_a_limit(monkeypatch):
+def test_default_tile_grows_with_threads_but_not_without_limit(monkeypatch):
     targets = torch.empty(2, 4096, 16, 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
-    assert loss_tiles.default_tile(targets) == (2048, 32)
+    assert loss_tiles.default_tile(targets) == (4096, 64)
+    assert loss_tiles.default_tile(targets[:, :8]) == (4096, 8)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 256)
+    assert loss_tiles.default_tile(targets) == (16384, 64)
+    # Gradients to the targets: the whole rows are held.
     rows, _ = loss_tiles.default_tile(targets.requires_grad_())
-    assert rows * 2 * 4096 * 16 * 4 <= 128 << 20
+    assert rows == 256
