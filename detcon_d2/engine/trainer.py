@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable
+from dataclasses import asdict, is_dataclass
 
 import torch
 from torch import nn
@@ -72,6 +73,13 @@ class DetConTrainer(StepTrainer):
     def compute_losses(self, batch: list[dict]) -> tuple[dict[str, torch.Tensor], Callable[[], None]]:
         """As the base class's; in parts where DETCON.MICRO_BATCH says so."""
         return super().compute_losses(batch) if self.micro_batches is None else self.micro_batches(batch)
+
+    def plain_batch(self, batch: list[dict]) -> list[dict]:
+        """With the photometric transforms that are left to the device (DETCON.AUG.WHERE) as dicts."""
+        return [
+            sample | {"views": [{key: asdict(x) if is_dataclass(x) else x for key, x in view.items()} for view in sample["views"]]}
+            for sample in batch
+        ]
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Continue the last checkpoint of OUTPUT_DIR if ``resume`` and there is one; else start from MODEL.WEIGHTS ("": from scratch)."""

@@ -140,8 +140,9 @@ def test_two_processes_equal_one_with_the_double_batch(photos, tmp_path, archite
             torch.testing.assert_close(b[key], a[key], rtol=1e-4, atol=1e-4, msg=lambda text, key=key: f"{key}: {text}")
 
 
-def test_nan_stops_the_run_names_the_iteration_and_saves_the_batch(photos, tmp_path):
-    trainer = DetConTrainer(*setup(arguments(tiny_opts(photos, tmp_path))))
+@pytest.mark.parametrize("where", ["worker", "device"])
+def test_nan_stops_the_run_names_the_iteration_and_saves_the_batch(photos, tmp_path, where):
+    trainer = DetConTrainer(*setup(arguments(tiny_opts(photos, tmp_path, DETCON__AUG__WHERE=where))))
     trainer.register_hooks([_PoisonWeights(1)])
     with pytest.raises(NonFiniteLossError, match=r"not finite at iteration 2 on process 0.*nan_batch_iter2_rank0.pth"):
         trainer.train()
