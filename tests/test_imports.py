@@ -16,6 +16,7 @@ ALLOWED = {
     "checkpoint": set(),
     "engine": {"masks", "data", "modeling", "solver", "checkpoint"},
     "evaluation": {"masks", "data", "modeling", "solver", "checkpoint"},
+    "benchmark": {"masks", "data", "modeling", "solver", "checkpoint", "engine", "evaluation"},
 }
 
 
