@@ -11,7 +11,7 @@ from detcon_d2 import d2
 from detcon_d2.data.datasets import load_training_records
 from detcon_d2.data.label_maps import describe_masks
 from detcon_d2.data.mapper import DetConMapper
-from detcon_d2.data.rendering import ViewRenderer
+from detcon_d2.data.rendering import ViewRenderer, feature_cells
 from detcon_d2.data.resize import nearest_indices
 from detcon_d2.data.sampler import PositionSampler
 from detcon_d2.masks.cells import NO_REGION, label_map_to_cells
@@ -23,8 +23,6 @@ _GAP, _HEADER, _CAPTION = 8, 48, 26
 _TITLES = ("image and crops", "regions", "view 1", "view 1 regions", "view 2", "view 2 regions")
 _BACKGROUND, _INK = (255, 255, 255), (20, 20, 20)
 _VIEW_COLORS = ((230, 30, 30), (20, 90, 255))
-# Of the features whose cells the regions compete for.
-_STRIDE = 32
 
 
 @dataclass(frozen=True)
@@ -35,11 +33,13 @@ class SheetRow:
         image: uint8 (H, W, 3) RGB.
         label_map: uint16 (H, W).
         sample: output of DetConMapper for it.
+        cells: (h, w) of a view's features, for which its regions compete; None: not known.
     """
 
     image: np.ndarray
     label_map: np.ndarray
     sample: dict
+    cells: tuple[int, int] | None
 
 
 def collect_rows(cfg: "d2.CfgNode", num_images: int, start_position: int = 0) -> list[SheetRow]:
@@ -57,15 +57,15 @@ def collect_rows(cfg: "d2.CfgNode", num_images: int, start_position: int = 0) ->
     rows = []
     for position in range(start_position, start_position + num_images):
         record = records[sampler.index_at(position)]
-        rows.append(SheetRow(*mapper.read(record, position), mapper(record, position)))
+        rows.append(SheetRow(*mapper.read(record, position), mapper(record, position), feature_cells(cfg)))
     return rows
 
 
 def render_sheet(rows: list[SheetRow], title: str) -> np.ndarray:
     """The sheet: uint8 (height, width, 3) RGB, a row for each image, six panels a row.
 
-    Captions: size of image and crops in pixels; regions in the label map and, for views, those left after each cell of the stride-32
-    features took its most frequent one: the ids that training draws from.
+    Captions: size of image and crops in pixels; regions in the label map and, for views, those left after each cell of the features took
+    its most frequent one: the ids that training draws from.
 
     Args:
         rows: at least one.
@@ -129,10 +129,15 @@ def _panels(row: SheetRow) -> list[tuple[np.ndarray, str]]:
         pixels, labels = _fit(pixels, regions)
         x0, y0, x1, y1 = view["box"].int().tolist()
         panels.append((pixels, f"crop {x1 - x0} x {y1 - y0}{', flipped' if view['flip'] else ''}"))
-        side = -(-len(regions) // _STRIDE)
-        in_cells = len(np.setdiff1d(label_map_to_cells(regions, (side, side)), [NO_REGION]))
-        panels.append((overlay_regions(pixels, labels), f"{_count(regions)}, {in_cells} in {side} x {side} cells"))
+        panels.append((overlay_regions(pixels, labels), _count(regions) + _count_in_cells(regions, row.cells)))
     return panels
+
+
+def _count_in_cells(regions: np.ndarray, cells: tuple[int, int] | None) -> str:
+    if cells is None:
+        return ""
+    left = len(np.setdiff1d(label_map_to_cells(regions, cells), [NO_REGION]))
+    return f", {left} in {cells[0]} x {cells[1]} cells"
 
 
 def _fit(image: np.ndarray, label_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

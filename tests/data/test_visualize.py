@@ -62,6 +62,15 @@ def test_views_without_a_region_are_drawn(empty_set, make_cfg):
     assert render_sheet(collect_rows(make_cfg(empty_set), 1), "").any()
 
 
+@pytest.mark.parametrize(("dilation", "cells"), [(1, (7, 7)), (2, (14, 14))])
+def test_regions_compete_for_the_cells_of_the_features(painted_set, make_cfg, dilation, cells):
+    cfg = make_cfg(painted_set)
+    cfg.merge_from_list(
+        ["DETCON.VIEWS.SIZE", 224, "MODEL.RESNETS.RES5_DILATION", dilation, "MODEL.BACKBONE.NAME", "build_detcon_resnet_backbone"]
+    )
+    assert collect_rows(cfg, 1)[0].cells == cells
+
+
 def test_a_sheet_is_written_atomically_into_a_new_folder(painted_set, make_cfg, tmp_path):
     output = tmp_path / "new" / "sheet.png"
     line = write_sheet(make_cfg(painted_set), str(output), 3)
