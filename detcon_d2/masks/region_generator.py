@@ -7,7 +7,8 @@ A generator is a class with keyword parameters and
     advice(height, width) -> str | None                  parameters to try where the median image has too few regions
 
 For those that read the record's COCO annotations ``needs_annotations = True``; those that keep several label maps an image have
-``layers > 1`` and return uint16 (layers, H, W).
+``layers > 1`` and return uint16 (layers, H, W). Two things more, where they are wanted: ``HELP``, a line for each parameter (the command
+line has a flag for every one), and ``prepare()``, called once before there are worker processes.
 """
 
 from typing import Protocol
