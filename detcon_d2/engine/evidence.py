@@ -41,7 +41,9 @@ class Score:
     mask: dict[int, float]
 
 
-def run_evidence(checkout: Path, output: Path, worlds: Sequence[str], rows: Sequence[str], seeds: Sequence[int], jobs: int) -> str:
+def run_evidence(
+    checkout: Path, output: Path, worlds: Sequence[str], rows: Sequence[str], seeds: Sequence[int], jobs: int, lengths: Lengths = LENGTHS
+) -> str:
     """Run what is not finished yet; the table is written anew after each arm.
 
     Args:
@@ -50,6 +52,7 @@ def run_evidence(checkout: Path, output: Path, worlds: Sequence[str], rows: Sequ
         worlds, rows: names in ``WORLDS`` and ``ROWS``; a world leaves out rows that it does not have.
         seeds: of pretraining and fine-tuning.
         jobs: arms side by side.
+        lengths: of pretraining and fine-tuning, the same for every arm.
 
     Returns:
         The table.
@@ -74,7 +77,7 @@ def run_evidence(checkout: Path, output: Path, worlds: Sequence[str], rows: Sequ
     # The upper bound's label maps come from annotations; every other arm knows images only.
     used = {(world, row.regions) for world, row, _ in arms if row.regions in ("fh", "annotations")}
     run_chains([world.masks(generator) for world, generator in sorted(used, key=str)], checkout)
-    chains = [world.arm(row, seed, LENGTHS) for world, row, seed in arms]
+    chains = [world.arm(row, seed, lengths) for world, row, seed in arms]
     pending = [chain for chain in chains if not all([stage.is_finished() for stage in chain.stages])]
     print(f"{total} arms, {total - len(pending)} of them finished before; {jobs} at a time", flush=True)
     run_chains(pending, checkout, jobs, report)
