@@ -24,19 +24,25 @@ def growth_page(series: dict[str, dict[str, list[dict]]], machine: dict) -> str:
         series: result of :func:`growth` by variant.
         machine: of :func:`detcon_d2.benchmark.timing.machine`.
     """
-    sections = []
-    for variant, letters in series.items():
-        cards = "".join(_cards(letter, rows) for letter, rows in letters.items())
-        sections.append((f"DetCon_{variant.upper()}", f'<div class="cards charts">{cards}</div>'))
+    sections = [(heading, f'<div class="cards charts">{"".join(cards)}</div>') for heading, cards in growth_sections(series)]
     facts = ", ".join(f"{name} {value}" for name, value in machine.items() if name != "versions")
     return page("DetCon loss: time and memory", paragraph(escape(facts)), sections)
 
 
-def _cards(letter: str, rows: list[dict]) -> str:
+def growth_sections(series: dict[str, dict[str, list[dict]]]) -> list[tuple[str, list[str]]]:
+    """Heading and cards, as HTML, of each variant."""
+    return [
+        (f"Growth of DetCon_{variant.upper()}'s loss", [box for letter, rows in letters.items() for box in _cards(letter, rows)])
+        for variant, letters in series.items()
+    ]
+
+
+def _cards(letter: str, rows: list[dict]) -> list[str]:
     xs = [row["images"] * row["processes"] if letter == "K" else row[{"N": "images", "M": "regions"}[letter]] for row in rows]
-    result = ""
+    result = []
     for key, name in (("ms", "time, ms"), ("peak_mib", "peak memory, MiB")):
         shown = [function for function in (OURS, PEER, PRODUCTS) if all(function in row[key] for row in rows)]
         lines = [Line(function, [(x, row[key][function]) for x, row in zip(xs, rows)], color) for color, function in enumerate(shown)]
-        result += card(f"{name} over {letter}", legend([(line.label, line.color) for line in lines]) + line_chart(lines, name))
+        chart = legend([(line.label, line.color) for line in lines]) + line_chart(lines, name)
+        result.append(card(f"{name} over {letter}", chart))
     return result

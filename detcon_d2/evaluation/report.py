@@ -4,7 +4,6 @@ One file that needs no network: pictures are embedded, curves are inline SVG.
 """
 
 import json
-import math
 import platform
 import shlex
 import statistics
@@ -18,7 +17,7 @@ from detcon_d2.data.shapes import split_paths
 from detcon_d2.evaluation.charts import Line, line_chart
 from detcon_d2.evaluation.encoders import encode_images, load_encoder
 from detcon_d2.evaluation.report_figures import data_uri, detection_strip
-from detcon_d2.evaluation.report_html import NUM_COLORS, card, legend, number, page, paragraph, signed, table
+from detcon_d2.evaluation.report_html import NUM_COLORS, bars, card, legend, number, page, paragraph, signed, table
 from detcon_d2.evaluation.report_inputs import Arm, LabelledImages, Result, check_inputs, read_predictions, read_result
 from detcon_d2.evaluation.report_similarity import choose_pairs, mean_separations, similarity_strips, spread_out
 from detcon_d2.evaluation.run_log import Points, read_series
@@ -101,24 +100,14 @@ def _headline(folder: Path, arms: Sequence[Arm], results: dict[str, Result], ima
     baseline, pretrained = _baseline(arms), _pretrained(arms)
     cards = []
     for task, name in _TASKS:
-        bars = _bars([(arm.title, index, results[arm.name].figure(task, "AP")) for index, arm in enumerate(arms)])
+        chart = bars([(arm.title, index, results[arm.name].figure(task, "AP")) for index, arm in enumerate(arms)])
         gain = ""
         if baseline and pretrained:
             difference = results[pretrained[0].name].figure(task, "AP") - results[baseline.name].figure(task, "AP")
             over = f"{escape(pretrained[0].title)} over {escape(baseline.title)}"
             gain = f'<div class="big">{signed(difference)} AP</div><div class="soft">{over}</div>'
-        cards.append(card(f"{name} AP", gain + bars))
+        cards.append(card(f"{name} AP", gain + chart))
     return f'{paragraph(text)}<div class="cards">{"".join(cards)}</div>'
-
-
-def _bars(rows: Sequence[tuple[str, int, float]]) -> str:
-    finite = [value for _, _, value in rows if not math.isnan(value)]
-    longest = max([*finite, 1e-9])
-    return "".join(
-        f'<div class="bar"><span>{escape(label)}</span><span><i class="c{index % NUM_COLORS}" '
-        f'style="width:{0 if math.isnan(value) else 100 * value / longest:.1f}%"></i></span><b>{number(value)}</b></div>'
-        for label, index, value in rows
-    )
 
 
 def _meaning(images: LabelledImages) -> str:

@@ -1,7 +1,7 @@
 """The report's page: style sheet, shell and small pieces of HTML. No script, no font, no file beside it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 
 STYLE = """
@@ -105,6 +105,21 @@ def card(heading: str, content: str) -> str:
 def number(value: float) -> str:
     """A figure with one decimal; a dash for NaN."""
     return "–" if math.isnan(value) else f"{value:.1f}"
+
+
+def bars(rows: Sequence[tuple[str, int, float]], text: Callable[[float], str] = number) -> str:
+    """Horizontal bars, the largest value the whole width; NaN has none.
+
+    Args:
+        rows: plain label, index of the colour, value >= 0.
+        text: of a value.
+    """
+    longest = max([*(value for _, _, value in rows if not math.isnan(value)), 1e-9])
+    return "".join(
+        f'<div class="bar"><span>{escape(label)}</span><span><i class="c{index % NUM_COLORS}" '
+        f'style="width:{0 if math.isnan(value) else 100 * value / longest:.1f}%"></i></span><b>{text(value)}</b></div>'
+        for label, index, value in rows
+    )
 
 
 def signed(value: float) -> str:
