@@ -34,6 +34,8 @@ def add_detcon_config(cfg: "d2.CfgNode") -> None:
     cfg.DETCON.BACKBONE.PADDING = "symmetric"
     # Run the network in the channels_last memory format.
     cfg.DETCON.CHANNELS_LAST = True
+    # torch.compile of the encoders by this backend, "inductor" as a rule; "": off.
+    cfg.DETCON.COMPILE = ""
 
     # g: Linear(C, HIDDEN_DIM, bias) BN ReLU Linear(HIDDEN_DIM, OUT_DIM, no bias), on every drawn region.
     cfg.DETCON.PROJECTOR = CN()

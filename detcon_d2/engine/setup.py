@@ -120,6 +120,8 @@ def check_pretraining_config(cfg: "d2.CfgNode", world_size: int) -> None:
     cuda = torch.cuda.is_available()
     batch = cfg.SOLVER.IMS_PER_BATCH
     dtype = cfg.DETCON.SOLVER.AMP_DTYPE
+    compiler = cfg.DETCON.COMPILE
+    compilers = torch.compiler.list_backends if compiler else lambda *_: []  # asking imports the compiler, which takes seconds
     architecture, backbone = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.BACKBONE.NAME
     checks = [
         (architecture in d2.META_ARCH_REGISTRY, "MODEL.META_ARCHITECTURE", architecture, "'DetConB' or 'DetConS'"),
@@ -133,6 +135,7 @@ def check_pretraining_config(cfg: "d2.CfgNode", world_size: int) -> None:
         (cfg.DETCON.NUM_SAMPLES > 0, "DETCON.NUM_SAMPLES", cfg.DETCON.NUM_SAMPLES, "at least 1 region a view"),
         (cfg.DETCON.TEMPERATURE > 0, "DETCON.TEMPERATURE", cfg.DETCON.TEMPERATURE, "a number > 0"),
         (0 <= cfg.DETCON.EMA.MOMENTUM <= 1, "DETCON.EMA.MOMENTUM", cfg.DETCON.EMA.MOMENTUM, "a number in [0, 1]"),
+        (not compiler or compiler in compilers(()), "DETCON.COMPILE", compiler, f"'', or one of {', '.join(compilers())}"),
         (cfg.DETCON.LOG_PERIOD > 0, "DETCON.LOG_PERIOD", cfg.DETCON.LOG_PERIOD, "a number of iterations >= 1"),
     ]
     wrong = [f"{key} is {found!r}; expected {expected}." for ok, key, found, expected in checks if not ok]

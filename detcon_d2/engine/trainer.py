@@ -31,6 +31,8 @@ class DetConTrainer(StepTrainer):
             records: the training images, in the order that every process shares.
         """
         super().__init__(cfg, build_detcon_optimizer)
+        if cfg.DETCON.COMPILE:
+            self.network.compile_encoders(cfg.DETCON.COMPILE)
         self.records = records
         self.micro_batches = self._build_micro_batches()
         self.kmeans_hook = None if self.network.kmeans is None else KMeansHook(cfg, self.network, records)

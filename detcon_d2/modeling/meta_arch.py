@@ -110,6 +110,15 @@ class DetConBase(nn.Module):
         """The encoder whose features are clustered where regions are learned."""
         return self.encoder
 
+    def compile_encoders(self, backend: str) -> None:
+        """torch.compile of every encoder, in place: names of parameters, checkpoints and what is computed stay as they are.
+
+        Args:
+            backend: one of ``torch.compiler.list_backends(())``.
+        """
+        for encoder in {self.encoder, self.region_encoder}:
+            encoder.compile(backend=backend, dynamic=False)
+
     def forward(
         self, batched_inputs: list[dict], gradients: tuple[torch.Tensor, torch.Tensor] | None = None
     ) -> dict[str, torch.Tensor] | list[dict[str, torch.Tensor]]:

@@ -49,6 +49,7 @@ def test_override_without_value_is_refused():
         ("SOLVER.IMS_PER_BATCH", "0", "IMS_PER_BATCH is 0; expected a positive multiple of the 1 processes"),
         ("DETCON.SOLVER.AMP_DTYPE", "int8", "AMP_DTYPE is 'int8'; expected 'bf16' or 'fp16'"),
         ("DETCON.TEMPERATURE", "0.0", "TEMPERATURE is 0.0; expected a number > 0"),
+        ("DETCON.COMPILE", "gcc", "DETCON.COMPILE is 'gcc'; expected '', or one of .*inductor"),
         ("SOLVER.CLIP_GRADIENTS.ENABLED", "True", "CLIP_GRADIENTS.ENABLED is True; expected False"),
     ],
 )

@@ -74,6 +74,21 @@ def test_a_resumed_run_is_bit_exact(photos, tmp_path, amp):
     assert_same_state(final_state(tmp_path / "one"), final_state(tmp_path / "two"))
 
 
+@pytest.mark.parametrize("architecture", ["DetConB", "DetConS"])
+def test_compiled_encoders_train_as_plain_ones_do(photos, tmp_path, architecture):
+    # aot_eager: the compiler's graphs of forward and backward without the minutes of making machine code of them.
+    plain, compiled = (
+        tiny_opts(photos, tmp_path / name, MODEL__META_ARCHITECTURE=architecture, DETCON__COMPILE=name, DETCON__SOLVER__OPTIMIZER="SGD")
+        for name in ("", "aot_eager")
+    )
+    run(arguments(plain))
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    run(arguments(compiled))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    torch.testing.assert_close(final_state(tmp_path / "aot_eager")["model"], final_state(tmp_path)["model"], rtol=1e-4, atol=1e-5)
+
+
 class _Stopped(Exception):
     pass
 
