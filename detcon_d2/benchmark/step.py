@@ -13,7 +13,7 @@ from detcon_d2.config import add_detcon_config
 from detcon_d2.engine.step import AMP_DTYPES, wrap_ddp
 from detcon_d2.solver import build_detcon_optimizer
 
-OURS, PLAIN = "ours", "plain fp32"
+OURS, COMPILED, PLAIN = "ours", "ours, compiled", "plain fp32"
 # Sides of square matrices among which the fastest product is sought.
 _PEAK_SIDES = (1024, 2048, 4096)
 
@@ -42,7 +42,7 @@ class Speed(NamedTuple):
     """What was measured.
 
     Attributes:
-        seconds: of each step, by name (``OURS``, ``PLAIN``).
+        seconds: of each step, by name (``OURS``, ``COMPILED``, ``PLAIN``).
         flops: floating-point operations of the convolutions and products of a step.
         peak: the fastest matrix product of this machine in the autocast's precision, operations/s.
         peak_memory: largest memory of the device in our steps, bytes; None on a CPU.
@@ -73,15 +73,18 @@ class Speed(NamedTuple):
         return lines + ([f"largest memory {self.peak_memory / 2**30:.2f} GiB"] if self.peak_memory is not None else [])
 
 
-def measure_step(problem: Problem, rounds: int, plain: bool = True) -> Speed:
+def measure_step(problem: Problem, rounds: int, plain: bool = True, compiled: bool = False) -> Speed:
     """Steps in turns: networks, loss, gradients, LARS and the target's update, on random images that lie on the device.
 
     Args:
         problem: what to measure.
         rounds: steps of each that are measured.
         plain: also the same step in float32 with PyTorch's default memory format.
+        compiled: also our step with the encoders compiled by inductor, which takes minutes before the first step.
     """
     steps = {OURS: build_step(problem)}
+    if compiled:
+        steps[COMPILED] = build_step(problem, compiler="inductor")
     if plain:
         steps[PLAIN] = build_step(problem._replace(amp_dtype=""), channels_last=False)
     with FlopCounterMode(display=False) as counter:
@@ -93,13 +96,15 @@ def measure_step(problem: Problem, rounds: int, plain: bool = True) -> Speed:
     return Speed(seconds, counter.get_total_flops(), matmul_peak(problem), torch.cuda.max_memory_allocated() if cuda else None)
 
 
-def build_step(problem: Problem, channels_last: bool = True, seed: int = 0) -> Callable[[], float]:
+def build_step(problem: Problem, channels_last: bool = True, seed: int = 0, compiler: str = "") -> Callable[[], float]:
     """A function that makes one optimizer step and waits for it; with torch.distributed initialised, one process's share of it."""
     torch.manual_seed(seed)
     cfg = _config(problem, channels_last)
     network = d2.build_model(cfg)
     network.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format).train()
     model = wrap_ddp(network)
+    if compiler:
+        network.compile_encoders(compiler)
     optimizer, batch, storage = build_detcon_optimizer(cfg, network), _batch(problem, network), d2.EventStorage()
     dtype = AMP_DTYPES.get(problem.amp_dtype)
 

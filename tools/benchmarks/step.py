@@ -29,6 +29,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default=default.device, help="default: %(default)s")
     parser.add_argument("--amp", choices=("bf16", "fp16", "off"), default="bf16", help="precision of autocast (default: %(default)s)")
     parser.add_argument("--no-plain", action="store_true", help="leave plain float32 out")
+    parser.add_argument("--compile", action="store_true", help="also with torch.compile (DETCON.COMPILE inductor)")
     parser.add_argument("--rounds", type=int, default=5, help="steps of each that are measured, in turns (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="of PyTorch (default: one a core)")
     parser.add_argument("--json", type=Path, help="write the figures there, too")
@@ -41,7 +42,7 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     problem = Problem(args.method, args.depth, args.images, args.size, args.device, "" if args.amp == "off" else args.amp)
-    speed = measure_step(problem, args.rounds, plain=not args.no_plain)
+    speed = measure_step(problem, args.rounds, plain=not args.no_plain, compiled=args.compile)
     print(*speed.lines(problem.images), sep="\n")
     if args.json:
         result = {"machine": machine(), "problem": problem._asdict(), "share_of_peak": speed.share_of_peak} | speed._asdict()
