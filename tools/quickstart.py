@@ -28,7 +28,7 @@ if __name__ == "__main__":
     args = parse_args()
     try:
         run_quickstart(Path(__file__).resolve().parents[1], args.output, args.seed)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"quickstart: {error}")
     except subprocess.CalledProcessError as error:
         sys.exit(f"quickstart: a stage failed (exit code {error.returncode}), see above. Run again to continue: finished stages are kept.")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from detcon_d2.data.shapes import ShapesConfig
 from detcon_d2.engine.experiment import ROWS, Lengths, Row, World
-from detcon_d2.engine.pipeline import Chain, run_chains
+from detcon_d2.engine.pipeline import Chain, lock_folder, run_chains
 from detcon_d2.engine.quickstart import read_ap
 from detcon_d2.masks.storage import write_atomically
 
@@ -59,6 +59,7 @@ def run_evidence(
 
     Raises:
         ValueError: the folder holds other images, or results of other commands.
+        BlockingIOError: another call works there.
         subprocess.CalledProcessError: a stage failed.
     """
     output = output.resolve()
@@ -72,15 +73,16 @@ def run_evidence(
         print(f"\n== {chain.name} finished: {done} of {len(pending)} in {(time.perf_counter() - start) / 60:.0f} minutes", flush=True)
         write_table(output, places, seeds)
 
-    for world in places.values():
-        world.draw()
-    # The upper bound's label maps come from annotations; every other arm knows images only.
-    used = {(world, row.regions) for world, row, _ in arms if row.regions in ("fh", "annotations")}
-    run_chains([world.masks(generator) for world, generator in sorted(used, key=str)], checkout)
-    chains = [world.arm(row, seed, lengths) for world, row, seed in arms]
-    pending = [chain for chain in chains if not all([stage.is_finished() for stage in chain.stages])]
-    print(f"{total} arms, {total - len(pending)} of them finished before; {jobs} at a time", flush=True)
-    run_chains(pending, checkout, jobs, report)
+    with lock_folder(output) as lock:
+        for world in places.values():
+            world.draw()
+        # The upper bound's label maps come from annotations; every other arm knows images only.
+        used = {(world, row.regions) for world, row, _ in arms if row.regions in ("fh", "annotations")}
+        run_chains([world.masks(generator) for world, generator in sorted(used, key=str)], checkout, lock=lock)
+        chains = [world.arm(row, seed, lengths) for world, row, seed in arms]
+        pending = [chain for chain in chains if not all([stage.is_finished() for stage in chain.stages])]
+        print(f"{total} arms, {total - len(pending)} of them finished before; {jobs} at a time", flush=True)
+        run_chains(pending, checkout, jobs, report, lock)
     return write_table(output, places, seeds)
 
 

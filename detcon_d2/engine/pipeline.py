@@ -4,15 +4,18 @@ A stage leaves a record with its command and duration. A second call skips what 
 resume by themselves), and refuses a folder whose stages ran with other commands.
 """
 
+import fcntl
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,14 +69,45 @@ class Chain:
     stages: tuple[Stage, ...]
 
 
-def run_chains(chains: Sequence[Chain], folder: Path, jobs: int = 1, on_finished: Callable[[Chain], None] | None = None) -> None:
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[int]:
+    """Keep a second call away from a folder while this one works in it, or a stage that a killed one left behind.
+
+    Args:
+        folder: created where it is missing.
+
+    Yields:
+        For :func:`run_chains`: its commands hold the lock as long as they run.
+
+    Raises:
+        BlockingIOError: somebody works there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".lock"
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BlockingIOError(
+                f"{folder} is in use by another call, or by a stage that a killed one left running ('fuser {path}' names the processes). "
+                "Wait for it, stop it, or name another folder."
+            ) from error
+        yield file.fileno()
+
+
+def run_chains(
+    chains: Sequence[Chain], folder: Path, jobs: int = 1, on_finished: Callable[[Chain], None] | None = None, lock: int | None = None
+) -> None:
     """Run the chains in their order, ``jobs`` at a time; the cores are shared evenly between them.
+
+    An interrupt, SIGTERM too, stops the commands that run; what they had reached is kept as far as the tools keep it.
 
     Args:
         chains: what to do.
         folder: working directory of the commands.
         jobs: chains that run side by side.
         on_finished: called in this thread after each chain that ran to its end.
+        lock: of :func:`lock_folder`.
 
     Raises:
         ValueError: a folder holds results of other commands; found before anything runs.
@@ -81,8 +115,8 @@ def run_chains(chains: Sequence[Chain], folder: Path, jobs: int = 1, on_finished
     """
     pending = [chain for chain in chains if not all([stage.is_finished() for stage in chain.stages])]
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    runner = _Runner(folder, threads, prefix=jobs > 1)
-    with ThreadPoolExecutor(jobs) as pool:
+    runner = _Runner(folder, threads, prefix=jobs > 1, lock=lock)
+    with _sigterm_interrupts(), ThreadPoolExecutor(jobs) as pool:
         futures = {pool.submit(runner.run_chain, chain): chain for chain in pending}
         try:
             for future in as_completed(futures):
@@ -95,13 +129,31 @@ def run_chains(chains: Sequence[Chain], folder: Path, jobs: int = 1, on_finished
             raise
 
 
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt; only the main thread may say so, in others nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 class _Runner:
     """Starts commands, passes their output on, and stops them together."""
 
-    def __init__(self, folder: Path, threads: int, prefix: bool):
+    def __init__(self, folder: Path, threads: int, prefix: bool, lock: int | None):
         self._folder = folder
         self._environ = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         self._prefix = prefix
+        self._held = () if lock is None else (lock,)
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen] = set()
         self._stopped = False
@@ -126,7 +178,7 @@ class _Runner:
                 return
             # Several commands share the terminal line by line; a single one has it for itself, with its progress bars.
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"} if prefix else {}
-            process = subprocess.Popen([sys.executable, *stage.command], cwd=self._folder, env=self._environ, **pipes)
+            process = subprocess.Popen([sys.executable, *stage.command], cwd=self._folder, env=self._environ, pass_fds=self._held, **pipes)
             self._running.add(process)
         for line in process.stdout or ():
             # A progress bar redraws its line after each carriage return; of those only the last state is told.

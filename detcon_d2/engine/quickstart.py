@@ -6,7 +6,7 @@ from pathlib import Path
 
 from detcon_d2.data.shapes import ShapesConfig
 from detcon_d2.engine.experiment import ROWS, Lengths, World
-from detcon_d2.engine.pipeline import Chain, Stage, run_chains
+from detcon_d2.engine.pipeline import Chain, Stage, lock_folder, run_chains
 
 LENGTHS = Lengths(pretrain_epochs=3.5, finetune_iterations=160)
 """Short enough for ten minutes on two cores; the claim belongs to ``make evidence``."""
@@ -46,18 +46,20 @@ def run_quickstart(checkout: Path, output: Path, seed: int) -> None:
 
     Raises:
         ValueError: ``output`` holds the data set of another seed, or results of other commands.
+        BlockingIOError: another call works there.
         subprocess.CalledProcessError: a stage failed.
     """
     start = time.perf_counter()
     world = World(output.resolve(), ShapesConfig(seed=seed))
     steps = quickstart_steps(world, seed)
-    _headline(1, len(steps) + 1, "built-in images of textured shapes")
-    world.draw()
-    for number, (title, chains) in enumerate(steps, start=2):
-        _headline(number, len(steps) + 1, title)
-        if all([stage.is_finished() for chain in chains for stage in chain.stages]):
-            print("finished before", flush=True)
-        run_chains(chains, checkout, jobs=len(chains))
+    with lock_folder(world.folder) as lock:
+        _headline(1, len(steps) + 1, "built-in images of textured shapes")
+        world.draw()
+        for number, (title, chains) in enumerate(steps, start=2):
+            _headline(number, len(steps) + 1, title)
+            if all([stage.is_finished() for chain in chains for stage in chain.stages]):
+                print("finished before", flush=True)
+            run_chains(chains, checkout, jobs=len(chains), lock=lock)
     print(summary(world.folder, time.perf_counter() - start))
 
 

@@ -1,13 +1,18 @@
 """Stages run once, chains side by side, failures stop everything and are continued."""
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from detcon_d2.engine.pipeline import Chain, Stage, run_chains
+from detcon_d2.engine.pipeline import Chain, Stage, lock_folder, run_chains
+from tests.conftest import REPO
 
 
 def append(folder: Path, name: str, text: str = "x", code: str = "") -> Stage:
@@ -78,3 +83,58 @@ def test_a_carriage_return_keeps_the_last_state_of_a_progress_bar(tmp_path: Path
     run_chains(chains, tmp_path, jobs=2)
     out = capfd.readouterr().out
     assert "[a] 100 %" in out and "10 %\r" not in out
+
+
+_DRIVER = """
+import sys
+from pathlib import Path
+from detcon_d2.engine.pipeline import Chain, Stage, lock_folder, run_chains
+folder = Path(sys.argv[1])
+code = f"import os, time; open({str(folder / 'pid')!r}, 'w').write(str(os.getpid()) + chr(10)); time.sleep(120)"
+with lock_folder(folder) as lock:
+    run_chains([Chain("one", (Stage("sleep", ("-c", code), folder / "stages/one.json", folder / "product"),))], folder, lock=lock)
+"""
+
+
+@pytest.fixture
+def driver(tmp_path: Path):
+    """A process that runs a chain, and the number of the process of its stage; both are gone afterwards."""
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPO), *sys.path])}
+    process = subprocess.Popen([sys.executable, "-c", _DRIVER, str(tmp_path)], env=environ, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (found := (tmp_path / "pid").read_text() if (tmp_path / "pid").exists() else "").endswith("\n"):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    yield process, int(found)
+    for number in (process.pid, int(found)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
+    process.wait()
+
+
+def is_running(number: int) -> bool:
+    stat = Path(f"/proc/{number}/stat")
+    return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def test_sigterm_stops_what_runs(driver, tmp_path: Path) -> None:
+    process, stage = driver
+    process.terminate()
+    assert process.wait(timeout=30) != 0
+    assert not is_running(stage) and not (tmp_path / "stages/one.json").exists()
+
+
+def test_a_second_call_is_refused_while_the_first_or_what_it_left_behind_runs(driver, tmp_path: Path) -> None:
+    process, stage = driver
+    for _ in range(2):  # the second time only the stage is left
+        with pytest.raises(BlockingIOError, match="in use by another call, or by a stage that a killed one left"), lock_folder(tmp_path):
+            pass
+        process.kill()
+        process.wait()
+    assert is_running(stage)
+    os.kill(stage, signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while is_running(stage) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    with lock_folder(tmp_path):
+        pass

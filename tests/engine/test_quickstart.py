@@ -60,7 +60,7 @@ def test_steps_run_in_order_and_the_end_says_where_to_look(
 ) -> None:
     ran = []
     monkeypatch.setattr(World, "draw", lambda self: ran.append("draw"))
-    monkeypatch.setattr(quickstart, "run_chains", lambda chains, folder, jobs: ran.append([chain.name for chain in chains]))
+    monkeypatch.setattr(quickstart, "run_chains", lambda chains, folder, jobs, lock: ran.append([chain.name for chain in chains]))
     write_results(tmp_path)
     run_quickstart(REPO, tmp_path, 0)
     assert ran == ["draw", ["masks_fh"], ["views"], ["detcon_b"], ["random", "detcon_b"], ["report"]]
