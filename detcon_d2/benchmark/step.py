@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from detcon_d2 import d2
@@ -119,6 +120,25 @@ def build_step(problem: Problem, channels_last: bool = True, seed: int = 0, comp
         return loss.item()
 
     return step
+
+
+def profile_step(problem: Problem, steps: int = 3) -> dict[str, float]:
+    """Which part of our step each operator takes, largest first: of the device's time on CUDA, of the processor's elsewhere.
+
+    Args:
+        problem: what to measure.
+        steps: that are recorded, after a first one that is not.
+    """
+    step = build_step(problem)
+    step()
+    cuda = problem.device == "cuda"
+    kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda
+    with profile(activities=kinds) as recorded:
+        for _ in range(steps):
+            step()
+    times = {event.key: event.self_device_time_total if cuda else event.self_cpu_time_total for event in recorded.key_averages()}
+    total = sum(times.values())
+    return {key: time / total for key, time in sorted(times.items(), key=lambda item: -item[1])}
 
 
 def matmul_peak(problem: Problem, sides: Sequence[int] = _PEAK_SIDES, rounds: int = 5) -> float:

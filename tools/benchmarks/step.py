@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from detcon_d2.benchmark.step import Problem, measure_step
+from detcon_d2.benchmark.step import Problem, measure_step, profile_step
 from detcon_d2.benchmark.timing import machine
 
 _EPILOG = """
@@ -30,6 +30,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--amp", choices=("bf16", "fp16", "off"), default="bf16", help="precision of autocast (default: %(default)s)")
     parser.add_argument("--no-plain", action="store_true", help="leave plain float32 out")
     parser.add_argument("--compile", action="store_true", help="also with torch.compile (DETCON.COMPILE inductor)")
+    parser.add_argument("--profile", type=int, metavar="N", help="also the N operators that take most of the step")
     parser.add_argument("--rounds", type=int, default=5, help="steps of each that are measured, in turns (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="of PyTorch (default: one a core)")
     parser.add_argument("--json", type=Path, help="write the figures there, too")
@@ -44,8 +45,16 @@ def main() -> None:
     problem = Problem(args.method, args.depth, args.images, args.size, args.device, "" if args.amp == "off" else args.amp)
     speed = measure_step(problem, args.rounds, plain=not args.no_plain, compiled=args.compile)
     print(*speed.lines(problem.images), sep="\n")
+    operators = profile_step(problem) if args.profile else {}
+    for name, share in list(operators.items())[: args.profile]:
+        print(f"{100 * share:6.1f} %  {name}")
     if args.json:
-        result = {"machine": machine(), "problem": problem._asdict(), "share_of_peak": speed.share_of_peak} | speed._asdict()
+        result = {
+            "machine": machine(),
+            "problem": problem._asdict(),
+            "share_of_peak": speed.share_of_peak,
+            "operators": operators,
+        } | speed._asdict()
         args.json.write_text(json.dumps(result, indent=2) + "\n")
 
 

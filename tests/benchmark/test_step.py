@@ -1,0 +1,46 @@
+"""The step benchmark times the step that trains, beside plain float32 and compiled encoders, and says where its time goes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from detcon_d2.benchmark.step import COMPILED, OURS, PLAIN, Problem, measure_step, profile_step
+from tests.conftest import REPO
+
+TINY = Problem(depth=18, images=2, size=33)
+
+
+def test_ours_and_plain_are_timed_and_a_target_costs_operations():
+    speeds = {method: measure_step(TINY._replace(method=method), rounds=2) for method in ("DetConS", "DetConB")}
+    for speed in speeds.values():
+        assert set(speed.seconds) == {OURS, PLAIN} and all(len(seconds) == 2 for seconds in speed.seconds.values())
+        assert 0 < speed.share_of_peak < 1 and speed.peak_memory is None
+        assert all(name in "\n".join(speed.lines(2)) for name in (OURS, PLAIN, "TFLOP"))
+    # Two forward passes, and two backward ones of at most twice that; DetCon_B has two forward passes of the target more, and predictors.
+    assert 4 / 3 < speeds["DetConB"].flops / speeds["DetConS"].flops < 2
+
+
+def test_compiled_encoders_are_measured_where_that_is_asked_for(monkeypatch):
+    asked = []
+    monkeypatch.setattr("detcon_d2.modeling.meta_arch.DetConBase.compile_encoders", lambda self, backend: asked.append(backend))
+    assert list(measure_step(TINY, rounds=1, plain=False, compiled=True).seconds) == [OURS, COMPILED] and asked == ["inductor"]
+
+
+def test_the_profile_is_shares_of_a_whole_with_convolutions_in_it():
+    shares = profile_step(TINY, steps=1)
+    assert sum(shares.values()) == pytest.approx(1) and list(shares.values()) == sorted(shares.values(), reverse=True)
+    assert any("convolution" in name for name in shares)
+
+
+def test_the_tool_writes_what_it_prints(tmp_path):
+    tool, output = REPO / "tools/benchmarks/step.py", tmp_path / "step.json"
+    flags = ["--depth", "18", "--images", "2", "--size", "33", "--rounds", "1", "--profile", "3", "--threads", "1", "--json", output]
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPO), *sys.path])}
+    done = subprocess.run([sys.executable, tool, *flags], env=environ, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(output.read_text())
+    assert set(result["seconds"]) == {OURS, PLAIN} and 0 < result["share_of_peak"] < 1
+    assert all(name in done.stdout for name in list(result["operators"])[:3])
