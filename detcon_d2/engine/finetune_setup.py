@@ -11,7 +11,7 @@ from detcon_d2 import d2
 from detcon_d2.checkpoint import check_weights
 from detcon_d2.config import backbone_padding
 from detcon_d2.data.detection import AUGMENTATIONS, load_detection_records
-from detcon_d2.engine.setup import DETECTOR_NORMS, load_config, prepare_together, resolve_device, resolve_norms
+from detcon_d2.engine.setup import DETECTOR_NORMS, load_config, prepare_together, resolve_device, resolve_norms, resolve_precision
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ def _prepare(args: argparse.Namespace) -> tuple["d2.CfgNode", list[dict], list[s
     d2.setup_logger(cfg.OUTPUT_DIR, distributed_rank=d2.comm.get_rank(), name="detcon_d2")
     lines = [f"Detectron2 backend: {d2.describe_backend()}"]
     lines += resolve_device(cfg)
+    lines += resolve_precision(cfg)
     lines += resolve_world_size(cfg, world_size)
     lines += resolve_batch(cfg, set(args.opts[::2]))
     lines += resolve_steps(cfg)

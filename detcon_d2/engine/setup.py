@@ -102,6 +102,7 @@ def _prepare(args: argparse.Namespace) -> tuple["d2.CfgNode", list[dict], list[s
     d2.setup_logger(cfg.OUTPUT_DIR, distributed_rank=d2.comm.get_rank(), name="detcon_d2")
     lines = [f"Detectron2 backend: {d2.describe_backend()}"]
     lines += resolve_device(cfg)
+    lines += resolve_precision(cfg)
     lines += resolve_norms(cfg, d2.comm.get_world_size())
     records = load_training_records(cfg)
     lines += resolve_schedule(cfg, len(records))
@@ -150,6 +151,20 @@ def resolve_device(cfg: "d2.CfgNode") -> list[str]:
         cfg.MODEL.DEVICE = "cpu"
         return ["No CUDA here: MODEL.DEVICE cuda -> cpu."]
     return []
+
+
+def resolve_precision(cfg: "d2.CfgNode") -> list[str]:
+    """No bf16 on a CPU without instructions for it, where it takes many times as long as float32; returns the lines to print."""
+    on_cpu = cfg.MODEL.DEVICE.split(":")[0] == "cpu"
+    if on_cpu and cfg.SOLVER.AMP.ENABLED and cfg.DETCON.SOLVER.AMP_DTYPE == "bf16" and not has_fast_bf16():
+        cfg.SOLVER.AMP.ENABLED = False
+        return ["This CPU has no instructions for bf16: SOLVER.AMP.ENABLED True -> False, float32 is several times as fast."]
+    return []
+
+
+def has_fast_bf16() -> bool:
+    """Whether this CPU's convolutions and matrix products gain from bf16: AVX-512 or Arm's extension, by what oneDNN says."""
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def resolve_norms(cfg: "d2.CfgNode", world_size: int, norms: Mapping[str, str] = PRETRAINING_NORMS) -> list[str]:

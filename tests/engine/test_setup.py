@@ -1,14 +1,18 @@
 """What differs by machine and data set is settled once, and what cannot work is refused with a remedy."""
 
 import argparse
+import importlib
+import platform
+from pathlib import Path
 
 import pytest
 import torch
 
 from detcon_d2.engine import load_config, setup
-from detcon_d2.engine.setup import check_pretraining_config, resolve_norms
+from detcon_d2.engine.setup import check_pretraining_config, has_fast_bf16, resolve_norms, resolve_precision
 from tests.conftest import REPO, tiny_opts, write_photos
 
+engine_setup = importlib.import_module("detcon_d2.engine.setup")  # the package exports a function of that name
 BASE = str(REPO / "configs" / "Base-DetCon.yaml")
 
 
@@ -99,6 +103,34 @@ def test_no_cuda_falls_back_to_the_cpu_with_a_line(photos, tmp_path):
     cfg, _ = setup(arguments(tiny_opts(photos, tmp_path, MODEL__DEVICE="cuda")))
     assert cfg.MODEL.DEVICE == "cpu"
     assert "No CUDA here: MODEL.DEVICE cuda -> cpu." in (tmp_path / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "fast", "kept"),
+    [("cpu", "bf16", False, False), ("cpu", "bf16", True, True), ("cuda", "bf16", False, True), ("cuda", "fp16", False, True)],
+)
+def test_bf16_is_left_out_only_where_the_cpu_has_no_instructions_for_it(device, dtype, fast, kept, monkeypatch):
+    monkeypatch.setattr(engine_setup, "has_fast_bf16", lambda: fast)
+    cfg = load_config(BASE, ["MODEL.DEVICE", device, "DETCON.SOLVER.AMP_DTYPE", dtype])
+    lines = resolve_precision(cfg)
+    assert cfg.SOLVER.AMP.ENABLED is kept and len(lines) == (not kept)
+    assert resolve_precision(cfg) == []
+
+
+def test_pretraining_and_fine_tuning_say_when_they_leave_bf16_out(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine_setup, "has_fast_bf16", lambda: False)
+    cfg, _ = setup(arguments(tiny_opts(photos, tmp_path, MODEL__DEVICE="cpu", SOLVER__AMP__ENABLED=True)))
+    assert not cfg.SOLVER.AMP.ENABLED
+    assert "This CPU has no instructions for bf16" in (tmp_path / "log.txt").read_text()
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or not Path("/proc/cpuinfo").exists(), reason="reads the flags of an x86 CPU on Linux")
+def test_cpus_without_avx512_have_no_fast_bf16():
+    flags = Path("/proc/cpuinfo").read_text()
+    if "avx512bw" not in flags:
+        assert not has_fast_bf16()
+    if "amx_bf16" in flags or "avx512_bf16" in flags:
+        assert has_fast_bf16()
 
 
 def test_empty_folder_and_folder_without_images_are_named(tmp_path):
