@@ -184,6 +184,11 @@ def backbone_padding(cfg: "d2.CfgNode", builder: str | None = None) -> str:
     return padding
 
 
+def last_stage(cfg: "d2.CfgNode") -> int:
+    """Number of the ResNet's last stage, which MODEL.RESNETS.OUT_FEATURES sets: 5 for res5, 1 for the stem alone."""
+    return max(int(name[3:]) if name.startswith("res") else 1 for name in cfg.MODEL.RESNETS.OUT_FEATURES)
+
+
 @dataclass(frozen=True)
 class KMeansSettings:
     """DETCON.MASKS.KMEANS with what its defaults stand for; see :func:`add_detcon_config`.

@@ -1,7 +1,7 @@
 """Which tensors a ResNet's checkpoint holds, derived from a few numbers: no model is built here."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -49,6 +49,8 @@ class BackboneSpec:
     stride_in_1x1: bool = False
     norm: str = "SyncBN"
     padding: str = "symmetric"
+    last_stage: int = 5
+    """Number of the last stage: 4 for a network that ends with res4."""
     stages: tuple[Stage, ...] | None = None
     """For a network that is no published ResNet: its stages, in place of depth and channels."""
 
@@ -59,12 +61,18 @@ class BackboneSpec:
 
     @property
     def layout(self) -> tuple[Stage, ...]:
-        """res2..res5; channels double from stage to stage in a published ResNet."""
+        """res2 to the last stage; channels double from stage to stage in a published ResNet."""
         if self.stages is not None:
             return self.stages
         outputs = self.channels["RES2_OUT_CHANNELS"]
         inner = outputs if self.basic else self.num_groups * self.channels["WIDTH_PER_GROUP"]
-        return tuple(Stage(blocks, inner * 2**index, outputs * 2**index) for index, blocks in enumerate(_BLOCKS[self.depth]))
+        blocks = _BLOCKS[self.depth][: self.last_stage - 1]
+        return tuple(Stage(number, inner * 2**index, outputs * 2**index) for index, number in enumerate(blocks))
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """``res2`` to the last stage."""
+        return tuple(f"res{number}" for number, _ in enumerate(self.layout, start=2))
 
     @property
     def channels(self) -> dict[str, int]:
@@ -75,9 +83,10 @@ class BackboneSpec:
 
     @property
     def is_plain(self) -> bool:
-        """Detectron2's own ``build_resnet_backbone`` can build it: no depth 200, no ResNet-18 or -34 of another width, no SAME padding."""
-        symmetric = self.stages is None and self.padding == "symmetric"
-        return symmetric and self.depth != 200 and not (self.basic and self.channels["RES2_OUT_CHANNELS"] != 64)
+        """Detectron2's own ``build_resnet_fpn_backbone`` can build it: no depth 200, no ResNet-18 or -34 of another width, no SAME padding,
+        and all stages, since its p6 is made of p5."""
+        common = self.stages is None and self.padding == "symmetric" and self.last_stage == 5
+        return common and self.depth != 200 and not (self.basic and self.channels["RES2_OUT_CHANNELS"] != 64)
 
     @property
     def has_config(self) -> bool:
@@ -86,24 +95,24 @@ class BackboneSpec:
 
     @property
     def is_standard(self) -> bool:
-        """The channels of the published ResNets, which torchvision and timm build."""
+        """Channels and stages of the published ResNets, which torchvision and timm build."""
         published = {"STEM_OUT_CHANNELS": 64, "RES2_OUT_CHANNELS": 64} if self.basic else BackboneSpec(50).channels
-        return self.stages is None and self.channels == published
+        return self.stages is None and self.last_stage == 5 and self.channels == published
 
     def describe(self) -> str:
         """For messages, such as ``ResNet-50``, with the channels where they are not the published ones."""
         if self.stages is not None:
             blocks, channels = (", ".join(map(str, values)) for values in zip(*((x.blocks, x.outputs) for x in self.stages), strict=True))
             return f"ResNet of {blocks} blocks and {channels} channels"
-        width = "" if self.is_standard else f" ({', '.join(f'{key} {value}' for key, value in self.channels.items())})"
-        return f"ResNet-{self.depth}{width}"
+        width = "" if replace(self, last_stage=5).is_standard else f" ({', '.join(f'{k} {v}' for k, v in self.channels.items())})"
+        return f"ResNet-{self.depth}{width}{'' if self.last_stage == 5 else f' up to res{self.last_stage}'}"
 
 
 def spec_from_metadata(metadata: Mapping[str, Any]) -> BackboneSpec:
     """The backbone that a pretraining checkpoint's ``metadata`` describes; what an older one does not name has the published value.
 
     Raises:
-        ValueError: naming the entry, for a depth, a norm or a padding that no conversion knows.
+        ValueError: naming the entry, for a depth, a norm, a padding or a last stage that no conversion knows.
     """
     depth, norm, padding = metadata.get("depth"), metadata.get("norm", "SyncBN"), metadata.get("padding", "symmetric")
     if not isinstance(depth, int) or depth not in _BLOCKS:
@@ -112,6 +121,9 @@ def spec_from_metadata(metadata: Mapping[str, Any]) -> BackboneSpec:
         raise ValueError(f"The checkpoint's metadata says norm {norm!r}; only {', '.join(BATCH_NORMS)} can be converted.")
     if padding not in PADDINGS:
         raise ValueError(f"The checkpoint's metadata says padding {padding!r}; expected one of {', '.join(PADDINGS)}.")
+    last_stage = metadata.get("last_stage", 5)
+    if last_stage not in range(2, 6):
+        raise ValueError(f"The checkpoint's metadata says last_stage {last_stage!r}; expected one of 2, 3, 4, 5.")
     return BackboneSpec(
         depth=depth,
         width_multiplier=metadata.get("width_multiplier", 1),
@@ -122,6 +134,7 @@ def spec_from_metadata(metadata: Mapping[str, Any]) -> BackboneSpec:
         stride_in_1x1=bool(metadata.get("stride_in_1x1", False)),
         norm=norm,
         padding=padding,
+        last_stage=last_stage,
     )
 
 

@@ -9,7 +9,7 @@ from detcon_d2.checkpoint.backbone_spec import BATCH_NORMS, BackboneSpec, spec_f
 from detcon_d2.checkpoint.key_maps import BRANCHES, grouped
 from detcon_d2.checkpoint.metadata import with_defaults
 from detcon_d2.checkpoint.safe import load_checkpoint_file
-from detcon_d2.config import backbone_padding
+from detcon_d2.config import backbone_padding, last_stage
 
 # Prefix in a detector -> the part's name in the log. A part of Mask R-CNN that no backbone checkpoint has.
 _PARTS = {
@@ -85,6 +85,8 @@ def disagreements(cfg: "d2.CfgNode", metadata: Mapping[str, Any]) -> list[Disagr
     else:
         found = _spec_of_config(cfg).channels
         wrong += [Disagreement(f"MODEL.RESNETS.{k}", found[k], value) for k, value in spec.channels.items() if found[k] != value]
+    if last_stage(cfg) > spec.last_stage:
+        wrong.append(Disagreement("MODEL.RESNETS.OUT_FEATURES", list(resnets.OUT_FEATURES), list(spec.stage_names)))
     if resnets.NORM not in (*BATCH_NORMS, metadata.get("norm")):
         # FrozenBN keeps statistics that fit pretraining only: training diverges within iterations.
         wrong.append(Disagreement("MODEL.RESNETS.NORM", resnets.NORM, "SyncBN"))

@@ -9,7 +9,7 @@ import torch
 
 from detcon_d2 import d2
 from detcon_d2.checkpoint.safe import load_checkpoint_file
-from detcon_d2.config import backbone_padding
+from detcon_d2.config import backbone_padding, last_stage
 
 # A resumed run continues the very same stream of positions only if these agree.
 _FIXED_ON_RESUME = ("method", "depth", "seed", "ims_per_batch", "dataset_size", "dataset_digest", "max_iter", "mask_parameters", "padding")
@@ -75,6 +75,7 @@ def network_metadata(cfg: "d2.CfgNode") -> dict[str, Any]:
     return {
         "backbone": cfg.MODEL.BACKBONE.NAME,
         "depth": cfg.MODEL.RESNETS.DEPTH,
+        "last_stage": last_stage(cfg),
         "width_multiplier": cfg.DETCON.WIDTH_MULTIPLIER,
         "stem_out_channels": cfg.MODEL.RESNETS.STEM_OUT_CHANNELS,
         "res2_out_channels": cfg.MODEL.RESNETS.RES2_OUT_CHANNELS,

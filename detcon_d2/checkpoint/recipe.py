@@ -40,23 +40,23 @@ MODEL:
     DEPTH: {depth}
     NORM: "SyncBN"
     STRIDE_IN_1X1: {stride_in_1x1}
-    OUT_FEATURES: ["res2", "res3", "res4", "res5"]
+    OUT_FEATURES: {stages}
 {channels}
   FPN:
-    IN_FEATURES: ["res2", "res3", "res4", "res5"]
+    IN_FEATURES: {stages}
     NORM: "SyncBN"
   ANCHOR_GENERATOR:
-    SIZES: [[32], [64], [128], [256], [512]]
+    SIZES: {anchors}
     ASPECT_RATIOS: [[0.5, 1.0, 2.0]]
   RPN:
-    IN_FEATURES: ["p2", "p3", "p4", "p5", "p6"]
+    IN_FEATURES: {rpn_levels}
     PRE_NMS_TOPK_TRAIN: 2000
     PRE_NMS_TOPK_TEST: 1000
     POST_NMS_TOPK_TRAIN: 1000
     POST_NMS_TOPK_TEST: 1000
   ROI_HEADS:
     NAME: "StandardROIHeads"
-    IN_FEATURES: ["p2", "p3", "p4", "p5"]
+    IN_FEATURES: {roi_levels}
   ROI_BOX_HEAD:
     NAME: "FastRCNNConvFCHead"
     NUM_FC: 2
@@ -97,7 +97,7 @@ def detectron2_yaml(spec: BackboneSpec, metadata: Mapping[str, Any], weights: Pa
     """The text of a config for fine-tuning from ``weights`` (an absolute path).
 
     It is plain Detectron2's, a width multiplier being written out as channels; where that cannot build the backbone (depth 200, a wider
-    ResNet-18 or -34, SAME padding) it names ``build_detcon_resnet_fpn_backbone`` and sets DETCON's keys.
+    ResNet-18 or -34, SAME padding, no res5) it names ``build_detcon_resnet_fpn_backbone`` and sets DETCON's keys.
     """
     known, guessed = ASSUMED | dict(metadata), assumed(metadata)
     channels = spec.channels if spec.is_plain else replace(spec, width_multiplier=1).channels
@@ -110,7 +110,12 @@ def detectron2_yaml(spec: BackboneSpec, metadata: Mapping[str, Any], weights: Pa
     )
     if guessed:
         header += f"# The checkpoint did not say, so these are DetCon's: {', '.join(guessed)}. Check them.\n"
+    levels = [f"p{number}" for number in range(2, spec.last_stage + 2)]
     body = _BODY.format(
+        stages=json.dumps(spec.stage_names),
+        rpn_levels=json.dumps(levels),
+        roi_levels=json.dumps(levels[:-1]),
+        anchors=[[32 * 2**index] for index in range(len(levels))],
         weights=json.dumps(str(weights)),
         pixel_mean=known["pixel_mean"],
         pixel_std=known["pixel_std"],

@@ -12,7 +12,6 @@ from detcon_d2.checkpoint.recipe import ASSUMED
 from detcon_d2.config import add_detcon_config
 from detcon_d2.modeling import build_detcon_resnet_backbone
 
-STAGES = ("res2", "res3", "res4", "res5")
 LIMITS = {"detectron2": 1e-6, "torchvision": 1e-5, "timm": 1e-5}
 """Largest difference of a feature allowed, relative to the largest feature of its stage (absolute below 1)."""
 # The FPN's weights are not in the file: the same config without it gives the stages themselves.
@@ -24,7 +23,7 @@ Features = dict[str, torch.Tensor]
 
 
 def verify_conversion(conversion: Conversion, weights: Path, recipe: Path) -> list[str]:
-    """Compare res2..res5 of two fixed random images, from 0..255 pixels on.
+    """Compare every stage (res2..res5 as a rule) of two fixed random images, from 0..255 pixels on.
 
     Their sides are no multiples of 32, so that paddings count. Before: the pretraining encoder with its own pixel statistics. After: the
     network that a user of the target builds (for Detectron2 from the written YAML), loaded from the written file by the usual loader.
@@ -115,7 +114,7 @@ def library_features(conversion: Conversion, weights: Path, images: torch.Tensor
     x = _normalised(images, known["channel_order"], known["pixel_mean"], known["pixel_std"])
     x = model.maxpool(torch.relu(model.bn1(model.conv1(x))))
     features = {}
-    for index, stage in enumerate(STAGES, start=1):
+    for index, stage in enumerate(conversion.spec.stage_names, start=1):
         x = features[stage] = getattr(model, f"layer{index}")(x)
     return features
 
@@ -134,7 +133,7 @@ def _encoder_config(spec: BackboneSpec) -> "d2.CfgNode":
     add_detcon_config(cfg)
     resnets = cfg.MODEL.RESNETS
     resnets.DEPTH, resnets.NORM, resnets.STRIDE_IN_1X1 = spec.depth, "BN", spec.stride_in_1x1
-    resnets.OUT_FEATURES = list(STAGES)
+    resnets.OUT_FEATURES = list(spec.stage_names)
     resnets.STEM_OUT_CHANNELS, resnets.RES2_OUT_CHANNELS = spec.stem_out_channels, spec.res2_out_channels
     resnets.WIDTH_PER_GROUP, resnets.NUM_GROUPS = spec.width_per_group, spec.num_groups
     cfg.DETCON.WIDTH_MULTIPLIER, cfg.DETCON.BACKBONE.PADDING = spec.width_multiplier, spec.padding

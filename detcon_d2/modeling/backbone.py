@@ -1,10 +1,12 @@
 """The encoder: Detectron2's ResNet parts, with depth 200, width multipliers and "SAME" padding, under the same parameter names."""
 
+import math
+
 import torch
 from torch import nn
 
 from detcon_d2 import d2
-from detcon_d2.config import backbone_padding
+from detcon_d2.config import backbone_padding, last_stage
 from detcon_d2.modeling.same_padding import SameStem, use_same_padding
 
 BLOCKS_PER_STAGE = {
@@ -39,11 +41,10 @@ def build_detcon_resnet_backbone(cfg: "d2.CfgNode", input_shape: "d2.ShapeSpec")
     stem_channels = resnets.STEM_OUT_CHANNELS * width
     stem = (SameStem if same else d2.BasicStem)(in_channels=input_shape.channels, out_channels=stem_channels, norm=norm)
 
-    last_stage = max(int(name[3:]) if name.startswith("res") else 1 for name in resnets.OUT_FEATURES)
     in_channels, out_channels = stem_channels, resnets.RES2_OUT_CHANNELS * width
     bottleneck_channels = resnets.NUM_GROUPS * resnets.WIDTH_PER_GROUP * width
     stages = []
-    for index, num_blocks in enumerate(BLOCKS_PER_STAGE[depth][: last_stage - 1]):
+    for index, num_blocks in enumerate(BLOCKS_PER_STAGE[depth][: last_stage(cfg) - 1]):
         dilation = resnets.RES5_DILATION if index == 3 else 1
         first_stride = 1 if index == 0 or dilation == 2 else 2
         kwargs = {"norm": norm, "stride_per_block": [first_stride] + [1] * (num_blocks - 1)}
@@ -74,16 +75,19 @@ def _dilate_basic_blocks(stage: list["d2.BasicBlock"]) -> None:
 
 
 def build_detcon_resnet_fpn_backbone(cfg: "d2.CfgNode", input_shape: "d2.ShapeSpec") -> "d2.FPN":
-    """:func:`build_detcon_resnet_backbone` under the feature pyramid of ``MODEL.FPN``, with p6 for the RPN; errors as there.
+    """:func:`build_detcon_resnet_backbone` under the feature pyramid of ``MODEL.FPN``, with one more level for the RPN (p6 above res5); errors as there.
 
-    For depth 200, width multipliers and ``DETCON.BACKBONE.PADDING``; parameters are named as in ``build_resnet_fpn_backbone``.
+    For depth 200, width multipliers, ``DETCON.BACKBONE.PADDING`` and pyramids that end before res5; parameters are named as in ``build_resnet_fpn_backbone``.
     """
+    bottom_up, top_block = build_detcon_resnet_backbone(cfg, input_shape), d2.LastLevelMaxPool()
+    # Detectron2's takes "p5" for the last level, and so wants res5.
+    top_block.in_feature = f"p{int(math.log2(bottom_up.output_shape()[cfg.MODEL.FPN.IN_FEATURES[-1]].stride))}"
     return d2.FPN(
-        bottom_up=build_detcon_resnet_backbone(cfg, input_shape),
+        bottom_up=bottom_up,
         in_features=cfg.MODEL.FPN.IN_FEATURES,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=cfg.MODEL.FPN.NORM,
-        top_block=d2.LastLevelMaxPool(),
+        top_block=top_block,
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )
 

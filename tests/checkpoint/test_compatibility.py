@@ -113,6 +113,18 @@ def test_a_backbone_that_would_ignore_the_padding_is_refused(converted, tmp_path
         check_weights(config(converted, "DETCON.BACKBONE.PADDING", "same"), weights)
 
 
+def test_a_detector_with_more_stages_than_the_weights_is_refused(tmp_path):
+    ends = {"MODEL__RESNETS__OUT_FEATURES": "['res4']", "DETCON__IN_FEATURE": "res4"}
+    convert(write_pretrained(tmp_path / "in.pth", MODEL__META_ARCHITECTURE="DetConS", **ends), tmp_path / "w.pth")
+    fits = config(tmp_path / "w.pth")
+    assert len(check_weights(fits, str(tmp_path / "w.pth"))) == 1
+    longer = config(tmp_path / "w.pth", "MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"])
+    with pytest.raises(ValueError, match=r"OUT_FEATURES is \['res2', 'res3', 'res4', 'res5'\]; expected \['res2', 'res3', 'res4'\]"):
+        check_weights(longer, str(tmp_path / "w.pth"))
+    shorter = config(tmp_path / "w.pth", "MODEL.RESNETS.OUT_FEATURES", ["res2", "res3"])
+    assert len(check_weights(shorter, str(tmp_path / "w.pth"))) == 1
+
+
 def test_all_disagreements_are_told_at_once(converted):
     with pytest.raises(ValueError) as error:
         check_weights(d2_defaults(), str(converted))

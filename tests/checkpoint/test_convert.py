@@ -14,6 +14,7 @@ import torchvision
 
 from detcon_d2 import d2
 from detcon_d2.checkpoint import DetConCheckpointer, convert, load_checkpoint_file, prepare_conversion, read_metadata
+from detcon_d2.engine import load_config
 from detcon_d2.evaluation.features import verify_conversion
 from tests.checkpoint.pretrained import FULL_18, pretraining_config, rewrite, write_pretrained
 
@@ -160,6 +161,28 @@ def test_what_plain_detectron2_cannot_build_gets_our_backbone(tmp_path, depth):
     convert(source, tmp_path / "w.pth", verify=verify_conversion)
     text = (tmp_path / "w.yaml").read_text()
     assert '"build_detcon_resnet_fpn_backbone"' in text and f"WIDTH_MULTIPLIER: {2 if depth == 18 else 1}" in text
+
+
+def test_a_network_that_ends_with_res4_stays_one(tmp_path):
+    ends = {"MODEL__RESNETS__OUT_FEATURES": "['res4']", "DETCON__IN_FEATURE": "res4"}
+    source = write_pretrained(tmp_path / "in.pth", MODEL__META_ARCHITECTURE="DetConS", **ends)
+    lines = convert(source, tmp_path / "w.pth", verify=verify_conversion)
+    assert any("agree: largest relative differences res2" in line and "res5" not in line for line in lines)
+    assert "up to res4" in lines[0] and read_metadata(tmp_path / "w.pth")["last_stage"] == 4
+    text = (tmp_path / "w.yaml").read_text()
+    assert '"build_detcon_resnet_fpn_backbone"' in text and 'IN_FEATURES: ["res2", "res3", "res4"]' in text and "res5" not in text
+    cfg = load_config(str(tmp_path / "w.yaml"), ["MODEL.RESNETS.NORM", "BN", "MODEL.FPN.NORM", "BN", "MODEL.DEVICE", "cpu"])
+    detector = d2.build_model(cfg)
+    assert [anchors.shape[0] for anchors in detector.proposal_generator.anchor_generator.cell_anchors] == [3] * 4
+    DetConCheckpointer(detector).load(str(tmp_path / "w.pth"))
+    with pytest.raises(ValueError, match=r"torchvision has no ResNet-50 .*up to res4"):
+        convert(source, tmp_path / "t.pth", target="torchvision")
+    longer = rewrite(source, tmp_path / "longer.pth", lambda d: d["model"].update({"encoder.res5.0.conv1.weight": torch.zeros(1)}))
+    with pytest.raises(ValueError, match=r"up to res4 (?s:.)*unexpected: res5.0.conv1.weight"):
+        convert(longer, tmp_path / "l.pth")
+    claimed = rewrite(source, tmp_path / "claimed.pth", lambda d: d["metadata"].pop("last_stage"))
+    with pytest.raises(ValueError, match=r"missing: res5.0.conv1.weight"):
+        convert(claimed, tmp_path / "c.pth")
 
 
 def test_a_wide_resnet50_stays_plain_detectron2(tmp_path):

@@ -164,6 +164,7 @@ def test_other_arrangements_of_torchvisions_resnet_are_named_as_torch_names_them
         ({"depth": 51}, "depth 51; expected one of 18, 34"),
         ({"norm": "GN"}, "norm 'GN'"),
         ({"padding": "valid"}, "padding 'valid'"),
+        ({"last_stage": 6}, "last_stage 6; expected one of 2, 3, 4, 5"),
         ({"depth": [50]}, "depth"),
     ],
 )

@@ -85,6 +85,17 @@ def test_our_pyramid_has_the_names_and_outputs_of_detectron2s(depth):
     torch.testing.assert_close(ours(image), theirs(image))
 
 
+def test_the_pyramid_of_a_network_that_ends_early_has_one_level_above_its_last_stage():
+    cfg = cfg_for(18, MODEL__RESNETS__OUT_FEATURES="['res2', 'res3', 'res4']", MODEL__FPN__OUT_CHANNELS=8)
+    cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4"]
+    cfg.MODEL.BACKBONE.NAME = "build_detcon_resnet_fpn_backbone"
+    backbone = d2.build_backbone(cfg).eval()
+    assert not any("res5" in name for name in backbone.state_dict())
+    maps = backbone(torch.randn(1, 3, 64, 64))
+    assert {name: shape.stride for name, shape in backbone.output_shape().items()} == {"p2": 4, "p3": 8, "p4": 16, "p5": 32}
+    assert list(maps) == ["p2", "p3", "p4", "p5"] and torch.equal(maps["p5"], maps["p4"][:, :, ::2, ::2])
+
+
 def test_the_pyramid_stands_on_depth_200_and_wide_networks():
     narrow = {"MODEL__RESNETS__STEM_OUT_CHANNELS": 4, "MODEL__RESNETS__RES2_OUT_CHANNELS": 16, "MODEL__RESNETS__WIDTH_PER_GROUP": 4}
     stages = {"MODEL__RESNETS__OUT_FEATURES": "['res2', 'res3', 'res4', 'res5']", "MODEL__FPN__OUT_CHANNELS": 8}
