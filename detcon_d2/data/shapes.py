@@ -25,7 +25,7 @@ SPLITS: tuple[str, ...] = ("unlabeled", "train", "val")
 
 _JPEG_QUALITY = 95
 # Changes when the same configuration would be drawn differently, so that an older folder is not taken for a finished one.
-_VERSION = 3
+_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ShapesConfig:
     agreement: float = 0.8
     unlabeled_agreement: float | None = None
     num_unlabeled: int = 3000
-    num_train: int = 150
+    num_train: int = 100
     num_val: int = 300
 
     def __post_init__(self) -> None:

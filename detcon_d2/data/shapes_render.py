@@ -13,7 +13,8 @@ from detcon_d2.data.shapes_textures import MATERIALS, background_texture, materi
 CATEGORIES: tuple[str, ...] = ("disc", "ring", "square", "triangle", "star", "cross", "crescent", "heart")
 """Names of the categories; the COCO id of the i-th is i + 1."""
 
-_RADIUS = (14.0, 36.0)
+_RADIUS = (20.0, 44.0)
+_OBJECTS = (1, 3)
 _MIN_VISIBLE_FRACTION = 0.4
 _MIN_VISIBLE_PIXELS = 100
 _PLACEMENT_TRIES = 10
@@ -149,7 +150,7 @@ def _fits(pieces: list[_Piece]) -> bool:
 
 
 def render_scene(size: int, half: str, agreement: float, rng: np.random.Generator) -> Scene:
-    """Draw one image: a background, 2 to 5 objects and up to 2 polygons of clutter in random depth order, noise.
+    """Draw one image: a background, 1 to 3 objects and up to 2 polygons of clutter in random depth order, noise.
 
     A thing that would hide an object beyond the limits of :class:`Scene` is drawn anew elsewhere, and left out after ten tries; so every
     object of the image is in the result.
@@ -160,7 +161,7 @@ def render_scene(size: int, half: str, agreement: float, rng: np.random.Generato
         agreement: probability that an object gets the material of its category; otherwise its material is uniform over all.
         rng: the only source of randomness.
     """
-    kinds = ["object"] * int(rng.integers(2, 6)) + ["clutter"] * int(rng.integers(0, 3))
+    kinds = ["object"] * int(rng.integers(_OBJECTS[0], _OBJECTS[1] + 1)) + ["clutter"] * int(rng.integers(0, 3))
     pieces: list[_Piece] = []
     image = background_texture(half, size, rng)
     for kind in rng.permutation(kinds):

@@ -37,10 +37,10 @@ ROWS: dict[str, Row] = {
         Row("random", "random initialisation"),
         Row("detcon_b", "DetCon_B, FH regions", "detcon_b_R_18.yaml", "fh"),
         Row("detcon_s", "DetCon_S, FH regions", "detcon_s_R_18.yaml", "fh"),
-        Row("grid", "DetCon_B, grid 1x1 (image-level contrast)", "detcon_b_R_18.yaml", "grid"),
+        Row("grid", "DetCon_S, grid 1x1 (image-level contrast)", "detcon_s_R_18.yaml", "grid"),
         Row("detcon_b_kmeans", "DetCon_B, learned regions (k-means)", "detcon_b_R_18_kmeans.yaml", "kmeans", optional=True),
         Row("detcon_b_grid5", "DetCon_B, grid 5x5", "detcon_b_R_18.yaml", "grid5", optional=True),
-        Row("annotations", "DetCon_B, annotation masks (upper bound)", "detcon_b_R_18.yaml", "annotations"),
+        Row("annotations", "DetCon_S, annotation masks (upper bound)", "detcon_s_R_18.yaml", "annotations"),
     )
 }
 """Every row that is compared, by name."""

@@ -75,9 +75,10 @@ def _dilate_basic_blocks(stage: list["d2.BasicBlock"]) -> None:
 
 
 def build_detcon_resnet_fpn_backbone(cfg: "d2.CfgNode", input_shape: "d2.ShapeSpec") -> "d2.FPN":
-    """:func:`build_detcon_resnet_backbone` under the feature pyramid of ``MODEL.FPN``, with one more level for the RPN (p6 above res5); errors as there.
+    """:func:`build_detcon_resnet_backbone` under the feature pyramid of ``MODEL.FPN``, and one more level for the RPN (p6 above res5).
 
-    For depth 200, width multipliers, ``DETCON.BACKBONE.PADDING`` and pyramids that end before res5; parameters are named as in ``build_resnet_fpn_backbone``.
+    For depth 200, width multipliers, ``DETCON.BACKBONE.PADDING`` and networks that end before res5; parameters are named as in
+    ``build_resnet_fpn_backbone``, errors are those of the encoder's builder.
     """
     bottom_up, top_block = build_detcon_resnet_backbone(cfg, input_shape), d2.LastLevelMaxPool()
     # Detectron2's takes "p5" for the last level, and so wants res5.
