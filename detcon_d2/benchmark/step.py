@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from detcon_d2 import d2
 from detcon_d2.benchmark.timing import alternate, median_ratio
 from detcon_d2.config import add_detcon_config
+from detcon_d2.engine.setup import has_fast_bf16
 from detcon_d2.engine.step import AMP_DTYPES, wrap_ddp
 from detcon_d2.solver import build_detcon_optimizer
 
@@ -37,6 +38,11 @@ class Problem(NamedTuple):
     size: int = 224
     device: str = "cpu"
     amp_dtype: str = "bf16"
+
+
+def usual_amp(device: str) -> str:
+    """The ``amp_dtype`` that training would use on a device: bf16, but on a CPU without instructions for it none."""
+    return "bf16" if device != "cpu" or has_fast_bf16() else ""
 
 
 class Speed(NamedTuple):

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from detcon_d2.benchmark.step import COMPILED, OURS, PLAIN, Problem, measure_step, profile_step
+from detcon_d2.benchmark.step import COMPILED, OURS, PLAIN, Problem, measure_step, profile_step, usual_amp
 from tests.conftest import REPO
 
-TINY = Problem(depth=18, images=2, size=33)
+TINY = Problem(depth=18, images=2, size=33, amp_dtype=usual_amp("cpu"))
 
 
 def test_ours_and_plain_are_timed_and_a_target_costs_operations():

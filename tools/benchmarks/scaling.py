@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from detcon_d2.benchmark.scaling import lines, measure_processes
-from detcon_d2.benchmark.step import Problem
+from detcon_d2.benchmark.step import Problem, usual_amp
 from detcon_d2.benchmark.timing import machine
 
 _EPILOG = """
@@ -35,7 +35,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Measure and print; see ``--help``."""
     args = parse_args()
-    problem = Problem(args.method, args.depth, args.images, args.size, args.device)
+    problem = Problem(args.method, args.depth, args.images, args.size, args.device, usual_amp(args.device))
     medians = measure_processes(problem, args.processes, args.rounds, args.threads)
     print(*lines(medians, args.images), sep="\n")
     if args.json:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from detcon_d2.benchmark.step import Problem, measure_step, profile_step
+from detcon_d2.benchmark.step import Problem, measure_step, profile_step, usual_amp
 from detcon_d2.benchmark.timing import machine
 
 _EPILOG = """
@@ -27,7 +27,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=default.images, help="of a batch (default: %(default)s)")
     parser.add_argument("--size", type=int, default=default.size, help="side of a view, pixels (default: %(default)s)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default=default.device, help="default: %(default)s")
-    parser.add_argument("--amp", choices=("bf16", "fp16", "off"), default="bf16", help="precision of autocast (default: %(default)s)")
+    parser.add_argument("--amp", choices=("bf16", "fp16", "off"), help="of autocast (default: bf16; off on a CPU without it)")
     parser.add_argument("--no-plain", action="store_true", help="leave plain float32 out")
     parser.add_argument("--compile", action="store_true", help="also with torch.compile (DETCON.COMPILE inductor)")
     parser.add_argument("--profile", type=int, metavar="N", help="also the N operators that take most of the step")
@@ -42,7 +42,8 @@ def main() -> None:
     args = parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    problem = Problem(args.method, args.depth, args.images, args.size, args.device, "" if args.amp == "off" else args.amp)
+    amp = usual_amp(args.device) if args.amp is None else args.amp.replace("off", "")
+    problem = Problem(args.method, args.depth, args.images, args.size, args.device, amp)
     speed = measure_step(problem, args.rounds, plain=not args.no_plain, compiled=args.compile)
     print(*speed.lines(problem.images), sep="\n")
     operators = profile_step(problem) if args.profile else {}
