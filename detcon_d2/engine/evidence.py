@@ -16,8 +16,8 @@ from detcon_d2.engine.pipeline import Chain, lock_folder, run_chains
 from detcon_d2.engine.quickstart import read_ap
 from detcon_d2.masks.storage import write_atomically
 
-LENGTHS = Lengths(pretrain_epochs=10.0, finetune_iterations=300)
-"""468 steps of batch 64, and 300 of batch 8."""
+LENGTHS = Lengths(pretrain_epochs=40.0, finetune_iterations=300)
+"""1875 steps of batch 64, and 300 of batch 8."""
 
 WORLDS: dict[str, tuple[ShapesConfig, tuple[str, ...]]] = {
     "easy": (
