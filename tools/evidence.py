@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from detcon_d2.engine.evidence import LENGTHS, WORLDS, run_evidence
+from detcon_d2.engine.evidence import TRAINING, WORLDS, run_evidence
 from detcon_d2.engine.experiment import ROWS
 
 _DEFAULT_ROWS = [row.name for row in ROWS.values() if not row.optional]
@@ -32,10 +32,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=_DEFAULT_ROWS, help=f"which arms (default: {' '.join(_DEFAULT_ROWS)})")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of pretraining and fine-tuning (default: 0 1 2)")
     parser.add_argument(
-        "--epochs", type=float, default=LENGTHS.pretrain_epochs, help=f"of pretraining, in every arm (default: {LENGTHS.pretrain_epochs:g})"
+        "--epochs", type=float, default=TRAINING.pretrain_epochs, help=f"of pretraining (default: {TRAINING.pretrain_epochs:g})"
     )
     jobs = max(1, min(8, os.cpu_count() or 1))
     parser.add_argument("--jobs", type=int, default=jobs, help=f"arms side by side; they share the cores (default here: {jobs})")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config options of every pretraining, at the end: KEY VALUE ...")
     return parser.parse_args()
 
 
@@ -43,8 +44,8 @@ if __name__ == "__main__":
     args = parse_args()
     checkout = Path(__file__).resolve().parents[1]
     try:
-        lengths = dataclasses.replace(LENGTHS, pretrain_epochs=args.epochs)
-        print(run_evidence(checkout, args.output, args.worlds, args.rows, args.seeds, args.jobs, lengths))
+        training = dataclasses.replace(TRAINING, pretrain_epochs=args.epochs, pretrain_options=tuple(args.opts))
+        print(run_evidence(checkout, args.output, args.worlds, args.rows, args.seeds, args.jobs, training))
     except (ValueError, OSError) as error:
         sys.exit(f"evidence: {error}")
     except subprocess.CalledProcessError as error:

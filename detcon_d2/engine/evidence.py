@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detcon_d2.data.shapes import ShapesConfig
-from detcon_d2.engine.experiment import ROWS, Lengths, Row, World
+from detcon_d2.engine.experiment import ROWS, Row, Training, World
 from detcon_d2.engine.pipeline import Chain, lock_folder, run_chains
 from detcon_d2.engine.quickstart import read_ap
 from detcon_d2.masks.storage import write_atomically
 
-LENGTHS = Lengths(pretrain_epochs=40.0, finetune_iterations=300)
+TRAINING = Training(pretrain_epochs=40.0, finetune_iterations=300)
 """1875 steps of batch 64, and 300 of batch 8."""
 
 WORLDS: dict[str, tuple[ShapesConfig, tuple[str, ...]]] = {
@@ -42,7 +42,7 @@ class Score:
 
 
 def run_evidence(
-    checkout: Path, output: Path, worlds: Sequence[str], rows: Sequence[str], seeds: Sequence[int], jobs: int, lengths: Lengths = LENGTHS
+    checkout: Path, output: Path, worlds: Sequence[str], rows: Sequence[str], seeds: Sequence[int], jobs: int, training: Training = TRAINING
 ) -> str:
     """Run what is not finished yet; the table is written anew after each arm.
 
@@ -52,7 +52,7 @@ def run_evidence(
         worlds, rows: names in ``WORLDS`` and ``ROWS``; a world leaves out rows that it does not have.
         seeds: of pretraining and fine-tuning.
         jobs: arms side by side.
-        lengths: of pretraining and fine-tuning, the same for every arm.
+        training: how every arm trains.
 
     Returns:
         The table.
@@ -79,7 +79,7 @@ def run_evidence(
         # The upper bound's label maps come from annotations; every other arm knows images only.
         used = {(world, row.regions) for world, row, _ in arms if row.regions in ("fh", "annotations")}
         run_chains([world.masks(generator) for world, generator in sorted(used, key=str)], checkout, lock=lock)
-        chains = [world.arm(row, seed, lengths) for world, row, seed in arms]
+        chains = [world.arm(row, seed, training) for world, row, seed in arms]
         pending = [chain for chain in chains if not all([stage.is_finished() for stage in chain.stages])]
         print(f"{total} arms, {total - len(pending)} of them finished before; {jobs} at a time", flush=True)
         run_chains(pending, checkout, jobs, report, lock)

@@ -47,16 +47,18 @@ ROWS: dict[str, Row] = {
 
 
 @dataclass(frozen=True)
-class Lengths:
-    """How long an arm trains.
+class Training:
+    """How an arm trains, whatever its row.
 
     Attributes:
         pretrain_epochs: epochs of the unlabelled images.
         finetune_iterations: of Mask R-CNN; the learning rate drops at 70 and 90 % of them.
+        pretrain_options: config options (KEY VALUE ...) of every pretraining, after those of its row.
     """
 
     pretrain_epochs: float
     finetune_iterations: int
+    pretrain_options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,14 +97,15 @@ class World:
         """Where an arm lies: its row's name, with the seed where there are several."""
         return self.folder / (row.name if seed is None else f"{row.name}-{seed}")
 
-    def pretraining(self, row: Row, seed: int, lengths: Lengths, folder: Path) -> tuple[Stage, ...]:
+    def pretraining(self, row: Row, seed: int, training: Training, folder: Path) -> tuple[Stage, ...]:
         """Pretraining and conversion of an arm; nothing for random initialisation."""
         if row.config is None:
             return ()
         output, backbone = folder / "pretrain", folder / "backbone.pth"
         train = (
             *("tools/train_net.py", "--config-file", f"configs/quickstart/{row.config}", "--resume", *self._images(row)),
-            *("DETCON.SOLVER.EPOCHS", str(lengths.pretrain_epochs), "SEED", str(seed), "OUTPUT_DIR", str(output)),
+            *("DETCON.SOLVER.EPOCHS", str(training.pretrain_epochs), "SEED", str(seed), "OUTPUT_DIR", str(output)),
+            *training.pretrain_options,
         )
         convert = ("tools/convert_to_d2.py", str(output / "model_final.pth"), str(backbone), "--overwrite")
         return (
@@ -110,9 +113,9 @@ class World:
             Stage("conversion to a Detectron2 backbone", convert, folder / "stages/convert.json", backbone),
         )
 
-    def finetuning(self, row: Row, seed: int, lengths: Lengths, folder: Path) -> Stage:
+    def finetuning(self, row: Row, seed: int, training: Training, folder: Path) -> Stage:
         """Mask R-CNN with FPN on the labelled images, the same for every row but for the weights it starts from."""
-        output, iterations = folder / "finetune", lengths.finetune_iterations
+        output, iterations = folder / "finetune", training.finetune_iterations
         weights = "" if row.config is None else str(folder / "backbone.pth")
         command = (
             *("tools/train_net.py", "--config-file", "configs/quickstart/mask_rcnn_R_18_FPN.yaml", "--resume"),
@@ -122,10 +125,10 @@ class World:
         )
         return Stage(f"Mask R-CNN from {row.title}", command, folder / "stages/finetune.json", output / "results.json")
 
-    def arm(self, row: Row, seed: int, lengths: Lengths) -> Chain:
+    def arm(self, row: Row, seed: int, training: Training) -> Chain:
         """Pretraining, conversion and fine-tuning of one arm with one seed."""
         folder = self.arm_folder(row, seed)
-        stages = (*self.pretraining(row, seed, lengths, folder), self.finetuning(row, seed, lengths, folder))
+        stages = (*self.pretraining(row, seed, training, folder), self.finetuning(row, seed, training, folder))
         return Chain(f"{self.folder.name}/{folder.name}", stages)
 
     def _record(self, name: str) -> Path:

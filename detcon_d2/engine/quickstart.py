@@ -5,10 +5,10 @@ import time
 from pathlib import Path
 
 from detcon_d2.data.shapes import ShapesConfig
-from detcon_d2.engine.experiment import ROWS, Lengths, World
+from detcon_d2.engine.experiment import ROWS, Training, World
 from detcon_d2.engine.pipeline import Chain, Stage, lock_folder, run_chains
 
-LENGTHS = Lengths(pretrain_epochs=3.5, finetune_iterations=160)
+_TRAINING = Training(pretrain_epochs=3.5, finetune_iterations=160)
 """Short enough for ten minutes on two cores; the claim belongs to ``make evidence``."""
 
 _ARMS = ("random", "detcon_b")
@@ -23,8 +23,8 @@ def quickstart_steps(world: World, seed: int) -> list[tuple[str, list[Chain]]]:
     """
     random, detcon = (ROWS[name] for name in _ARMS)
     folders = {row: world.arm_folder(row, None) for row in (random, detcon)}
-    pretraining = world.pretraining(detcon, seed, LENGTHS, folders[detcon])
-    finetuning = [Chain(row.name, (world.finetuning(row, seed, LENGTHS, folder),)) for row, folder in folders.items()]
+    pretraining = world.pretraining(detcon, seed, _TRAINING, folders[detcon])
+    finetuning = [Chain(row.name, (world.finetuning(row, seed, _TRAINING, folder),)) for row, folder in folders.items()]
     page = world.folder / "report.html"
     report = Stage("report", ("tools/report.py", str(world.folder)), world.folder / "stages/report.json", page)
     return [
