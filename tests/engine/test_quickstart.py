@@ -9,9 +9,11 @@ import pytest
 
 from detcon_d2.data.shapes import ShapesConfig, generate_shapes
 from detcon_d2.engine import quickstart
-from detcon_d2.engine.experiment import World
-from detcon_d2.engine.quickstart import quickstart_steps, read_ap, run_quickstart, summary
+from detcon_d2.engine.experiment import Training, World
+from detcon_d2.engine.quickstart import quickstart_steps, quickstart_training, read_ap, run_quickstart, summary
 from tests.conftest import REPO
+
+TRAINING = Training(pretrain_epochs=2.0, finetune_iterations=100)
 
 
 def write_results(output: Path) -> None:
@@ -27,7 +29,7 @@ def world(tmp_path: Path) -> World:
 
 
 def test_steps_go_from_masks_to_the_report_and_both_detectors_train_side_by_side(world: World) -> None:
-    tools = [[chain.stages[0].command[0] for chain in chains] for _, chains in quickstart_steps(world, 0)]
+    tools = [[chain.stages[0].command[0] for chain in chains] for _, chains in quickstart_steps(world, 0, TRAINING)]
     assert tools == [
         ["tools/generate_masks.py"],
         ["tools/visualize_views.py"],
@@ -40,7 +42,7 @@ def test_steps_go_from_masks_to_the_report_and_both_detectors_train_side_by_side
 
 def test_what_a_step_needs_is_what_an_earlier_one_makes(world: World) -> None:
     made: set[str] = set()
-    for _, chains in quickstart_steps(world, 0):
+    for _, chains in quickstart_steps(world, 0, TRAINING):
         for chain in chains:
             for stage in chain.stages:
                 inputs = [word for word in stage.command if word.startswith(str(world.folder)) and word != str(stage.product)]
@@ -50,9 +52,14 @@ def test_what_a_step_needs_is_what_an_earlier_one_makes(world: World) -> None:
 
 
 def test_the_seed_reaches_every_training(world: World) -> None:
-    commands = [stage.command for _, chains in quickstart_steps(world, 7) for chain in chains for stage in chain.stages]
+    commands = [stage.command for _, chains in quickstart_steps(world, 7, TRAINING) for chain in chains for stage in chain.stages]
     trainings = [command for command in commands if command[0] == "tools/train_net.py"]
     assert [command[command.index("SEED") + 1] for command in trainings] == ["7", "7", "7"]
+
+
+def test_slow_cpus_train_less() -> None:
+    fast, slow = quickstart_training(True), quickstart_training(False)
+    assert fast.pretrain_epochs > slow.pretrain_epochs and fast.finetune_iterations > slow.finetune_iterations
 
 
 def test_steps_run_in_order_and_the_end_says_where_to_look(
