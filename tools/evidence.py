@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Does pretraining raise AP? Pretrains and fine-tunes every arm over several seeds on built-in images, and writes the table.
 
-Some four hours on two CPU cores, some two and a half with --epochs 5. Stop it when you like: the same command continues arm by arm, and the
-table holds what has finished.
+Some three hours on two CPU cores with instructions for bf16; without them five times as long, so take --epochs 5 there. Stop it when you
+like: the same command continues arm by arm, and the table holds what has finished.
 """
 
 import argparse
