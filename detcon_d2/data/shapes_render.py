@@ -161,7 +161,7 @@ def render_scene(size: int, half: str, agreement: float, rng: np.random.Generato
         agreement: probability that an object gets the material of its category; otherwise its material is uniform over all.
         rng: the only source of randomness.
     """
-    kinds = ["object"] * int(rng.integers(_OBJECTS[0], _OBJECTS[1] + 1)) + ["clutter"] * int(rng.integers(0, 3))
+    kinds = ["object"] * int(rng.integers(*_OBJECTS, endpoint=True)) + ["clutter"] * int(rng.integers(0, 3))
     pieces: list[_Piece] = []
     image = background_texture(half, size, rng)
     for kind in rng.permutation(kinds):
