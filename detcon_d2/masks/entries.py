@@ -20,6 +20,12 @@ import zlib
 
 import numpy as np
 
+try:
+    # The same in a seventh of the time.
+    from zlib_ng.zlib_ng import decompress
+except ImportError:
+    from zlib import decompress
+
 _HEADER = struct.Struct("<IBxHII")
 _CRC_BYTES = 4
 # 8-bit maps read 1.6 times as fast from level 8 as from level 6, whose output is longer, and take 2 ms more to write; 16-bit maps do not.
@@ -53,7 +59,7 @@ def unpack_entry(entry: bytes, layer: int = 0) -> np.ndarray:
         raise ValueError(f"found {shape[0]} layer(s); expected more than {layer}")
     start = _HEADER.size + _CRC_BYTES * shape[0] + int(ends[layer - 1] if layer else 0)
     packed = memoryview(entry)[start : start + int(ends[layer]) - int(ends[layer - 1] if layer else 0)]
-    ids = zlib.decompress(packed, _RAW, shape[1] * shape[2] * bits // 8)
+    ids = decompress(packed, _RAW, shape[1] * shape[2] * bits // 8)
     return np.frombuffer(ids, f"<u{bits // 8}").reshape(shape[1:]).astype(np.uint16)
 
 

@@ -99,10 +99,9 @@ def read_image_fast(path: str | os.PathLike) -> np.ndarray:
     except OSError:
         return read_image(path)
     plain, metadata = _examine_jpeg(data)
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if plain else None
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION) if plain else None
     if image is None:
         return read_image(path)
-    image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
     return _turn(image, path) if metadata else image
 
 

@@ -27,7 +27,8 @@ def jitter(operators: str, *steps: tuple[int, float]) -> PhotometricTransform:
 OPERATORS = {
     "brightness": ([jitter("dm_pix", (BRIGHTNESS, delta)) for delta in (-0.4, 0.1, 0.37)], 0.3, 0.6),
     "contrast": ([jitter("dm_pix", (CONTRAST, factor)) for factor in (0.6, 0.9, 1.4)], 0.3, 0.6),
-    "saturation": ([jitter("dm_pix", (SATURATION, factor)) for factor in (0.8, 0.95, 1.2)], 0.35, 10),
+    "less saturation": ([jitter("dm_pix", (SATURATION, factor)) for factor in (0.0, 0.5, 0.8, 0.95)], 0.3, 0.6),
+    "more saturation": ([jitter("dm_pix", (SATURATION, factor)) for factor in (1.05, 1.2, 2.0)], 0.35, 10),
     "hue": ([jitter("dm_pix", (HUE, delta)) for delta in (-0.1, -0.033, 0.05, 0.1)], 0.45, 10),
     "hue and saturation": (
         [jitter("dm_pix", (HUE, 0.07), (SATURATION, 1.15)), jitter("dm_pix", (SATURATION, 0.85), (HUE, -0.09))],

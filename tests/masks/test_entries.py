@@ -1,11 +1,15 @@
 """Entries of shards: what goes in comes out, and damage never does."""
 
+import zlib
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from zlib_ng import zlib_ng
 
+from detcon_d2.masks import entries
 from detcon_d2.masks.entries import failure_reason, is_intact, pack_entry, pack_failure, unpack_entry
 
 STACKS = hnp.arrays(
@@ -23,6 +27,16 @@ def test_every_layer_comes_back(stack):
     assert failure_reason(entry) is None
     with pytest.raises(ValueError, match=f"found {len(stack)} layer"):
         unpack_entry(entry, len(stack))
+
+
+def test_entries_are_read_with_and_without_zlib_ng(monkeypatch):
+    stack = np.random.default_rng(0).integers(0, 300, (2, 40, 60), dtype=np.uint16)
+    entry = pack_entry(stack)
+    assert entries.decompress is zlib_ng.decompress
+    for decompress in (zlib_ng.decompress, zlib.decompress):
+        monkeypatch.setattr(entries, "decompress", decompress)
+        for layer, label_map in enumerate(stack):
+            np.testing.assert_array_equal(unpack_entry(entry, layer), label_map)
 
 
 def test_few_ids_take_8_bits_and_many_16():
