@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from detcon_d2 import d2
 from detcon_d2.benchmark.timing import alternate, median_ratio
 from detcon_d2.config import add_detcon_config
+from detcon_d2.engine.allocator import keep_freed_memory
 from detcon_d2.engine.setup import has_fast_bf16
 from detcon_d2.engine.step import AMP_DTYPES, wrap_ddp
 from detcon_d2.solver import build_detcon_optimizer
@@ -104,7 +105,12 @@ def measure_step(problem: Problem, rounds: int, plain: bool = True, compiled: bo
 
 
 def build_step(problem: Problem, channels_last: bool = True, seed: int = 0, compiler: str = "") -> Callable[[], float]:
-    """A function that makes one optimizer step and waits for it; with torch.distributed initialised, one process's share of it."""
+    """A function that makes one optimizer step and waits for it; with torch.distributed initialised, one process's share of it.
+
+    On a CPU this process keeps its freed memory from here on, as in training, for whatever it measures.
+    """
+    if problem.device == "cpu":
+        keep_freed_memory()
     torch.manual_seed(seed)
     cfg = _config(problem, channels_last)
     network = d2.build_model(cfg)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 
 from detcon_d2 import d2
+from detcon_d2.engine.allocator import keep_freed_memory
 from detcon_d2.engine.evaluate import prepare_evaluation
 from detcon_d2.engine.finetune import FinetuneTrainer
 from detcon_d2.engine.finetune_setup import setup_finetuning
@@ -59,7 +60,10 @@ def prepare_pretraining(args: argparse.Namespace) -> Callable[[], None]:
     """Everything that a user's mistake can break; returns what trains."""
     if args.eval_only:
         raise ValueError("--eval-only evaluates detectors; a pretraining config has nothing to evaluate.")
-    trainer = DetConTrainer(*setup(args))
+    cfg, records = setup(args)
+    if cfg.MODEL.DEVICE == "cpu":
+        keep_freed_memory()
+    trainer = DetConTrainer(cfg, records)
     return _prepare_training(trainer, args.resume)
 
 

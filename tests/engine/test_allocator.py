@@ -1,0 +1,32 @@
+"""Freed memory stays with the process: the next block of the same size costs no page faults."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from detcon_d2.engine import allocator
+
+PROBE = """
+import resource, sys
+from detcon_d2.engine.allocator import keep_freed_memory
+
+if sys.argv[1] == "kept":
+    assert keep_freed_memory()
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    b"x" * (64 << 20)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another malloc than glibc's")
+def test_the_next_block_of_the_same_size_costs_no_page_faults():
+    faults = {how: int(subprocess.check_output([sys.executable, "-c", PROBE, how], text=True)) for how in ("usual", "kept")}
+    assert faults["kept"] < 100 < faults["usual"], faults
+
+
+def test_another_system_is_left_alone(monkeypatch):
+    monkeypatch.setattr(allocator.sys, "platform", "darwin")
+    assert allocator.keep_freed_memory() is False
