@@ -1,7 +1,7 @@
 """Time of a whole pretraining step: ours, in full precision, and beside what the matrix products of this machine allow."""
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -17,7 +17,7 @@ from detcon_d2.engine.step import AMP_DTYPES, wrap_ddp
 from detcon_d2.solver import build_detcon_optimizer
 
 OURS, COMPILED, PLAIN = "ours", "ours, compiled", "plain fp32"
-# Sides of square matrices among which the fastest product is sought.
+# Sides of square matrices among which the fastest product is sought, each as often as makes the operations of the largest once.
 _PEAK_SIDES = (1024, 2048, 4096)
 
 
@@ -52,7 +52,7 @@ class Speed(NamedTuple):
     Attributes:
         seconds: of each step, by name (``OURS``, ``COMPILED``, ``PLAIN``).
         flops: floating-point operations of the convolutions and products of a step.
-        peak: the fastest matrix product of this machine in the autocast's precision, operations/s.
+        peak: the fastest matrix product of this machine in the autocast's precision, measured in turns with the steps, operations/s.
         peak_memory: largest memory of the device in our steps, bytes; None on a CPU.
     """
 
@@ -82,7 +82,7 @@ class Speed(NamedTuple):
 
 
 def measure_step(problem: Problem, rounds: int, plain: bool = True, compiled: bool = False) -> Speed:
-    """Steps in turns: networks, loss, gradients, LARS and the target's update, on random images that lie on the device.
+    """Steps and matrix products in turns: networks, loss, gradients, LARS, the target's update, on random images that lie on the device.
 
     Args:
         problem: what to measure.
@@ -97,11 +97,15 @@ def measure_step(problem: Problem, rounds: int, plain: bool = True, compiled: bo
         steps[PLAIN] = build_step(problem._replace(amp_dtype=""), channels_last=False)
     with FlopCounterMode(display=False) as counter:
         steps[OURS]()
-    cuda = problem.device == "cuda"
-    if cuda:
+    peak_memory = None
+    if problem.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    seconds = alternate(steps, rounds)
-    return Speed(seconds, counter.get_total_flops(), matmul_peak(problem), torch.cuda.max_memory_allocated() if cuda else None)
+        steps[OURS]()
+        peak_memory = torch.cuda.max_memory_allocated()
+    products = _products(problem)
+    seconds = alternate(steps | products, rounds)
+    peak = 2 * max(_PEAK_SIDES) ** 3 / min(statistics.median(seconds.pop(name)) for name in products)
+    return Speed(seconds, counter.get_total_flops(), peak, peak_memory)
 
 
 def build_step(problem: Problem, channels_last: bool = True, seed: int = 0, compiler: str = "") -> Callable[[], float]:
@@ -153,17 +157,22 @@ def profile_step(problem: Problem, steps: int = 3) -> dict[str, float]:
     return {key: time / total for key, time in sorted(times.items(), key=lambda item: -item[1])}
 
 
-def matmul_peak(problem: Problem, sides: Sequence[int] = _PEAK_SIDES, rounds: int = 5) -> float:
-    """Operations/s of the fastest of some square matrix products on the device, in the autocast's precision."""
+def _products(problem: Problem) -> dict[str, Callable[[], None]]:
+    """Square matrix products on the device, in the autocast's precision, each function of the same number of operations."""
     dtype = AMP_DTYPES.get(problem.amp_dtype, torch.float32)
     wait = torch.cuda.synchronize if problem.device == "cuda" else lambda: None
 
-    def product(side: int) -> Callable[[], None]:
+    def repeat(side: int) -> Callable[[], None]:
         a, b = (torch.randn(side, side, device=problem.device).to(dtype) for _ in range(2))
-        return lambda: (a @ b, wait())
 
-    seconds = alternate({str(side): product(side) for side in sides}, rounds, warmup=2)
-    return max(2 * int(side) ** 3 / min(times) for side, times in seconds.items())
+        def run() -> None:
+            for _ in range((max(_PEAK_SIDES) // side) ** 3):
+                a @ b
+            wait()
+
+        return run
+
+    return {f"product of {side}": repeat(side) for side in _PEAK_SIDES}
 
 
 def _config(problem: Problem, channels_last: bool) -> "d2.CfgNode":

@@ -13,6 +13,11 @@ from tests.conftest import REPO
 TINY = Problem(depth=18, images=2, size=33, amp_dtype=usual_amp("cpu"))
 
 
+@pytest.fixture(autouse=True)
+def small_products(monkeypatch):
+    monkeypatch.setattr("detcon_d2.benchmark.step._PEAK_SIDES", (128, 256))
+
+
 def test_ours_and_plain_are_timed_and_a_target_costs_operations():
     speeds = {method: measure_step(TINY._replace(method=method), rounds=2) for method in ("DetConS", "DetConB")}
     for speed in speeds.values():
