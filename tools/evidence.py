@@ -15,6 +15,11 @@ from pathlib import Path
 from detcon_d2.engine.evidence import TRAINING, WORLDS, run_evidence
 from detcon_d2.engine.experiment import ROWS
 
+_EXAMPLES = """examples
+  evidence.py --rows random detcon_s grid --worlds easy                        # one comparison
+  evidence.py --rows detcon_b --output output/fp32 -- SOLVER.AMP.ENABLED False    # the same arm in full precision, a folder of its own
+
+"""
 _DEFAULT_ROWS = [row.name for row in ROWS.values() if not row.optional]
 
 
@@ -23,7 +28,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="rows\n" + "\n".join(f"  {row.name:<16} {row.title}" for row in ROWS.values()),
+        epilog=_EXAMPLES + "rows\n" + "\n".join(f"  {row.name:<16} {row.title}" for row in ROWS.values()),
     )
     parser.add_argument("--output", type=Path, default="output/evidence", help="folder to write to (default: output/evidence)")
     parser.add_argument(
@@ -36,8 +41,10 @@ def parse_args() -> argparse.Namespace:
     )
     jobs = max(1, min(8, os.cpu_count() or 1))
     parser.add_argument("--jobs", type=int, default=jobs, help=f"arms side by side; they share the cores (default here: {jobs})")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config options of every pretraining, at the end: KEY VALUE ...")
-    return parser.parse_args()
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config options of every pretraining, after --: KEY VALUE ...")
+    args = parser.parse_args()
+    args.opts = args.opts[args.opts[:1] == ["--"] :]
+    return args
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """The table of the evidence tells what ran and nothing else."""
 
 import json
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from detcon_d2.data.shapes import ShapesConfig
 from detcon_d2.engine.evidence import WORLDS, Score, arm_order, gain, mean_and_spread, table_lines, write_table
 from detcon_d2.engine.experiment import ROWS, World
+from tests.conftest import REPO
 
 
 def write_results(folder: Path, box: float, mask: float) -> None:
@@ -70,3 +73,11 @@ def test_a_damaged_result_is_an_error_not_a_gap(tmp_path: Path):
     (tmp_path / "easy/random-0/finetune/results.json").write_text("{")
     with pytest.raises(json.JSONDecodeError):
         write_table(tmp_path, {"easy": world}, [0])
+
+
+@pytest.mark.parametrize("separator", [["--"], []])
+def test_config_options_follow_the_flags(monkeypatch, separator):
+    flags = ["--seeds", "0", "1", "--epochs", "5"]
+    monkeypatch.setattr(sys, "argv", ["evidence.py", *flags, *separator, "SOLVER.AMP.ENABLED", "False"])
+    args = runpy.run_path(str(REPO / "tools/evidence.py"))["parse_args"]()
+    assert (args.seeds, args.epochs, args.opts) == ([0, 1], 5, ["SOLVER.AMP.ENABLED", "False"])
