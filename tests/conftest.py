@@ -1,7 +1,11 @@
 """Fixtures shared by all tests. Nothing here needs files outside the repository unless its name says so."""
 
 import os
+import runpy
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -32,6 +36,33 @@ def pytest_report_header(config: pytest.Config) -> str:
 
     shared = "present" if _SHARED.is_dir() else "absent: tests that need it are skipped"
     return f"detectron2 backend: {d2.describe_backend()}; ../shared: {shared}"
+
+
+class ToolResult(NamedTuple):
+    """What a tool left behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run_tool(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., ToolResult]:
+    """Runs a file of ``tools`` in this process, where everything is imported already: ``run_tool("zoo.py", "--help")``."""
+
+    def run(name: str, *arguments: object) -> ToolResult:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            runpy.run_path(str(REPO / "tools" / name), run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code or 0
+        done = capsys.readouterr()
+        # As the interpreter does with a message.
+        return ToolResult(1, done.out, f"{done.err}{code}\n") if isinstance(code, str) else ToolResult(code, done.out, done.err)
+
+    return run
 
 
 @pytest.fixture(scope="session")

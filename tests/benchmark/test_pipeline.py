@@ -1,24 +1,19 @@
 """The tool measures every pipeline and writes what it prints; on tiny images, so that it takes seconds."""
 
 import json
-import os
-import subprocess
-import sys
 
 import torch
 
 from detcon_d2.benchmark.pipeline import VARIANTS
 from detcon_d2.benchmark.pipeline_peers import one_hot_cells
 from detcon_d2.masks import label_map_to_cells
-from tests.conftest import REPO
 
 
-def test_the_tool_measures_ours_beside_the_peers(tmp_path):
-    tool, output = REPO / "tools" / "benchmarks" / "pipeline.py", tmp_path / "out.json"
+def test_the_tool_measures_ours_beside_the_peers(tmp_path, run_tool):
+    output = tmp_path / "out.json"
     numbers = ["--images", "2", "--rounds", "1", "--size", "64", "48", "--ids", "4", "--profile", "--workers", "0", "1"]
-    environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPO), *sys.path])}
-    done = subprocess.run([sys.executable, tool, *numbers, "--json", output], env=environ, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
+    done = run_tool("benchmarks/pipeline.py", *numbers, "--json", output)
+    assert done.returncode == 0, done.stderr
     result = json.loads(output.read_text())
     names = {row["name"] for row in result["pipelines"]}
     assert set(VARIANTS) < names and {"torchvision v2, PIL images", "torchvision v2, tensors"} < names

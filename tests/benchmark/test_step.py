@@ -1,14 +1,10 @@
 """The step benchmark times the step that trains, beside plain float32 and compiled encoders, and says where its time goes."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
 from detcon_d2.benchmark.step import COMPILED, OURS, PLAIN, Problem, measure_step, profile_step, usual_amp
-from tests.conftest import REPO
 
 TINY = Problem(depth=18, images=2, size=33, amp_dtype=usual_amp("cpu"))
 
@@ -40,12 +36,11 @@ def test_the_profile_is_shares_of_a_whole_with_convolutions_in_it():
     assert any("convolution" in name for name in shares)
 
 
-def test_the_tool_writes_what_it_prints(tmp_path):
-    tool, output = REPO / "tools/benchmarks/step.py", tmp_path / "step.json"
+def test_the_tool_writes_what_it_prints(tmp_path, run_tool):
+    output = tmp_path / "step.json"
     flags = ["--depth", "18", "--images", "2", "--size", "33", "--rounds", "1", "--profile", "3", "--threads", "1", "--json", output]
-    environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPO), *sys.path])}
-    done = subprocess.run([sys.executable, tool, *flags], env=environ, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
+    done = run_tool("benchmarks/step.py", *flags)
+    assert done.returncode == 0, done.stderr
     result = json.loads(output.read_text())
     assert set(result["seconds"]) == {OURS, PLAIN} and 0 < result["share_of_peak"] < 1
     assert all(name in done.stdout for name in list(result["operators"])[:3])

@@ -1,13 +1,10 @@
 """The page of ``make bench`` shows every figure beside its peer, the ratios of each run, and names what was not measured."""
 
+import functools
 import json
-import os
 import re
-import subprocess
-import sys
 
 from detcon_d2.benchmark.summary import summary_page
-from tests.conftest import REPO
 
 MACHINE = {"cpu": "a <processor>", "cores": 2, "versions": {"torch": "2"}}
 
@@ -76,15 +73,11 @@ def test_what_was_not_measured_is_left_out_and_named():
     assert len(rows_of(page)) == 3 and "<polyline" not in page
 
 
-def test_the_tool_reads_folders_and_refuses_empty_ones(tmp_path):
+def test_the_tool_reads_folders_and_refuses_empty_ones(tmp_path, run_tool):
+    tool = functools.partial(run_tool, "benchmarks/summary.py")
     run = tmp_path / "run"
     run.mkdir()
     (run / "step.json").write_text(json.dumps(a_run()["step"]))
-
-    def tool(*folders) -> subprocess.CompletedProcess:
-        environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPO), *sys.path])}
-        command = [sys.executable, REPO / "tools/benchmarks/summary.py", *folders]
-        return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120)
 
     assert tool(run).returncode == 0 and "<!DOCTYPE html>" in (run / "summary.html").read_text()
     (tmp_path / "none").mkdir()

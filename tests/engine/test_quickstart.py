@@ -1,8 +1,6 @@
 """The quickstart's steps: in order, each once, with a clear end."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -93,9 +91,8 @@ def test_ap_is_read_from_one_data_set_only(tmp_path: Path) -> None:
         read_ap(path)
 
 
-def test_a_folder_with_the_data_of_another_seed_is_refused_by_the_tool(tmp_path: Path) -> None:
+def test_a_folder_with_the_data_of_another_seed_is_refused_by_the_tool(tmp_path: Path, run_tool) -> None:
     generate_shapes(tmp_path / "data", ShapesConfig(seed=1, size=48, num_unlabeled=1, num_train=1, num_val=1), workers=1, progress=False)
-    command = [sys.executable, str(REPO / "tools/quickstart.py"), "--output", str(tmp_path), "--seed", "2"]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=REPO)
+    result = run_tool("quickstart.py", "--output", tmp_path, "--seed", "2")
     assert result.returncode == 1
     assert "Name another folder, or delete this one" in result.stderr and "Traceback" not in result.stderr

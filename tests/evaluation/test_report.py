@@ -2,9 +2,7 @@
 
 import json
 import re
-import runpy
 import shutil
-import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,7 +12,6 @@ import pytest
 from detcon_d2.evaluation.report import write_report
 from detcon_d2.evaluation.report_html import number, page, signed
 from detcon_d2.evaluation.report_inputs import quickstart_arms
-from tests.conftest import REPO
 from tests.evaluation.fake_quickstart import BOX_AP
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -152,20 +149,13 @@ def test_plain_text_of_the_page_is_escaped():
     assert "<h1>a &lt;b&gt;</h1>" in page("a <b>", "", [("x & y", "<p>z</p>")])
 
 
-def run_tool(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["report.py", *arguments])
-    runpy.run_path(str(REPO / "tools/report.py"), run_name="__main__")
-
-
-def test_the_tool_writes_the_report_where_it_is_told(quickstart, tmp_path, monkeypatch, capsys):
-    run_tool(monkeypatch, str(quickstart), "--output", str(tmp_path / "own.html"))
+def test_the_tool_writes_the_report_where_it_is_told(quickstart, tmp_path, run_tool):
+    done = run_tool("report.py", quickstart, "--output", tmp_path / "own.html")
     assert (tmp_path / "own.html").is_file()
-    assert f"{tmp_path / 'own.html'}: open it" in capsys.readouterr().out
+    assert f"{tmp_path / 'own.html'}: open it" in done.stdout
     assert not (quickstart / "report.html").exists()
 
 
-def test_the_tool_says_what_is_missing(tmp_path, monkeypatch, capsys):
-    with pytest.raises(SystemExit) as caught:
-        run_tool(monkeypatch, str(tmp_path))
-    assert caught.value.code == 2
-    assert "views.png, which tools/visualize_views.py writes" in capsys.readouterr().err
+def test_the_tool_says_what_is_missing(tmp_path, run_tool):
+    done = run_tool("report.py", tmp_path)
+    assert done.returncode == 2 and "views.png, which tools/visualize_views.py writes" in done.stderr
