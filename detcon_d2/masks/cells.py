@@ -58,7 +58,7 @@ def sampled_label_map_to_cells(label_map: np.ndarray, rows: np.ndarray, columns:
 
 def _most_frequent(view: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The cells (h, w) of a label map (W, H): transposed, its rows in the order of :func:`_interleaved`."""
-    low, high = int(view.min()), int(view.max())
+    low, high = int(view.min()) if view.dtype.kind == "i" else 0, int(view.max())
     if low < 0 or high > NO_REGION:
         raise ValueError(f"label map: found ids {low}..{high}; expected 0..{NO_REGION}")
     # The highest id: it is made the next after the others, so that it costs no counters. Its place in the order of ids stays.
@@ -68,8 +68,8 @@ def _most_frequent(view: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         view = np.minimum(view, high)
     cells, num_ids = size[0] * size[1], high + 1
     if cells * num_ids <= _COUNTERS_PER_PIXEL * view.size:
-        keys = view.astype(np.uint16 if cells * num_ids <= 1 << 16 else np.int64)
-        keys *= keys.dtype.type(cells)
+        key_type = np.uint16 if cells * num_ids <= 1 << 16 else np.int64
+        keys = np.multiply(view, key_type(cells), dtype=key_type, casting="unsafe")
         keys += _cell_numbers(view.shape, size)
         # Of several maxima argmax gives the first: the lowest id.
         winners = np.bincount(keys.ravel(), minlength=cells * num_ids).reshape(num_ids, cells).argmax(axis=0)
