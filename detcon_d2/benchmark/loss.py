@@ -38,6 +38,8 @@ class Problem(NamedTuple):
         peer: lightly, too, where it is installed.
         drawn: ids drawn with replacement among M, as in training: without a positive are e^-1 = 37 % of the rows, and these need no
             work. Otherwise every row has one positive.
+        device: "cpu" or "cuda".
+        products: the bare products, too; they hold a whole matrix of (N * M) x (2 * N * M) logits, ours never does.
     """
 
     variant: str
@@ -47,6 +49,8 @@ class Problem(NamedTuple):
     processes: int = 1
     peer: bool = True
     drawn: bool = False
+    device: str = "cpu"
+    products: bool = True
 
 
 def functions(problem: Problem) -> dict[str, Callable[[], object]]:
@@ -56,26 +60,10 @@ def functions(problem: Problem) -> dict[str, Callable[[], object]]:
     """
     inputs = _inputs(problem)
     leaves = [x for x in inputs if x.requires_grad]
-    query, targets = torch.stack(inputs[:2]).detach().flatten(1, 2), torch.stack(inputs[2:4]).detach().flatten(0, 2)
-    logits = torch.empty(query.shape[1], len(targets))
-    gradients = torch.empty_like(query[0]), torch.empty_like(targets)
-
-    def products() -> None:
-        for rows in query:
-            matrix = rows @ targets.T
-            _ = matrix @ targets
-            if problem.variant == "s":
-                _ = matrix.T @ rows
-
-    def products_in_place() -> None:
-        for rows in query:
-            torch.mm(rows, targets.T, out=logits)
-            torch.mm(logits, targets, out=gradients[0])
-            if problem.variant == "s":
-                torch.mm(logits.T, rows, out=gradients[1])
-
     found = {name: lambda loss=loss: torch.autograd.grad(loss(*inputs), leaves) for name, loss in _losses(problem).items()}
-    return found if problem.processes > 1 else found | {PRODUCTS: products, PRODUCTS_IN_PLACE: products_in_place}
+    if problem.products and problem.processes == 1:
+        found |= _products(problem.variant, inputs)
+    return found if problem.device == "cpu" else {name: _and_wait(function) for name, function in found.items()}
 
 
 def compare(problem: Problem, rounds: int, clock: str = "wall", memory: bool = True) -> dict:
@@ -112,7 +100,8 @@ def describe(row: dict) -> str:
 def peak_memory(problem: Problem, name: str) -> float:
     """MiB that one call of a function adds at its peak to a fresh process that holds the inputs and has called it at a small size.
 
-    Linux: resident memory's high-water mark, reset before the call; elsewhere what the call adds to the process's highest so far.
+    CUDA: what the allocator gave out. Linux: resident memory's high-water mark, reset before the call; elsewhere what the call adds to the
+    process's highest so far.
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_peak_memory, problem, name, torch.get_num_threads()).result()
@@ -132,13 +121,47 @@ def _losses(problem: Problem) -> dict[str, Callable[..., torch.Tensor]]:
     return {OURS: detcon_loss, PEER: importlib.import_module("lightly.loss.detcon_loss").DetConBLoss(gather_distributed=False)}
 
 
+def _products(variant: str, inputs: list[torch.Tensor]) -> dict[str, Callable[[], None]]:
+    """The products of pred1, pred2, target1, target2, ..., by name."""
+    query, targets = torch.stack(inputs[:2]).detach().flatten(1, 2), torch.stack(inputs[2:4]).detach().flatten(0, 2)
+    logits = query.new_empty(query.shape[1], len(targets))
+    gradients = torch.empty_like(query[0]), torch.empty_like(targets)
+
+    def products() -> None:
+        for rows in query:
+            matrix = rows @ targets.T
+            _ = matrix @ targets
+            if variant == "s":
+                _ = matrix.T @ rows
+
+    def products_in_place() -> None:
+        for rows in query:
+            torch.mm(rows, targets.T, out=logits)
+            torch.mm(logits, targets, out=gradients[0])
+            if variant == "s":
+                torch.mm(logits.T, rows, out=gradients[1])
+
+    return {PRODUCTS: products, PRODUCTS_IN_PLACE: products_in_place}
+
+
+def _and_wait(function: Callable[[], object]) -> Callable[[], object]:
+    """The function, until the GPU has done its work."""
+
+    def run() -> object:
+        result = function()
+        torch.cuda.synchronize()
+        return result
+
+    return run
+
+
 def _share(problem: Problem) -> Callable[..., torch.Tensor]:
     """One process's share of the loss; the targets of the others are the same as its own."""
 
     def share(pred1, pred2, target1, target2, ids1, ids2) -> torch.Tensor:
         target = torch.stack([target1, target2])
         targets = (target / clamped_norm(target)).repeat(1, problem.processes, 1, 1)
-        counted = torch.ones(targets.shape[:3], dtype=torch.bool)
+        counted = torch.ones(targets.shape[:3], dtype=torch.bool, device=targets.device)
         return contrast((pred1, pred2), torch.stack([ids1, ids2]), targets, counted)
 
     return share
@@ -148,13 +171,13 @@ def _inputs(problem: Problem) -> list[torch.Tensor]:
     """pred1, pred2, target1, target2, ids1, ids2."""
     n, m, d = problem.images, problem.regions, problem.dim
     generator = torch.Generator().manual_seed(0)
-    embeddings = [torch.randn(n, m, d, generator=generator) for _ in range(4)]
+    embeddings = [torch.randn(n, m, d, generator=generator).to(problem.device) for _ in range(4)]
     pred = [x.requires_grad_() for x in embeddings[:2]]
     if problem.drawn:
         ids = [torch.randint(m, (n, m), generator=generator) for _ in range(2)]
     else:
         ids = [torch.rand(n, m, generator=generator).argsort(1) for _ in range(2)]
-    return [*pred, *(pred if problem.variant == "s" else embeddings[2:]), *ids]
+    return [*pred, *(pred if problem.variant == "s" else embeddings[2:]), *(x.to(problem.device) for x in ids)]
 
 
 def _peak_memory(problem: Problem, name: str, threads: int) -> float:
@@ -165,11 +188,14 @@ def _peak_memory(problem: Problem, name: str, threads: int) -> float:
     # Libraries are loaded and threads started.
     small = _inputs(problem._replace(images=2))
     torch.autograd.grad(loss(*small), small[:2])
-    if _CLEAR_REFS.exists():
+    highest = _highest_kib if problem.device == "cpu" else _highest_kib_of_gpu
+    if problem.device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+    elif _CLEAR_REFS.exists():
         _CLEAR_REFS.write_text("5")
-    before = _highest_kib()
+    before = highest()
     gradients = torch.autograd.grad(loss(*inputs), leaves)
-    added = (_highest_kib() - before) / 1024
+    added = (highest() - before) / 1024
     assert all(gradient.isfinite().all() for gradient in gradients)
     return added
 
@@ -179,3 +205,7 @@ def _highest_kib() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     status = Path("/proc/self/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
+
+
+def _highest_kib_of_gpu() -> float:
+    return torch.cuda.max_memory_allocated() / 1024

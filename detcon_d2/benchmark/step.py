@@ -1,5 +1,6 @@
 """Time of a whole pretraining step: ours, in full precision, and beside what the matrix products of this machine allow."""
 
+import gc
 import statistics
 from collections.abc import Callable
 from typing import NamedTuple
@@ -155,6 +156,24 @@ def profile_step(problem: Problem, steps: int = 3) -> dict[str, float]:
     times = {event.key: event.self_device_time_total if cuda else event.self_cpu_time_total for event in recorded.key_averages()}
     total = sum(times.values())
     return {key: time / total for key, time in sorted(times.items(), key=lambda item: -item[1])}
+
+
+def largest_batch(problem: Problem) -> int:
+    """Images of the largest batch among ``problem.images`` and its doubles whose step fits the GPU's memory.
+
+    Raises:
+        torch.cuda.OutOfMemoryError: ``problem.images`` is too large already.
+    """
+    images = problem.images
+    build_step(problem)()
+    while True:
+        gc.collect()
+        torch.cuda.empty_cache()
+        try:
+            build_step(problem._replace(images=2 * images))()
+        except torch.cuda.OutOfMemoryError:
+            return images
+        images *= 2
 
 
 def _products(problem: Problem) -> dict[str, Callable[[], None]]:

@@ -1,5 +1,6 @@
 """Alternated measurements, and the machine that they were made on."""
 
+import argparse
 import os
 import platform
 import statistics
@@ -42,6 +43,15 @@ def alternate(
 def median_ratio(a: list[float], b: list[float]) -> float:
     """Median over the rounds of a / b."""
     return statistics.median(x / y for x, y in zip(a, b, strict=True))
+
+
+def device_argument(text: str) -> str:
+    """``--device`` of a tool: "cpu" or "cuda"; argparse prints what ArgumentTypeError says."""
+    if text not in ("cpu", "cuda"):
+        raise argparse.ArgumentTypeError(f"found {text!r}; expected cpu or cuda")
+    if text == "cuda" and not torch.cuda.is_available():
+        raise argparse.ArgumentTypeError("PyTorch finds no CUDA device here; leave --device out to measure on the CPU")
+    return text
 
 
 def machine() -> dict:

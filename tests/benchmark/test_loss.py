@@ -34,6 +34,10 @@ def test_a_share_of_several_processes_sees_more_negatives():
     assert shared.isfinite().all() and not torch.allclose(shared, alone)
 
 
+def test_the_products_can_be_left_out():
+    assert list(functions(Problem("b", 2, 3, 4, peer=False, products=False))) == [OURS]
+
+
 def test_a_row_is_plain_values_and_its_text_names_everything():
     row = compare(Problem("s", 2, 3, 4, peer=False), rounds=2, memory=False)
     assert json.loads(json.dumps(row)) == row
@@ -53,3 +57,12 @@ def test_growth_is_drawn_for_what_was_measured():
     rows = [compare(Problem("b", n, 2, 4, peer=False), 1, memory=False) | {"peak_mib": {OURS: float(n)}} for n in (2, 4)]
     page = growth_page({"b": {"N": rows}}, {"cpu": "a <processor>"})
     assert page.count("<polyline") == 3 and "time, ms over N" in page and "a &lt;processor&gt;" in page
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="measures on a GPU, and there is none")
+def test_a_gpu_is_measured():
+    problem = Problem("s", 64, 16, 32, peer=False, device="cuda")
+    gradients = [functions(problem._replace(device=device))[OURS]() for device in ("cuda", "cpu")]
+    for found, expected in zip(*gradients, strict=True):
+        assert torch.allclose(found.cpu(), expected, atol=1e-5)
+    assert peak_memory(problem, OURS) > 0

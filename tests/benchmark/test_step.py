@@ -3,8 +3,9 @@
 import json
 
 import pytest
+import torch
 
-from detcon_d2.benchmark.step import COMPILED, OURS, PLAIN, Problem, measure_step, profile_step, usual_amp
+from detcon_d2.benchmark.step import COMPILED, OURS, PLAIN, Problem, largest_batch, measure_step, profile_step, usual_amp
 
 TINY = Problem(depth=18, images=2, size=33, amp_dtype=usual_amp("cpu"))
 
@@ -44,3 +45,26 @@ def test_the_tool_writes_what_it_prints(tmp_path, run_tool):
     result = json.loads(output.read_text())
     assert set(result["seconds"]) == {OURS, PLAIN} and 0 < result["share_of_peak"] < 1
     assert all(name in done.stdout for name in list(result["operators"])[:3])
+
+
+@pytest.mark.parametrize(("limit", "largest"), [(3, 3), (25, 24)])
+def test_the_largest_batch_is_doubled_while_it_fits(monkeypatch, limit, largest):
+    def build_step(problem: Problem):
+        def step() -> None:
+            if problem.images > limit:
+                raise torch.cuda.OutOfMemoryError("no memory")
+
+        return step
+
+    monkeypatch.setattr("detcon_d2.benchmark.step.build_step", build_step)
+    assert largest_batch(TINY._replace(images=3)) == largest
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        largest_batch(TINY._replace(images=limit + 1))
+
+
+@pytest.mark.parametrize("name", ["step", "loss"])
+def test_a_device_that_is_not_there_is_refused(run_tool, monkeypatch, name):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    refused = run_tool(f"benchmarks/{name}.py", "--device", "cuda")
+    assert refused.returncode == 2 and "PyTorch finds no CUDA device here" in refused.stderr
+    assert "expected cpu or cuda" in run_tool(f"benchmarks/{name}.py", "--device", "tpu").stderr

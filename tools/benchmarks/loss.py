@@ -14,7 +14,7 @@ import torch
 
 from detcon_d2.benchmark.loss import CLOCKS, VARIANTS, Problem, compare, describe, has_peer
 from detcon_d2.benchmark.loss_growth import growth, growth_page
-from detcon_d2.benchmark.timing import machine
+from detcon_d2.benchmark.timing import device_argument, machine
 from detcon_d2.checkpoint import write_atomically
 
 _EPILOG = """
@@ -26,6 +26,7 @@ examples
   python tools/benchmarks/loss.py --variants s --images 128 --drawn
   python tools/benchmarks/loss.py --images 1024 --rounds 1 --no-peer
   python tools/benchmarks/loss.py --images 64 --growth growth.html
+  python tools/benchmarks/loss.py --device cuda --images 4096 --no-peer --no-products    # the paper's batch
 """
 
 
@@ -38,10 +39,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--dim", type=int, default=256, metavar="D", help="of the embeddings (default: %(default)s)")
     parser.add_argument("--drawn", action="store_true", help="ids as in training; by default every row has a positive, the dearest case")
     parser.add_argument("--rounds", type=int, default=7, help="measurements of each, in turns (default: %(default)s)")
+    parser.add_argument("--device", type=device_argument, default="cpu", help="cpu or cuda (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="of torch (default: all cores)")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: this process's own time, on a busy machine (default: wall)")
     parser.add_argument("--no-memory", dest="memory", action="store_false", help="do not measure memory")
     parser.add_argument("--no-peer", dest="peer", action="store_false", help="leave lightly out")
+    parser.add_argument("--no-products", dest="products", action="store_false", help="leave the products out: they hold whole matrices")
     parser.add_argument("--growth", type=Path, metavar="HTML", help="instead: charts over N, M and K, around the first batch size")
     parser.add_argument("--json", type=Path, help="write the figures there, too")
     return parser.parse_args()
@@ -54,10 +57,8 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     if args.peer and not has_peer():
         print("loss.py: lightly is not installed, so it is left out; pip install lightly", file=sys.stderr)
-    problems = {
-        variant: [Problem(variant, images, args.regions, args.dim, drawn=args.drawn, peer=args.peer) for images in args.images]
-        for variant in args.variants
-    }
+    same = {"drawn": args.drawn, "peer": args.peer, "device": args.device, "products": args.products}
+    problems = {variant: [Problem(variant, images, args.regions, args.dim, **same) for images in args.images] for variant in args.variants}
     result = {"machine": machine(), "clock": args.clock, "rounds": args.rounds}
     if args.growth:
         result["growth"] = {variant: growth(group[0], args.rounds, args.clock) for variant, group in problems.items()}

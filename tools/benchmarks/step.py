@@ -7,14 +7,15 @@ from pathlib import Path
 
 import torch
 
-from detcon_d2.benchmark.step import Problem, measure_step, profile_step, usual_amp
-from detcon_d2.benchmark.timing import machine
+from detcon_d2.benchmark.step import Problem, largest_batch, measure_step, profile_step, usual_amp
+from detcon_d2.benchmark.timing import device_argument, machine
 
 _EPILOG = """
 examples
   python tools/benchmarks/step.py                                             # DetCon_B, ResNet-50, 224 px, batch 16, all cores
   python tools/benchmarks/step.py --depth 18 --size 97 --images 64 --threads 1   # the quickstart's
   python tools/benchmarks/step.py --device cuda --images 256 --no-plain --rounds 20
+  python tools/benchmarks/step.py --device cuda --images 64 --largest
 """
 
 
@@ -26,15 +27,19 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--depth", type=int, default=default.depth, help="of the ResNet (default: %(default)s)")
     parser.add_argument("--images", type=int, default=default.images, help="of a batch (default: %(default)s)")
     parser.add_argument("--size", type=int, default=default.size, help="side of a view, pixels (default: %(default)s)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default=default.device, help="default: %(default)s")
+    parser.add_argument("--device", type=device_argument, default=default.device, help="cpu or cuda (default: %(default)s)")
     parser.add_argument("--amp", choices=("bf16", "fp16", "off"), help="of autocast (default: bf16; off on a CPU without it)")
     parser.add_argument("--no-plain", action="store_true", help="leave plain float32 out")
     parser.add_argument("--compile", action="store_true", help="also with torch.compile (DETCON.COMPILE inductor)")
     parser.add_argument("--profile", type=int, metavar="N", help="also the N operators that take most of the step")
+    parser.add_argument("--largest", action="store_true", help="instead: double the batch while it fits the GPU's memory")
     parser.add_argument("--rounds", type=int, default=5, help="steps of each that are measured, in turns (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="of PyTorch (default: one a core)")
     parser.add_argument("--json", type=Path, help="write the figures there, too")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.largest and args.device == "cpu":
+        parser.error("--largest needs --device cuda: a CPU's memory has no such limit")
+    return args
 
 
 def main() -> None:
@@ -44,6 +49,9 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     amp = usual_amp(args.device) if args.amp is None else args.amp.replace("off", "")
     problem = Problem(args.method, args.depth, args.images, args.size, args.device, amp)
+    if args.largest:
+        print(f"largest batch that fits: {largest_batch(problem)} (twice as large a one does not)")
+        return
     speed = measure_step(problem, args.rounds, plain=not args.no_plain, compiled=args.compile)
     print(*speed.lines(problem.images), sep="\n")
     operators = profile_step(problem) if args.profile else {}
