@@ -2,7 +2,8 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -128,21 +129,21 @@ def profile_stages(folder: Path, images: int, rounds: int) -> dict[str, dict[str
         "decode": (_each(read_image, records, "file_name"), _each(read_image_fast, records, "file_name")),
         "read label map, PNG": (_each(read_label_map, records, "label_map_file_name"),) * 2,
         "read label map, shard": (_each(read_label_map, shards * (images // len(shards)), "label_map_file_name"),) * 2,
-        "draw": (lambda: [_draw(loader, position, 375, 500) for position in range(images)],) * 2,
+        "draw": (lambda: _drain(_draw(loader, position, 375, 500) for position in range(images)),) * 2,
         "crop and resize": (
-            lambda: [view.apply_image(pictures[name]) for view, name in crops],
-            lambda: [view.apply_image_uint8(pictures[name]) for view, name in crops],
+            lambda: _drain(view.apply_image(pictures[name]) for view, name in crops),
+            lambda: _drain(view.apply_image_uint8(pictures[name]) for view, name in crops),
         ),
         "regions": (
-            lambda: [view.apply_segmentation(maps[name]).astype(np.int32) for view, name in crops],
-            lambda: [view.apply_cells(maps[name], cells) for view, name in crops],
+            lambda: _drain(view.apply_segmentation(maps[name]).astype(np.int32) for view, name in crops),
+            lambda: _drain(view.apply_cells(maps[name], cells) for view, name in crops),
         ),
-        "to planes": (lambda: [to_planes(image) for image in exact], lambda: [to_planes(image) for image in fast]),
+        "to planes": (lambda: _drain(to_planes(image) for image in exact), lambda: _drain(to_planes(image) for image in fast)),
     }
     for name, part in _photometric_parts(transforms).items():
         stages[name] = (
-            lambda part=part: [transform.apply_image(image) for transform, image in zip(part, exact)],
-            lambda part=part: [apply_photometric_uint8(transform, image) for transform, image in zip(part, fast)],
+            lambda part=part: _drain(transform.apply_image(image) for transform, image in zip(part, exact)),
+            lambda part=part: _drain(apply_photometric_uint8(transform, image) for transform, image in zip(part, fast)),
         )
     functions = {(name, mode): pair[i] for name, pair in stages.items() for i, mode in enumerate(("exact", "fast"))}
     seconds = alternate(functions, rounds, clock=time.process_time)
@@ -185,7 +186,12 @@ def _repeat(peer: Peer, records: list[dict], images: int) -> Callable[[], None]:
 
 
 def _each(function: Callable[[str], object], records: list[dict], key: str) -> Callable[[], object]:
-    return lambda: [function(record[key]) for record in records]
+    return lambda: _drain(function(record[key]) for record in records)
+
+
+def _drain(results: Iterable[object]) -> None:
+    """Make all of them, keep none: as in training, the next one finds the memory of the last."""
+    deque(results, maxlen=0)
 
 
 def _draw(loader: Loader, position: int, height: int, width: int) -> list[tuple[ViewTransform, PhotometricTransform]]:
