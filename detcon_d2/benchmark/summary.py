@@ -73,9 +73,9 @@ def _comparisons(run: Run) -> Iterator[Comparison]:
     pipelines = run.get("pipeline", {}).get("pipelines", [])
     peers = {row["name"]: row["images_per_second"] for row in pipelines if not row["name"].startswith("ours")}
     for row in (row for row in pipelines if row["name"] not in peers):
-        fastest = max(peers, key=peers.get)
-        figures = (f"{row['images_per_second']:.0f} images/s", f"{peers[fastest]:.0f} images/s")
-        yield Comparison(f"two views from JPEG, {row['name']}", *figures, fastest, row["times_fastest_peer"])
+        # Which of them is the fastest can differ from run to run.
+        figures = (f"{row['images_per_second']:.0f} images/s", f"{max(peers.values()):.0f} images/s")
+        yield Comparison(f"two views from JPEG, {row['name']}", *figures, "the fastest peer", row["times_fastest_peer"])
     if cells := run.get("pipeline", {}).get("cells_ms"):
         (fast, *_, slow), slowest = sorted(cells.values()), max(cells, key=cells.get)
         yield Comparison("regions to cells, a view", f"{fast:.2f} ms", f"{slow:.1f} ms", slowest, slow / fast)

@@ -34,7 +34,7 @@ a { color: inherit; text-underline-offset: 3px; }
 .sheet { display: block; width: 100%; min-width: 820px; border-radius: 8px; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; margin: 10px 0; }
 th, td { padding: 6px 12px; text-align: right; border-bottom: 1px solid var(--rule); white-space: nowrap; }
-th { font-weight: 600; } th:first-child, td:first-child { text-align: left; }
+th { font-weight: 600; } th:first-child, td:first-child { text-align: left; } tbody th { white-space: normal; min-width: 14em; }
 thead th { color: var(--soft); font-weight: 500; }
 .chart { width: 100%; height: auto; display: block; }
 .chart text { font-size: 12px; fill: var(--soft); font-variant-numeric: tabular-nums; }

@@ -47,10 +47,12 @@ def rows_of(page: str) -> list[list[str]]:
 
 
 def test_every_figure_stands_beside_its_peer_with_the_ratio_of_each_run():
-    rows = rows_of(summary_page([a_run(), a_run(loss_ms=40.0)]))
+    second = a_run(loss_ms=40.0)
+    second["pipeline"]["pipelines"][0]["images_per_second"] = 22.0  # another peer is the fastest
+    rows = rows_of(summary_page([a_run(), second]))
     assert ["DetCon_B loss, N = 128, M = 16, time", "50 ms", "200 ms", "lightly", "4, 5"] in rows
     assert ["DetCon_B loss, N = 128, M = 16, memory", "10 MiB", "120 MiB", "lightly", "12, 12"] in rows
-    assert ["two views from JPEG, ours, fast", "300 images/s", "20 images/s", "lightly", "15, 15"] in rows
+    assert ["two views from JPEG, ours, fast", "300 images/s", "20 images/s", "the fastest peer", "15, 15"] in rows
     assert ["regions to cells, a view", "0.14 ms", "77.0 ms", "one-hot", "550, 550"] in rows
     assert ["masks, fh, 500x375", "26 ms", "182 ms", "scikit-image", "7, 7"] in rows
     assert ["masks, 2 processes, 500x375", "70 images/s", "35 images/s", "1 process", "2, 2"] in rows
