@@ -43,7 +43,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=jobs, help=f"arms side by side; they share the cores (default here: {jobs})")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config options of every pretraining, after --: KEY VALUE ...")
     args = parser.parse_args()
-    args.opts = args.opts[args.opts[:1] == ["--"] :]
+    if args.opts[:1] == ["--"]:
+        del args.opts[0]
     return args
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 
-from detcon_d2.benchmark.timing import alternate, median_ratio
+from detcon_d2.benchmark.timing import alternate, median_ratio, synchronized
 from detcon_d2.modeling.loss_tiles import clamped_norm
 from detcon_d2.modeling.losses import contrast, detcon_loss
 
@@ -63,7 +63,7 @@ def functions(problem: Problem) -> dict[str, Callable[[], object]]:
     found = {name: lambda loss=loss: torch.autograd.grad(loss(*inputs), leaves) for name, loss in _losses(problem).items()}
     if problem.products and problem.processes == 1:
         found |= _products(problem.variant, inputs)
-    return found if problem.device == "cpu" else {name: _and_wait(function) for name, function in found.items()}
+    return {name: synchronized(function, problem.device) for name, function in found.items()}
 
 
 def compare(problem: Problem, rounds: int, clock: str = "wall", memory: bool = True) -> dict:
@@ -142,17 +142,6 @@ def _products(variant: str, inputs: list[torch.Tensor]) -> dict[str, Callable[[]
                 torch.mm(logits.T, rows, out=gradients[1])
 
     return {PRODUCTS: products, PRODUCTS_IN_PLACE: products_in_place}
-
-
-def _and_wait(function: Callable[[], object]) -> Callable[[], object]:
-    """The function, until the GPU has done its work."""
-
-    def run() -> object:
-        result = function()
-        torch.cuda.synchronize()
-        return result
-
-    return run
 
 
 def _share(problem: Problem) -> Callable[..., torch.Tensor]:

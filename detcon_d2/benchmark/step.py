@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from detcon_d2 import d2
-from detcon_d2.benchmark.timing import alternate, median_ratio
+from detcon_d2.benchmark.timing import alternate, median_ratio, synchronized
 from detcon_d2.config import add_detcon_config
 from detcon_d2.engine.allocator import keep_freed_memory
 from detcon_d2.engine.setup import has_fast_bf16
@@ -176,20 +176,18 @@ def largest_batch(problem: Problem) -> int:
         images *= 2
 
 
-def _products(problem: Problem) -> dict[str, Callable[[], None]]:
+def _products(problem: Problem) -> dict[str, Callable[[], object]]:
     """Square matrix products on the device, in the autocast's precision, each function of the same number of operations."""
     dtype = AMP_DTYPES.get(problem.amp_dtype, torch.float32)
-    wait = torch.cuda.synchronize if problem.device == "cuda" else lambda: None
 
-    def repeat(side: int) -> Callable[[], None]:
+    def repeat(side: int) -> Callable[[], object]:
         a, b = (torch.randn(side, side, device=problem.device).to(dtype) for _ in range(2))
 
         def run() -> None:
             for _ in range((max(_PEAK_SIDES) // side) ** 3):
                 a @ b
-            wait()
 
-        return run
+        return synchronized(run, problem.device)
 
     return {f"product of {side}": repeat(side) for side in _PEAK_SIDES}
 

@@ -45,6 +45,19 @@ def median_ratio(a: list[float], b: list[float]) -> float:
     return statistics.median(x / y for x, y in zip(a, b, strict=True))
 
 
+def synchronized(function: Callable[[], object], device: str) -> Callable[[], object]:
+    """The function, until the device ("cpu" or "cuda") has done its work: calls on CUDA return before that."""
+    if device == "cpu":
+        return function
+
+    def run() -> object:
+        result = function()
+        torch.cuda.synchronize()
+        return result
+
+    return run
+
+
 def device_argument(text: str) -> str:
     """``--device`` of a tool: "cpu" or "cuda"; argparse prints what ArgumentTypeError says."""
     if text not in ("cpu", "cuda"):

@@ -1,8 +1,9 @@
 """Functions are measured in turns, and compared round by round."""
 
 import pytest
+import torch
 
-from detcon_d2.benchmark.timing import alternate, machine, median_ratio
+from detcon_d2.benchmark.timing import alternate, machine, median_ratio, synchronized
 
 
 def test_functions_take_turns_and_the_first_one_changes():
@@ -32,3 +33,10 @@ def test_a_ratio_is_taken_round_by_round():
 def test_the_machine_is_described_in_plain_values():
     found = machine()
     assert found["cores"] >= 1 and found["cpu"] and found["versions"]["torch"]
+
+
+def test_on_a_gpu_a_call_waits_for_it(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: calls.append("wait"))
+    assert synchronized(lambda: calls.append("work") or 5, "cuda")() == 5 and calls == ["work", "wait"]
+    assert synchronized(len, "cpu") is len

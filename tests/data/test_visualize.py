@@ -86,4 +86,4 @@ def test_the_tool_draws_and_explains(painted_set, tmp_path, run_tool):
     done = tool(f"('{painted_set.masks}',)")
     assert done.returncode == 0 and str(output) in done.stdout and output.stat().st_size > 10000, done.stderr
     failed = tool("('/nowhere',)")
-    assert failed.returncode == 2 and "generate_masks.py" in failed.stderr
+    assert failed.returncode == 2 and "generate_masks.py" in failed.stderr and "Traceback" not in failed.stderr

@@ -9,8 +9,10 @@ import pytest
 from detcon_d2.engine import allocator
 
 PROBE = """
-import resource, runpy, sys
+import ctypes, resource, runpy, sys
 
+PR_SET_THP_DISABLE = 41  # of linux/prctl.h: huge pages would need few faults either way
+ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
 if len(sys.argv) > 1:
     assert runpy.run_path(sys.argv[1])["keep_freed_memory"]()
 for _ in range(3):

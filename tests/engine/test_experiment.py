@@ -38,8 +38,9 @@ def test_the_tools_know_the_flags_that_the_stages_pass(world: World, run_tool) -
     row = ROWS["detcon_b"]
     stages = [*world.arm(row, 0, TRAINING).stages, *world.masks("fh").stages, *world.sheet(row).stages]
     for command in {stage.command[0]: stage.command for stage in stages}.values():
-        usage = run_tool(Path(command[0]).relative_to("tools"), "--help").stdout
-        assert [word for word in command if word.startswith("--") and word not in usage] == [], command[0]
+        done = run_tool(Path(command[0]).relative_to("tools"), "--help")
+        assert done.returncode == 0, command[0]
+        assert [word for word in command if word.startswith("--") and word not in done.stdout] == [], command[0]
 
 
 def test_fine_tuning_is_the_same_for_every_row_but_for_weights_and_folder(world: World) -> None:
