@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import torch
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
 
 from detcon_d2 import d2
+from detcon_d2.benchmark.roofline import count_operators, roofline_seconds
 from detcon_d2.benchmark.timing import alternate, median_ratio, synchronized
 from detcon_d2.config import add_detcon_config
 from detcon_d2.engine.allocator import keep_freed_memory
@@ -20,6 +20,8 @@ from detcon_d2.solver import build_detcon_optimizer
 OURS, COMPILED, PLAIN = "ours", "ours, compiled", "plain fp32"
 # Sides of square matrices among which the fastest product is sought, each as often as makes the operations of the largest once.
 _PEAK_SIDES = (1024, 2048, 4096)
+# Of the array whose copy measures the memory: more than caches hold.
+_COPIED_BYTES = 2**29
 
 
 class Problem(NamedTuple):
@@ -53,19 +55,30 @@ class Speed(NamedTuple):
     Attributes:
         seconds: of each step, by name (``OURS``, ``COMPILED``, ``PLAIN``).
         flops: floating-point operations of the convolutions and products of a step.
+        nbytes: that the operators of a step have to read and write.
         peak: the fastest matrix product of this machine in the autocast's precision, measured in turns with the steps, operations/s.
+        bandwidth: of a copy, measured likewise, bytes read and written/s.
+        roofline: seconds of a step whose operators each run at ``peak`` or at ``bandwidth``, whichever binds them.
         peak_memory: largest memory of the device in our steps, bytes; None on a CPU.
     """
 
     seconds: dict[str, list[float]]
     flops: int
+    nbytes: int
     peak: float
+    bandwidth: float
+    roofline: float
     peak_memory: int | None
 
     @property
     def share_of_peak(self) -> float:
         """Of our step, in [0, 1]."""
         return self.flops / statistics.median(self.seconds[OURS]) / self.peak
+
+    @property
+    def share_of_roofline(self) -> float:
+        """``roofline`` over our step's time; above 1 is possible where a cache holds what passes between operators."""
+        return self.roofline / statistics.median(self.seconds[OURS])
 
     def lines(self, images: int) -> list[str]:
         """The report, for people."""
@@ -79,11 +92,16 @@ class Speed(NamedTuple):
         lines.append(
             f"{self.flops / 1e12:.2f} TFLOP a step; fastest product {self.peak / 1e12:.2f} TFLOP/s: {100 * self.share_of_peak:.0f} % of it"
         )
+        lines.append(
+            f"{self.nbytes / 1e9:.1f} GB a step; copy {self.bandwidth / 1e9:.0f} GB/s; with every operator as fast as its product "
+            f"or its memory {self.roofline:.3f} s, {100 * self.share_of_roofline:.0f} % of ours"
+        )
         return lines + ([f"largest memory {self.peak_memory / 2**30:.2f} GiB"] if self.peak_memory is not None else [])
 
 
 def measure_step(problem: Problem, rounds: int, plain: bool = True, compiled: bool = False) -> Speed:
-    """Steps and matrix products in turns: networks, loss, gradients, LARS, the target's update, on random images that lie on the device.
+    """Steps in turns with matrix products and a copy. A step: networks, loss, gradients, LARS, the target's update, on random images that
+    lie on the device.
 
     Args:
         problem: what to measure.
@@ -96,17 +114,25 @@ def measure_step(problem: Problem, rounds: int, plain: bool = True, compiled: bo
         steps[COMPILED] = build_step(problem, compiler="inductor")
     if plain:
         steps[PLAIN] = build_step(problem._replace(amp_dtype=""), channels_last=False)
-    with FlopCounterMode(display=False) as counter:
-        steps[OURS]()
+    operators = count_operators(steps[OURS])
     peak_memory = None
     if problem.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         steps[OURS]()
         peak_memory = torch.cuda.max_memory_allocated()
     products = _products(problem)
-    seconds = alternate(steps | products, rounds)
+    seconds = alternate(steps | products | {"copy": _copy(problem.device)}, rounds)
     peak = 2 * max(_PEAK_SIDES) ** 3 / min(statistics.median(seconds.pop(name)) for name in products)
-    return Speed(seconds, counter.get_total_flops(), peak, peak_memory)
+    bandwidth = 2 * _COPIED_BYTES / statistics.median(seconds.pop("copy"))
+    return Speed(
+        seconds,
+        flops=sum(operator.flops for operator in operators),
+        nbytes=sum(operator.nbytes for operator in operators),
+        peak=peak,
+        bandwidth=bandwidth,
+        roofline=roofline_seconds(operators, peak, bandwidth),
+        peak_memory=peak_memory,
+    )
 
 
 def build_step(problem: Problem, channels_last: bool = True, seed: int = 0, compiler: str = "") -> Callable[[], float]:
@@ -190,6 +216,12 @@ def _products(problem: Problem) -> dict[str, Callable[[], object]]:
         return synchronized(run, problem.device)
 
     return {f"product of {side}": repeat(side) for side in _PEAK_SIDES}
+
+
+def _copy(device: str) -> Callable[[], object]:
+    source = torch.zeros(_COPIED_BYTES, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return synchronized(lambda: target.copy_(source), device)
 
 
 def _config(problem: Problem, channels_last: bool) -> "d2.CfgNode":

@@ -84,12 +84,14 @@ def _comparisons(run: Run) -> Iterator[Comparison]:
         figures = (f"{row[key]:.3g} {unit}", f"{row[f'than_{key}']:.3g} {unit}")
         yield Comparison(f"masks, {row['name']}, {row['size']}", *figures, row["than"], row["ratio"])
     if step := run.get("step"):
-        name, medians, share = _step_name(step["problem"]), _medians(step), step["share_of_peak"]
+        name, medians, share, roofline = _step_name(step["problem"]), _medians(step), step["share_of_peak"], step["share_of_roofline"]
         for other in set(medians) - {OUR_STEP}:
             ratio = medians[other] / medians[OUR_STEP]
             yield Comparison(name, f"{medians[OUR_STEP]:.2f} s", f"{medians[other]:.2f} s", other, ratio)
         figures = (f"{share * step['peak'] / 1e12:.2f} TFLOP/s", f"{step['peak'] / 1e12:.2f} TFLOP/s")
         yield Comparison(name, *figures, "the fastest product", share)
+        figures = (f"{medians[OUR_STEP]:.2f} s", f"{step['roofline']:.2f} s")
+        yield Comparison(name, *figures, "every operator as fast as its product or memory", roofline)
     if scaling := run.get("scaling"):
         (least, base), *_, (most, rate) = _step_rates(scaling)
         name = f"{_step_name(scaling['problem'])}, {most} processes"

@@ -1,6 +1,7 @@
 """The step benchmark times the step that trains, beside plain float32 and compiled encoders, and says where its time goes."""
 
 import json
+import statistics
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ TINY = Problem(depth=18, images=2, size=33, amp_dtype=usual_amp("cpu"))
 @pytest.fixture(autouse=True)
 def small_products(monkeypatch):
     monkeypatch.setattr("detcon_d2.benchmark.step._PEAK_SIDES", (128, 256))
+    monkeypatch.setattr("detcon_d2.benchmark.step._COPIED_BYTES", 2**24)
 
 
 def test_ours_and_plain_are_timed_and_a_target_costs_operations():
@@ -20,7 +22,10 @@ def test_ours_and_plain_are_timed_and_a_target_costs_operations():
     for speed in speeds.values():
         assert set(speed.seconds) == {OURS, PLAIN} and all(len(seconds) == 2 for seconds in speed.seconds.values())
         assert 0 < speed.share_of_peak < 1 and speed.peak_memory is None
-        assert all(name in "\n".join(speed.lines(2)) for name in (OURS, PLAIN, "TFLOP"))
+        seconds = statistics.median(speed.seconds[OURS])
+        assert speed.flops / speed.peak < speed.roofline < speed.flops / speed.peak + speed.nbytes / speed.bandwidth
+        assert speed.share_of_roofline == pytest.approx(speed.roofline / seconds)
+        assert all(name in "\n".join(speed.lines(2)) for name in (OURS, PLAIN, "TFLOP", "GB/s"))
     # Two forward passes, and two backward ones of at most twice that; DetCon_B has two forward passes of the target more, and predictors.
     assert 4 / 3 < speeds["DetConB"].flops / speeds["DetConS"].flops < 2
 
@@ -43,7 +48,7 @@ def test_the_tool_writes_what_it_prints(tmp_path, run_tool):
     done = run_tool("benchmarks/step.py", *flags)
     assert done.returncode == 0, done.stderr
     result = json.loads(output.read_text())
-    assert set(result["seconds"]) == {OURS, PLAIN} and 0 < result["share_of_peak"] < 1
+    assert set(result["seconds"]) == {OURS, PLAIN} and 0 < result["share_of_peak"] < result["share_of_roofline"]
     assert all(name in done.stdout for name in list(result["operators"])[:3])
 
 

@@ -35,6 +35,8 @@ def a_run(loss_ms: float = 50.0) -> dict[str, dict]:
             "seconds": {"ours": [1.0, 2.0, 9.0], "plain fp32": [6.0] * 3},
             "share_of_peak": 0.25,
             "peak": 2e12,
+            "share_of_roofline": 0.5,
+            "roofline": 1.0,
         },
         "scaling": {"machine": MACHINE, "problem": problem, "seconds": {"1": 1.0, "2": 1.25}},
     }
@@ -58,8 +60,10 @@ def test_every_figure_stands_beside_its_peer_with_the_ratio_of_each_run():
     assert ["masks, 2 processes, 500x375", "70 images/s", "35 images/s", "1 process", "2, 2"] in rows
     assert ["DetConB step, ResNet-18, 97 px, batch 32", "2.00 s", "6.00 s", "plain fp32", "3, 3"] in rows
     assert ["DetConB step, ResNet-18, 97 px, batch 32", "0.50 TFLOP/s", "2.00 TFLOP/s", "the fastest product", "0.25, 0.25"] in rows
+    roofline = "every operator as fast as its product or memory"
+    assert ["DetConB step, ResNet-18, 97 px, batch 32", "2.00 s", "1.00 s", roofline, "0.5, 0.5"] in rows
     assert ["DetConB step, ResNet-18, 97 px, batch 32, 2 processes", "51.2 images/s", "32.0 images/s", "1 process", "1.6, 1.6"] in rows
-    assert len(rows) == 10
+    assert len(rows) == 11
 
 
 def test_growth_is_drawn_and_text_is_escaped():
@@ -72,7 +76,7 @@ def test_growth_is_drawn_and_text_is_escaped():
 def test_what_was_not_measured_is_left_out_and_named():
     page = summary_page([{"step": a_run()["step"]}])
     assert "Not measured: loss, loss_growth, pipeline, masks, scaling." in page
-    assert len(rows_of(page)) == 3 and "<polyline" not in page
+    assert len(rows_of(page)) == 4 and "<polyline" not in page
 
 
 def test_the_tool_reads_folders_and_refuses_empty_ones(tmp_path, run_tool):

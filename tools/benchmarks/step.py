@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Speed of a whole pretraining step beside plain float32 and beside the machine's fastest matrix product, in turns, in one run."""
+"""Speed of a whole pretraining step beside plain float32 and beside what the fastest product and the memory allow, in turns, in one run."""
 
 import argparse
 import json
@@ -62,6 +62,7 @@ def main() -> None:
             "machine": machine(),
             "problem": problem._asdict(),
             "share_of_peak": speed.share_of_peak,
+            "share_of_roofline": speed.share_of_roofline,
             "operators": operators,
         } | speed._asdict()
         args.json.write_text(json.dumps(result, indent=2) + "\n")
