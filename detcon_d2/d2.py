@@ -8,6 +8,8 @@ wrappers, no aliasing of modules). ``DETCON_D2_BACKEND=auto|detectron2|subset`` 
 import importlib
 import importlib.util
 import os
+import warnings
+from types import ModuleType
 
 _SUBSET = "detcon_d2.detectron2_subset"
 _CHOICES = ("auto", "detectron2", "subset")
@@ -91,11 +93,18 @@ def describe_backend() -> str:
     return f"{BACKEND} {package.__version__} ({folder})"
 
 
+def _import(module: str) -> ModuleType:
+    with warnings.catch_warnings():
+        # fvcore scripts its focal loss when it is imported, which recent PyTorch deprecates; nobody who trains can do anything about it.
+        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+        return importlib.import_module(f"{_PACKAGE}.{module}")
+
+
 def __getattr__(name: str):
     if name in _MODULES:
-        value = importlib.import_module(f"{_PACKAGE}.{_MODULES[name]}")
+        value = _import(_MODULES[name])
     elif name in _WHERE:
-        module = importlib.import_module(f"{_PACKAGE}.{_WHERE[name]}")
+        module = _import(_WHERE[name])
         try:
             value = getattr(module, name)
         except AttributeError:

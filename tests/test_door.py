@@ -55,6 +55,14 @@ def test_bad_backend_choice_is_refused():
     assert "DETCON_D2_BACKEND is 'caffe2'; expected one of auto, detectron2, subset" in result.stderr
 
 
+def test_importing_the_backend_does_not_warn_of_what_only_fvcore_can_change():
+    warns = "import warnings, torch; warnings.simplefilter('error', FutureWarning); "
+    result = _python(warns + "from detcon_d2 import d2; d2.ResNet")
+    assert result.returncode == 0, result.stderr
+    # Warnings of others still come.
+    assert "FutureWarning" in _python(warns + "from detcon_d2 import d2; d2.ResNet; warnings.warn('x', FutureWarning)").stderr
+
+
 def test_broken_detectron2_is_raised_not_replaced(tmp_path):
     (tmp_path / "detectron2").mkdir()
     (tmp_path / "detectron2" / "__init__.py").write_text("import a_package_that_is_missing\n")
