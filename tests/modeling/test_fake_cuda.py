@@ -1,0 +1,83 @@
+"""A training step on a CUDA device that PyTorch only pretends to have: tensors with shape and device, without data.
+
+Where two devices meet it raises as the real one does, and so does whatever would make the host wait for a value that the device computes.
+Backward passes of autograd need a driver; the loss computes its gradients forwards, so they are here, too.
+"""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
+from torch.utils._pytree import tree_map_only
+
+from detcon_d2 import d2
+from detcon_d2.solver import LARS
+from tests.modeling.test_device_photometric import drawn
+from tests.modeling.test_meta_arch import batch, build
+
+
+@pytest.fixture
+def pretend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[nn.Module], None]]:
+    """Moves a model to the device; what is made while the fixture lasts has no data."""
+    for name in ("memory_reserved", "memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, lambda device: 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**36, 2**37))
+    kept = torch.__future__.get_overwrite_module_params_on_conversion()
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    yield lambda model: model._apply(lambda t: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="cuda"))
+    torch.__future__.set_overwrite_module_params_on_conversion(kept)
+
+
+def autocast(dtype: torch.dtype | None) -> torch.autocast:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("is_available", "is_bf16_supported"):
+            patch.setattr(torch.cuda, name, lambda *_: True)
+        return torch.autocast("cuda", dtype=dtype, enabled=dtype is not None)
+
+
+def as_loaded(records: list[dict]) -> list[dict]:
+    """What the loader gives: on the CPU."""
+    return tree_map_only(torch.Tensor, lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype), records)
+
+
+def finish_on_the_device(records: list[dict], operators: str) -> None:
+    for number, transform in enumerate(drawn(operators, 2 * len(records))):
+        records[number // 2]["views"][number % 2]["photometric"] = transform
+
+
+@pytest.mark.parametrize("amp_dtype", [torch.bfloat16, torch.float16, None])
+@pytest.mark.parametrize("where", ["worker", "dm_pix", "torchvision"])
+@pytest.mark.parametrize("architecture", ["DetConB", "DetConS"])
+def test_a_step_mixes_no_devices_and_waits_for_nothing(pretend, architecture, where, amp_dtype):
+    options = {"MODEL__META_ARCHITECTURE": architecture, "DETCON__LOG_PERIOD": 1000, "DETCON__PROBE__NUM_CLASSES": 2}
+    model, records = build(DETCON__PROBE__ENABLED=True, **options), batch(labels=True)
+    if where != "worker":
+        finish_on_the_device(records, where)
+    with FakeTensorMode(), d2.EventStorage():
+        pretend(model)
+        with autocast(amp_dtype):
+            losses = model(as_loaded(records))
+            embeddings = model.embed(as_loaded(records))
+            assert embeddings.online1.dtype == (amp_dtype or torch.float32)
+            model.contrast(embeddings)
+        assert {name: (loss.device.type, loss.dtype) for name, loss in losses.items()} == dict.fromkeys(losses, ("cuda", torch.float32))
+        assert losses.keys() == {"loss_detcon", "loss_probe"}
+        trained = [p for p in model.parameters() if p.requires_grad]
+        for parameter in trained:
+            parameter.grad = torch.empty_like(parameter)
+        LARS(trained, lr=0.1, weight_decay=1e-6).step()
+        if architecture == "DetConB":
+            model.update_target(0.99)
+
+
+def test_what_waits_or_mixes_devices_would_be_seen(pretend):
+    model, records = build(DETCON__LOG_PERIOD=1), batch()
+    with FakeTensorMode(), d2.EventStorage():
+        pretend(model)
+        with pytest.raises(DynamicOutputShapeException):  # figures for the log select rows
+            model(as_loaded(records))
+        model.pixel_mean = model.pixel_mean.cpu()
+        with pytest.raises(RuntimeError, match="device"):
+            model(as_loaded(records))
