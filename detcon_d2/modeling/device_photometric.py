@@ -94,7 +94,7 @@ def _shift_hue(images: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
     sector = torch.where(
         value == red, (green - blue) / slope, torch.where(value == green, 2 + (blue - red) / slope, 4 + (red - green) / slope)
     )
-    start = torch.tensor((5.0, 3.0, 1.0), device=images.device).view(1, 3, 1, 1)
+    start = torch.arange(5.0, 0.0, -2.0, device=images.device).view(1, 3, 1, 1)
     k = (start + sector + 6 * delta).remainder(6)
     return value - chroma * torch.minimum(k, 4 - k).clamp(0, 1)
 

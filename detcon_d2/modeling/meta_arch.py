@@ -189,11 +189,11 @@ class DetConBase(nn.Module):
             cells = self.learn_regions(*(torch.stack([record[key] for record in records]) for key in ("full_image", "kmeans_draws")))
         else:
             cells = self.kmeans.look_up(records).to(self.device)
-        sizes = torch.tensor([[record["height"], record["width"]] for record in records], device=self.device)
+        sizes = self._from_host([[record["height"], record["width"]] for record in records])
         label_maps = []
         for views in zip(*(record["views"] for record in records), strict=True):
             boxes = torch.stack([view["box"] for view in views]).to(self.device)
-            flips = torch.tensor([view["flip"] for view in views], device=self.device)
+            flips = self._from_host([view["flip"] for view in views])
             label_maps.append(carry_to_view(cells, boxes, flips, sizes, views[0]["image"].shape[-2:]))
         return [
             record | {"views": [view | {"label_map": maps[n]} for view, maps in zip(record["views"], label_maps, strict=True)]}
@@ -203,6 +203,10 @@ class DetConBase(nn.Module):
     def _embed_views(self, view1: View, view2: View, with_targets: bool) -> tuple[Embeddings, torch.Tensor]:
         """Also the online features of view 1 (N, C, h, w)."""
         raise NotImplementedError
+
+    def _from_host(self, values: list) -> torch.Tensor:
+        # With device= the host would wait until all earlier work is done.
+        return torch.tensor(values).to(self.device, non_blocking=True)
 
     def _normalise(self, images: torch.Tensor) -> torch.Tensor:
         # Statistics are in 0..255 as everywhere in Detectron2; in training float views come in [0, 1].
@@ -231,7 +235,7 @@ class DetConBase(nn.Module):
     def _probe_loss(self, features: torch.Tensor, batched_inputs: list[dict]) -> torch.Tensor:
         if any("label" not in record for record in batched_inputs):
             raise ValueError("The online probe needs a 'label' in every record; set DETCON.PROBE.ENABLED False for data without labels.")
-        labels = torch.tensor([record["label"] for record in batched_inputs], device=self.device)
+        labels = self._from_host([record["label"] for record in batched_inputs])
         logits = self.probe(features.detach().mean(dim=(2, 3)).float())
         if self._metrics_due():
             accuracy = (logits.argmax(1) == labels).float().mean()

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map_only
 from detcon_d2 import d2
 from detcon_d2.solver import LARS
 from tests.modeling.test_device_photometric import drawn
+from tests.modeling.test_kmeans import build_kmeans
 from tests.modeling.test_meta_arch import batch, build
 
 
@@ -70,6 +71,14 @@ def test_a_step_mixes_no_devices_and_waits_for_nothing(pretend, architecture, wh
         LARS(trained, lr=0.1, weight_decay=1e-6).step()
         if architecture == "DetConB":
             model.update_target(0.99)
+
+
+def test_learning_regions_mixes_no_devices_and_waits_for_nothing(pretend):
+    model = build_kmeans()
+    with FakeTensorMode(), torch.no_grad():
+        pretend(model)
+        regions = model.learn_regions(torch.empty(3, 3, 128, 128, dtype=torch.uint8), torch.empty(3, 4))
+        assert regions.shape == (3, 4, 4) and regions.device.type == "cuda"
 
 
 def test_what_waits_or_mixes_devices_would_be_seen(pretend):
