@@ -30,7 +30,7 @@ class Operator(NamedTuple):
 def count_operators(function: Callable[[], object]) -> list[Operator]:
     """Run a function and list the operators that work on tensors, those of backward passes with them, in their order.
 
-    Views are left out. What a kernel reads or writes more than once counts once, so ``nbytes`` is a lower bound.
+    Views are left out. A tensor counts once, however often a kernel reads it, and whole, even if it reads a part.
     """
     with FlopCounterMode(display=False) as flops, _OperatorRecorder(flops) as recorder:
         function()
