@@ -188,11 +188,11 @@ class DetConBase(nn.Module):
         if "full_image" in records[0]:
             cells = self.learn_regions(*(torch.stack([record[key] for record in records]) for key in ("full_image", "kmeans_draws")))
         else:
-            cells = self.kmeans.look_up(records).to(self.device)
+            cells = self.kmeans.look_up(records).to(self.device, non_blocking=True)
         sizes = self._from_host([[record["height"], record["width"]] for record in records])
         label_maps = []
         for views in zip(*(record["views"] for record in records), strict=True):
-            boxes = torch.stack([view["box"] for view in views]).to(self.device)
+            boxes = torch.stack([view["box"] for view in views]).to(self.device, non_blocking=True)
             flips = self._from_host([view["flip"] for view in views])
             label_maps.append(carry_to_view(cells, boxes, flips, sizes, views[0]["image"].shape[-2:]))
         return [

@@ -21,7 +21,7 @@ from tests.modeling.test_meta_arch import batch, build
 
 @pytest.fixture
 def pretend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[nn.Module], None]]:
-    """Moves a model to the device; what is made while the fixture lasts has no data."""
+    """Moves a model to the device, within FakeTensorMode."""
     for name in ("memory_reserved", "memory_allocated"):
         monkeypatch.setattr(torch.cuda, name, lambda device: 0)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**36, 2**37))
@@ -51,7 +51,7 @@ def finish_on_the_device(records: list[dict], operators: str) -> None:
 @pytest.mark.parametrize("amp_dtype", [torch.bfloat16, torch.float16, None])
 @pytest.mark.parametrize("where", ["worker", "dm_pix", "torchvision"])
 @pytest.mark.parametrize("architecture", ["DetConB", "DetConS"])
-def test_a_step_mixes_no_devices_and_waits_for_nothing(pretend, architecture, where, amp_dtype):
+def test_a_step_mixes_no_devices_and_reads_nothing_back(pretend, architecture, where, amp_dtype):
     options = {"MODEL__META_ARCHITECTURE": architecture, "DETCON__LOG_PERIOD": 1000, "DETCON__PROBE__NUM_CLASSES": 2}
     model, records = build(DETCON__PROBE__ENABLED=True, **options), batch(labels=True)
     if where != "worker":
@@ -73,7 +73,7 @@ def test_a_step_mixes_no_devices_and_waits_for_nothing(pretend, architecture, wh
             model.update_target(0.99)
 
 
-def test_learning_regions_mixes_no_devices_and_waits_for_nothing(pretend):
+def test_learning_regions_mixes_no_devices_and_reads_nothing_back(pretend):
     model = build_kmeans()
     with FakeTensorMode(), torch.no_grad():
         pretend(model)
@@ -81,7 +81,7 @@ def test_learning_regions_mixes_no_devices_and_waits_for_nothing(pretend):
         assert regions.shape == (3, 4, 4) and regions.device.type == "cuda"
 
 
-def test_what_waits_or_mixes_devices_would_be_seen(pretend):
+def test_what_reads_back_or_mixes_devices_would_be_seen(pretend):
     model, records = build(DETCON__LOG_PERIOD=1), batch()
     with FakeTensorMode(), d2.EventStorage():
         pretend(model)
