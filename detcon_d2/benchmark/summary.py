@@ -8,7 +8,7 @@ from typing import NamedTuple
 from detcon_d2.benchmark.loss import OURS as OUR_LOSS
 from detcon_d2.benchmark.loss_growth import growth_sections
 from detcon_d2.benchmark.step import OURS as OUR_STEP
-from detcon_d2.evaluation.charts import Line, line_chart
+from detcon_d2.evaluation.charts import Line, line_chart, three_digits
 from detcon_d2.evaluation.report_html import bars, card, legend, page, paragraph, table
 
 FILES = ("loss", "loss_growth", "pipeline", "masks", "step", "scaling")
@@ -56,7 +56,7 @@ def _table(runs: list[list[Comparison]]) -> str:
     rows = []
     for shown in runs[0]:
         ratios = [found.ratio for run in runs for found in run if (found.name, found.other) == (shown.name, shown.other)]
-        each = ", ".join(map(_figure, ratios))
+        each = ", ".join(map(three_digits, ratios))
         rows.append([escape(shown.name), escape(shown.here), escape(shown.beside), escape(shown.other), f"<b>{each}</b>"])
     text = "Ratio: how many times as fast it is here, or how many times less memory it takes."
     several = f" Figures are those of the first of {len(runs)} runs, ratios those of each." if len(runs) > 1 else ""
@@ -132,12 +132,7 @@ def _line_card(heading: str, lines: list[Line]) -> str:
 
 def _bars(values: dict[str, float]) -> str:
     # Ours have the first colour.
-    return bars([(name, 0 if name.startswith("ours") else 5, value) for name, value in values.items()], _figure)
-
-
-def _figure(value: float) -> str:
-    """Three digits, without an exponent."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+    return bars([(name, 0 if name.startswith("ours") else 5, value) for name, value in values.items()], three_digits)
 
 
 def _medians(step: dict) -> dict[str, float]:

@@ -53,8 +53,13 @@ def line_chart(lines: Sequence[Line], name: str, y_range: tuple[float, float] | 
     heights = spread([y_scale(line.points[-1][1]) for line in lines], _LABEL_HEIGHT)
     for line, height in zip(lines, heights):
         x, y = line.points[-1]
-        parts.append(f'<text class="end c{line.color}" x="{x_scale(x) + 6:.1f}" y="{height + 4:.1f}">{y:.3g}</text>')
+        parts.append(f'<text class="end c{line.color}" x="{x_scale(x) + 6:.1f}" y="{height + 4:.1f}">{three_digits(y)}</text>')
     return "".join(parts) + "</svg>"
+
+
+def three_digits(value: float) -> str:
+    """The value as people write it, without an exponent where it is large: 0.123, 12.3, 1234."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def nice_ticks(low: float, high: float, count: int) -> list[float]:

@@ -24,7 +24,7 @@ a { color: inherit; text-underline-offset: 3px; }
 .charts { grid-template-columns: repeat(auto-fill, minmax(min(100%, 300px), 1fr)); }
 .card { background: var(--card); border-radius: 10px; padding: 16px 18px; min-width: 0; }
 .big { font-size: 2.3rem; font-weight: 650; letter-spacing: -.02em; line-height: 1.15; font-variant-numeric: tabular-nums; }
-.bar { display: grid; grid-template-columns: 9.5em 1fr 3.6em; gap: 8px; align-items: center; font-size: .875rem; margin-top: 6px; }
+.bar { display: grid; grid-template-columns: 9.5em 1fr 4em; gap: 8px; align-items: center; font-size: .875rem; margin-top: 6px; }
 .bar i { display: block; height: 10px; border-radius: 3px; min-width: 1px; }
 .bar b { text-align: right; font-variant-numeric: tabular-nums; }
 .up { color: var(--up); } .down { color: var(--down); }

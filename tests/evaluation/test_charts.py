@@ -46,9 +46,10 @@ def test_a_chart_is_well_formed_and_its_curves_stay_inside():
             assert 0 <= x <= width and 0 <= y <= height
 
 
-def test_the_last_value_is_written_at_the_end_of_its_curve():
-    svg = line_chart([Line("a", [(0, 1.0), (10, 0.1234567)], 3)], "loss")
-    assert re.search(r'class="end c3"[^>]*>0\.123<', svg)
+@pytest.mark.parametrize(("value", "text"), [(0.1234567, r"0\.123"), (12.3456, r"12\.3"), (1144.7, "1145"), (-0.5, r"-0\.5")])
+def test_the_last_value_is_written_at_the_end_of_its_curve(value, text):
+    svg = line_chart([Line("a", [(0, 1.0), (10, value)], 3)], "loss")
+    assert re.search(rf'class="end c3"[^>]*>{text}<', svg)
 
 
 def test_higher_values_are_drawn_higher():
