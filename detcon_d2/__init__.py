@@ -9,8 +9,8 @@ import importlib
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "DetConB": "detcon_d2.modeling",
-    "DetConS": "detcon_d2.modeling",
+    "DetConB": "detcon_d2.methods",
+    "DetConS": "detcon_d2.methods",
     "DetConTrainer": "detcon_d2.engine",
     "add_detcon_config": "detcon_d2.config",
 }
@@ -21,6 +21,6 @@ __all__ = ["DetConB", "DetConS", "DetConTrainer", "__version__", "add_detcon_con
 def __getattr__(name: str):
     if name not in _EXPORTS:
         raise AttributeError(f"module 'detcon_d2' has no attribute {name!r}")
-    importlib.import_module("detcon_d2.modeling")
+    importlib.import_module("detcon_d2.methods")
     importlib.import_module("detcon_d2.checkpoint")
     return getattr(importlib.import_module(_EXPORTS[name]), name)

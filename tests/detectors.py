@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-from detcon_d2.data.shapes import ShapesConfig, generate_shapes
+from detcon_d2.quickstart.shapes import ShapesConfig, generate_shapes
 from tests.conftest import REPO
 
 BASE = str(REPO / "configs" / "COCO-InstanceSegmentation" / "Base-Mask-RCNN-FPN.yaml")

@@ -7,7 +7,7 @@ import torch
 
 from detcon_d2 import d2
 from detcon_d2.engine import load_config
-from detcon_d2.engine.finetune_setup import check_finetuning_config
+from detcon_d2.engine.finetune.setup import check_finetuning_config
 from detcon_d2.engine.setup import DETECTOR_NORMS, resolve_norms
 from tests.detectors import NARROW, flat
 

@@ -20,7 +20,7 @@ def test_every_name_is_the_backends_own_object():
 
 
 def _registered(queue) -> None:
-    import detcon_d2.modeling  # noqa: F401
+    import detcon_d2.methods  # noqa: F401
 
     queue.put((d2.BACKEND, "DetConB" in d2.META_ARCH_REGISTRY, d2.META_ARCH_REGISTRY.get("DetConB").__module__))
 
@@ -32,7 +32,7 @@ def test_spawned_process_has_the_same_backend_and_registry():
     process.start()
     process.join(120)
     assert process.exitcode == 0
-    assert queue.get(timeout=5) == (d2.BACKEND, True, "detcon_d2.modeling.meta_arch")
+    assert queue.get(timeout=5) == (d2.BACKEND, True, "detcon_d2.methods.detcon")
 
 
 def test_unknown_name_says_what_to_do():

@@ -8,13 +8,13 @@ import sys
 
 import numpy as np
 
+from detcon_d2.io.specs import canonical_spec, check_output_outside
 from detcon_d2.masks import is_source_spec, list_images
 from detcon_d2.masks.arguments import add_generator_arguments, generator_from
 from detcon_d2.masks.command import merge_command, train_hint
 from detcon_d2.masks.generate import generate, parse_part
-from detcon_d2.masks.packed import IMAGES_PER_FILE
-from detcon_d2.masks.sources import canonical_spec, check_output_outside
-from detcon_d2.masks.stores import STORES, create_store
+from detcon_d2.masks.store.packed import IMAGES_PER_FILE
+from detcon_d2.masks.store.stores import STORES, create_store
 
 _EXAMPLES = """
 SPEC is one of

@@ -7,10 +7,10 @@ import sys
 
 from detcon_d2.masks import is_source_spec, list_images, open_store
 from detcon_d2.masks.generate import read_failed
-from detcon_d2.masks.merge import check, merge, repair, take_over
-from detcon_d2.masks.packed import IMAGES_PER_FILE
-from detcon_d2.masks.storage import Store
-from detcon_d2.masks.stores import STORES
+from detcon_d2.masks.store.merge import check, merge, repair, take_over
+from detcon_d2.masks.store.packed import IMAGES_PER_FILE
+from detcon_d2.masks.store.storage import Store
+from detcon_d2.masks.store.stores import STORES
 
 _EXAMPLES = """
 examples

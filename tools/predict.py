@@ -6,9 +6,9 @@ import logging
 import sys
 from pathlib import Path
 
-import detcon_d2.modeling  # noqa: F401  (registers the backbones)
+import detcon_d2.methods  # noqa: F401  (registers the backbones)
 from detcon_d2.engine import load_config
-from detcon_d2.engine.predict import Predictor, find_images, predict
+from detcon_d2.engine.finetune.predict import Predictor, find_images, predict
 from detcon_d2.engine.setup import DETECTOR_NORMS, resolve_device, resolve_norms
 
 _EPILOG = """

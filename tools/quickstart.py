@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from detcon_d2.engine.quickstart import run_quickstart
+from detcon_d2.quickstart.quickstart import run_quickstart
 
 
 def parse_args() -> argparse.Namespace:

@@ -8,8 +8,8 @@ import sys
 import numpy as np
 
 from detcon_d2.masks.arguments import add_source_arguments, sources_from
-from detcon_d2.masks.ground_truth import list_bsds, list_coco
-from detcon_d2.masks.score_report import format_table, score_sources, write_chart, write_json
+from detcon_d2.masks.scoring.ground_truth import list_bsds, list_coco
+from detcon_d2.masks.scoring.score_report import format_table, score_sources, write_chart, write_json
 
 _EPILOG = """
 covering         share of the objects' area that their best regions have, by intersection over union

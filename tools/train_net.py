@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Pretrain a ResNet with DetCon, fine-tune a detector from it, or evaluate one, as the config says."""
 
-import detcon_d2.modeling  # noqa: F401  (registers the meta-architectures, in spawned processes too)
+import detcon_d2.methods  # noqa: F401  (registers the meta-architectures, in spawned processes too)
 from detcon_d2.engine import argument_parser, launch, main
 
 if __name__ == "__main__":

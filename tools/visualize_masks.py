@@ -7,10 +7,10 @@ import sys
 
 import numpy as np
 
+from detcon_d2.io.specs import list_images
 from detcon_d2.masks.arguments import add_source_arguments, sources_from
-from detcon_d2.masks.contact_sheet import write_contact_sheet
-from detcon_d2.masks.ground_truth import list_bsds
-from detcon_d2.masks.sources import list_images
+from detcon_d2.masks.scoring.contact_sheet import write_contact_sheet
+from detcon_d2.masks.scoring.ground_truth import list_bsds
 
 _EPILOG = """
 examples

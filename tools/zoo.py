@@ -8,8 +8,8 @@ import sys
 from tabulate import tabulate
 
 from detcon_d2.checkpoint import ZOO, resolve_entry
-from detcon_d2.checkpoint.zoo import CACHE_VARIABLE, MIRROR_VARIABLE, PREFIX, cached_state, describe, parse, place, verify_cached
-from detcon_d2.checkpoint.zoo_entries import markdown_table
+from detcon_d2.checkpoint.zoo.entries import markdown_table
+from detcon_d2.checkpoint.zoo.resolve import CACHE_VARIABLE, MIRROR_VARIABLE, PREFIX, cached_state, describe, parse, place, verify_cached
 from detcon_d2.evaluation.features import verify_conversion
 
 _EPILOG = f"""

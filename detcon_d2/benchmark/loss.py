@@ -17,8 +17,8 @@ from typing import NamedTuple
 import torch
 
 from detcon_d2.benchmark.timing import alternate, median_ratio, synchronized
-from detcon_d2.modeling.loss_tiles import clamped_norm
-from detcon_d2.modeling.losses import contrast, detcon_loss
+from detcon_d2.losses.detcon import contrast, detcon_loss
+from detcon_d2.losses.tiles import clamped_norm
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 VARIANTS = ("b", "s")

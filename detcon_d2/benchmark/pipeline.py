@@ -17,13 +17,13 @@ from detcon_d2.benchmark.pipeline_data import Loader, make_config
 from detcon_d2.benchmark.pipeline_peers import Peer, one_hot_cells, peers
 from detcon_d2.benchmark.timing import alternate, median_ratio
 from detcon_d2.data import build_detcon_train_loader
-from detcon_d2.data.fast_photometric import apply_photometric_uint8
-from detcon_d2.data.photometric import PhotometricTransform
-from detcon_d2.data.position import Stream, position_rng
-from detcon_d2.data.rendering import feature_cells, to_planes
-from detcon_d2.data.views import ViewTransform
+from detcon_d2.io.images import read_image_fast
 from detcon_d2.masks import label_map_to_cells, read_image, read_label_map
-from detcon_d2.masks.reader import read_image_fast
+from detcon_d2.views.geometry import ViewTransform
+from detcon_d2.views.photometric import PhotometricTransform
+from detcon_d2.views.photometric_uint8 import apply_photometric_uint8
+from detcon_d2.views.position import Stream, position_rng
+from detcon_d2.views.render import feature_cells, to_planes
 
 VARIANTS = {
     "ours, exact": {"MODE": "exact"},

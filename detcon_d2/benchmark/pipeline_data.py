@@ -10,7 +10,7 @@ from detcon_d2.config import add_detcon_config
 from detcon_d2.data import DetConMapper, load_training_records
 from detcon_d2.masks import build_generator, list_images
 from detcon_d2.masks.generate import generate
-from detcon_d2.masks.stores import create_store
+from detcon_d2.masks.store.stores import create_store
 
 # Of scikit-image, that it brings along.
 _PHOTOS = (

@@ -1,14 +1,15 @@
 """Checkpoints: safe loading, atomic writing, metadata, conversion for detectors, the model zoo, and whether config and weights agree."""
 
-from detcon_d2.checkpoint.backbone_spec import BackboneSpec, spec_from_metadata, spec_from_tensors
 from detcon_d2.checkpoint.checkpointer import DetConCheckpointer
 from detcon_d2.checkpoint.compatibility import check_weights, describe_missing, disagreements
-from detcon_d2.checkpoint.convert import TARGETS, Conversion, convert, prepare_conversion
-from detcon_d2.checkpoint.download import DownloadError
-from detcon_d2.checkpoint.key_maps import BRANCHES, backbone_shapes, detectron2_key_map, torchvision_key_map
+from detcon_d2.checkpoint.convert.conversion import TARGETS, Conversion, convert, prepare_conversion
+from detcon_d2.checkpoint.convert.key_maps import BRANCHES, backbone_shapes, detectron2_key_map, torchvision_key_map
+from detcon_d2.checkpoint.convert.readers import Backbone, read_checkpoint
+from detcon_d2.checkpoint.convert.spec import BackboneSpec, spec_from_metadata, spec_from_tensors
+from detcon_d2.checkpoint.convert.style import IMAGENET, STATISTICS, UNIT, Style
+from detcon_d2.checkpoint.convert.styles import STYLES, list_styles
 from detcon_d2.checkpoint.metadata import CheckpointMetadata, pretraining_metadata, read_metadata
-from detcon_d2.checkpoint.readers import Backbone, read_checkpoint
-from detcon_d2.checkpoint.safe import (
+from detcon_d2.checkpoint.safe_load.safe import (
     UnsafeCheckpointError,
     load_checkpoint_file,
     load_pickle,
@@ -16,10 +17,9 @@ from detcon_d2.checkpoint.safe import (
     load_torch,
     write_atomically,
 )
-from detcon_d2.checkpoint.style import IMAGENET, STATISTICS, UNIT, Style
-from detcon_d2.checkpoint.styles import STYLES, list_styles
-from detcon_d2.checkpoint.zoo import ChecksumError, resolve_entry
-from detcon_d2.checkpoint.zoo_entries import ZOO, Entry, Result, find_entry
+from detcon_d2.checkpoint.zoo.download import DownloadError
+from detcon_d2.checkpoint.zoo.entries import ZOO, Entry, Result, find_entry
+from detcon_d2.checkpoint.zoo.resolve import ChecksumError, resolve_entry
 
 __all__ = [
     "BRANCHES",

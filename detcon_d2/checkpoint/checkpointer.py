@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from detcon_d2 import d2
-from detcon_d2.checkpoint.safe import load_checkpoint_file, write_atomically
+from detcon_d2.checkpoint.safe_load.safe import load_checkpoint_file, write_atomically
 
 
 class DetConCheckpointer(d2.DetectionCheckpointer):

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from detcon_d2 import d2
-from detcon_d2.checkpoint.backbone_spec import BATCH_NORMS, BackboneSpec, spec_from_metadata
-from detcon_d2.checkpoint.key_maps import BRANCHES, grouped
+from detcon_d2.checkpoint.convert.key_maps import BRANCHES, grouped
+from detcon_d2.checkpoint.convert.spec import BATCH_NORMS, BackboneSpec, spec_from_metadata
 from detcon_d2.checkpoint.metadata import with_defaults
-from detcon_d2.checkpoint.safe import load_checkpoint_file
+from detcon_d2.checkpoint.safe_load.safe import load_checkpoint_file
 from detcon_d2.config import backbone_padding, last_stage
 
 # Prefix in a detector -> the part's name in the log. A part of Mask R-CNN that no backbone checkpoint has.

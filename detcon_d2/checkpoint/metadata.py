@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from detcon_d2 import d2
-from detcon_d2.checkpoint.safe import load_checkpoint_file
+from detcon_d2.checkpoint.safe_load.safe import load_checkpoint_file
 from detcon_d2.config import backbone_padding, last_stage
 
 # A resumed run continues the very same stream of positions only if these agree.

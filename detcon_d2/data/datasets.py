@@ -6,7 +6,7 @@ import os
 
 from detcon_d2 import d2
 from detcon_d2.data.label_maps import attach_label_maps
-from detcon_d2.masks.sources import is_source_spec, list_images
+from detcon_d2.io.specs import is_source_spec, list_images
 
 logger = logging.getLogger(__name__)
 

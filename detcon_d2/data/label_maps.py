@@ -8,13 +8,13 @@ import numpy as np
 
 from detcon_d2 import d2
 from detcon_d2.config import kmeans_settings
-from detcon_d2.data.position import Stream, position_rng
+from detcon_d2.io.references import parse_label_map
+from detcon_d2.io.specs import canonical_spec
 from detcon_d2.masks.command import generate_command, merge_command
-from detcon_d2.masks.generators import build_generator
-from detcon_d2.masks.references import parse_label_map
-from detcon_d2.masks.sources import canonical_spec
-from detcon_d2.masks.storage import read_label_map
-from detcon_d2.masks.stores import open_store
+from detcon_d2.masks.generators.registry import build_generator
+from detcon_d2.masks.store.storage import read_label_map
+from detcon_d2.masks.store.stores import open_store
+from detcon_d2.views.position import Stream, position_rng
 
 logger = logging.getLogger(__name__)
 

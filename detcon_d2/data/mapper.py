@@ -5,12 +5,12 @@ import torch
 
 from detcon_d2 import d2
 from detcon_d2.config import kmeans_settings
-from detcon_d2.data.full_image import FullImage
 from detcon_d2.data.label_maps import LabelMapSource
-from detcon_d2.data.photometric import PhotometricAugmentation
-from detcon_d2.data.position import Stream, position_rng
-from detcon_d2.data.rendering import ViewRenderer
-from detcon_d2.data.views import ViewAugmentation
+from detcon_d2.views.full_image import FullImage
+from detcon_d2.views.geometry import ViewAugmentation
+from detcon_d2.views.photometric import PhotometricAugmentation
+from detcon_d2.views.position import Stream, position_rng
+from detcon_d2.views.render import ViewRenderer
 
 
 class DetConMapper:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
-from detcon_d2.data.position import epoch_permutation
+from detcon_d2.views.position import epoch_permutation
 
 
 class PositionSampler(Sampler):

@@ -11,11 +11,11 @@ from detcon_d2 import d2
 from detcon_d2.data.datasets import load_training_records
 from detcon_d2.data.label_maps import describe_masks
 from detcon_d2.data.mapper import DetConMapper
-from detcon_d2.data.rendering import ViewRenderer, feature_cells
-from detcon_d2.data.resize import nearest_indices
 from detcon_d2.data.sampler import PositionSampler
 from detcon_d2.masks.cells import NO_REGION, label_map_to_cells
 from detcon_d2.masks.overlay import font, overlay_regions, shorten
+from detcon_d2.views.render import ViewRenderer, feature_cells
+from detcon_d2.views.resize import nearest_indices
 
 PANEL = 256
 """Side of a panel in pixels."""

@@ -1,7 +1,7 @@
 """Training: set-up, the trainer and its hooks, starting processes."""
 
-from detcon_d2.engine.finetune import FinetuneTrainer
-from detcon_d2.engine.finetune_setup import setup_finetuning
+from detcon_d2.engine.finetune.setup import setup_finetuning
+from detcon_d2.engine.finetune.trainer import FinetuneTrainer
 from detcon_d2.engine.hooks import EMAHook, StopOnSignalHook, ThroughputHook
 from detcon_d2.engine.kmeans_hook import KMeansHook
 from detcon_d2.engine.launch import launch

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from detcon_d2 import d2
 from detcon_d2.engine.allocator import keep_freed_memory
-from detcon_d2.engine.evaluate import prepare_evaluation
-from detcon_d2.engine.finetune import FinetuneTrainer
-from detcon_d2.engine.finetune_setup import setup_finetuning
+from detcon_d2.engine.finetune.evaluate import prepare_evaluation
+from detcon_d2.engine.finetune.setup import setup_finetuning
+from detcon_d2.engine.finetune.trainer import FinetuneTrainer
 from detcon_d2.engine.setup import load_config, setup
 from detcon_d2.engine.step import StepTrainer
 from detcon_d2.engine.trainer import DetConTrainer

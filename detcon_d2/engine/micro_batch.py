@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from detcon_d2.modeling import DetConBase
+from detcon_d2.methods import DetConBase
 from detcon_d2.modeling.embeddings import join_embeddings
 
 

@@ -10,7 +10,7 @@ import torch
 from detcon_d2 import d2
 from detcon_d2.checkpoint import DetConCheckpointer
 from detcon_d2.config import add_detcon_config
-from detcon_d2.modeling import DetConBase
+from detcon_d2.methods import DetConBase
 
 
 def load_encoder(run: str | Path, trained: bool = True) -> DetConBase:

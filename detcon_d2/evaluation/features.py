@@ -8,7 +8,7 @@ from torch import nn
 
 from detcon_d2 import d2
 from detcon_d2.checkpoint import BackboneSpec, Conversion, DetConCheckpointer, load_checkpoint_file
-from detcon_d2.checkpoint.recipe import ASSUMED
+from detcon_d2.checkpoint.convert.recipe import ASSUMED
 from detcon_d2.config import add_detcon_config
 from detcon_d2.modeling import build_detcon_resnet_backbone
 

@@ -1,11 +1,11 @@
 """Images to label maps, on disk and back. Imports neither torch nor Detectron2, so that worker processes stay light."""
 
+from detcon_d2.io.images import ImageReadError, read_image
+from detcon_d2.io.specs import is_source_spec, list_images
 from detcon_d2.masks.cells import NO_REGION, ids_from_draws, label_map_to_cells
-from detcon_d2.masks.generators import REGION_GENERATOR_REGISTRY, build_generator, grid_label_map
-from detcon_d2.masks.reader import ImageReadError, read_image
-from detcon_d2.masks.sources import is_source_spec, list_images
-from detcon_d2.masks.storage import LabelMapStore, read_label_map
-from detcon_d2.masks.stores import open_store
+from detcon_d2.masks.generators.registry import REGION_GENERATOR_REGISTRY, build_generator, grid_label_map
+from detcon_d2.masks.store.storage import LabelMapStore, read_label_map
+from detcon_d2.masks.store.stores import open_store
 
 __all__ = [
     "NO_REGION",

@@ -5,9 +5,9 @@ import os
 import shlex
 from collections.abc import Callable
 
-from detcon_d2.masks.generators import REGION_GENERATOR_REGISTRY, build_generator
-from detcon_d2.masks.region_generator import RegionGenerator
-from detcon_d2.masks.stored import StoredRegions
+from detcon_d2.masks.generators.base import RegionGenerator
+from detcon_d2.masks.generators.registry import REGION_GENERATOR_REGISTRY, build_generator
+from detcon_d2.masks.store.stored import StoredRegions
 
 # Flags that are not the parameter's name: "--size" would say too little.
 _FLAGS = {"size": "--grid"}

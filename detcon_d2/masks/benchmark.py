@@ -15,13 +15,13 @@ import cv2
 import numpy as np
 import skimage
 
-from detcon_d2.masks import felzenszwalb
-from detcon_d2.masks.fh import FelzenszwalbRegions, FelzenszwalbScales
+from detcon_d2.io.images import read_image
+from detcon_d2.io.specs import list_images
 from detcon_d2.masks.generate import generate
-from detcon_d2.masks.reader import read_image
-from detcon_d2.masks.sources import list_images
-from detcon_d2.masks.storage import read_label_map
-from detcon_d2.masks.stores import create_store
+from detcon_d2.masks.generators import felzenszwalb
+from detcon_d2.masks.generators.fh import FelzenszwalbRegions, FelzenszwalbScales
+from detcon_d2.masks.store.storage import read_label_map
+from detcon_d2.masks.store.stores import create_store
 
 SIZES = ((500, 375), (640, 480))
 IMAGENET_IMAGES = 1_281_167

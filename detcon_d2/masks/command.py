@@ -4,7 +4,7 @@ import os
 import shlex
 
 from detcon_d2.masks.arguments import flags_of
-from detcon_d2.masks.index import format_name
+from detcon_d2.masks.store.index import format_name
 
 
 def generate_command(source: str, root: str | os.PathLike, index: dict | None = None) -> str:

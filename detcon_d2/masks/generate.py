@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from detcon_d2.masks.generators.base import RegionGenerator
 from detcon_d2.masks.ray_data import process_with_ray
-from detcon_d2.masks.region_generator import RegionGenerator
-from detcon_d2.masks.storage import FAILED_NAME, Store, check_key, write_atomically
+from detcon_d2.masks.store.storage import FAILED_NAME, Store, check_key, write_atomically
 from detcon_d2.masks.worker import one_thread_each, process_chunk, process_image, start_worker
 
 # Small, so that Ctrl-C and a killed worker cost little; sending a task takes less than a millisecond.
@@ -73,7 +73,7 @@ def generate(
 
     An image that cannot be read or segmented is reported, listed in ``failed.txt``, and tried again by the next run; the others go on.
     The result does not depend on the number of workers, on the engine, on interruptions, nor on how many parts the work is done in (after
-    :func:`detcon_d2.masks.merge.merge`).
+    :func:`detcon_d2.masks.store.merge.merge`).
 
     Args:
         records: dataset dicts with "file_name" and "key" (:func:`detcon_d2.masks.list_images`).

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import cv2
 
-from detcon_d2.masks.region_generator import RegionGenerator
-from detcon_d2.masks.storage import Store
+from detcon_d2.masks.generators.base import RegionGenerator
+from detcon_d2.masks.store.storage import Store
 from detcon_d2.masks.worker import process_image
 
 # Tasks that a worker gets at once.

@@ -11,9 +11,9 @@ from multiprocessing import parent_process
 import cv2
 import numpy as np
 
-from detcon_d2.masks.reader import read_image
-from detcon_d2.masks.region_generator import RegionGenerator
-from detcon_d2.masks.storage import Store
+from detcon_d2.io.images import read_image
+from detcon_d2.masks.generators.base import RegionGenerator
+from detcon_d2.masks.store.storage import Store
 
 # One worker a core leaves no core for threads of their own; read by the libraries when a worker process starts.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")

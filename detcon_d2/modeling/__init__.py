@@ -1,4 +1,4 @@
-"""Mask pooling, the loss, the target network, and the figures that say whether it learns."""
+"""Parts of the networks that methods share: backbone, heads, mask pooling, target network, metrics."""
 
 from detcon_d2.modeling.backbone import (
     BLOCKS_PER_STAGE,
@@ -9,25 +9,19 @@ from detcon_d2.modeling.backbone import (
 from detcon_d2.modeling.ema import ema_momentum, update_ema
 from detcon_d2.modeling.heads import DetConHead
 from detcon_d2.modeling.kmeans import KMeansRegions, carry_to_view, spherical_kmeans
-from detcon_d2.modeling.losses import detcon_loss
-from detcon_d2.modeling.mask_pooling import downsample_label_map, ids_from_draws, pool_masked_features, sample_mask_ids
-from detcon_d2.modeling.meta_arch import DetConB, DetConBase, DetConS
 from detcon_d2.modeling.metrics import mean_distinct_regions, positive_fraction, projection_std, region_retrieval_top1
+from detcon_d2.modeling.regions import downsample_label_map, ids_from_draws, pool_masked_features, sample_mask_ids
 from detcon_d2.modeling.same_padding import SameConv2d, SameStem, same_padding, use_same_padding
 
 __all__ = [
     "BLOCKS_PER_STAGE",
-    "DetConB",
-    "DetConBase",
     "DetConHead",
-    "DetConS",
     "KMeansRegions",
     "SameConv2d",
     "SameStem",
     "build_detcon_resnet_backbone",
     "build_detcon_resnet_fpn_backbone",
     "carry_to_view",
-    "detcon_loss",
     "downsample_label_map",
     "ema_momentum",
     "ids_from_draws",

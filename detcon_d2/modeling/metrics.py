@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from detcon_d2.masks.cells import NO_REGION
-from detcon_d2.modeling.mask_pooling import distinct_regions
+from detcon_d2.modeling.regions import distinct_regions
 
 _CHUNK = 1024
 

@@ -32,7 +32,7 @@ def test_ours_and_plain_are_timed_and_a_target_costs_operations():
 
 def test_compiled_encoders_are_measured_where_that_is_asked_for(monkeypatch):
     asked = []
-    monkeypatch.setattr("detcon_d2.modeling.meta_arch.DetConBase.compile_encoders", lambda self, backend: asked.append(backend))
+    monkeypatch.setattr("detcon_d2.methods.detcon.DetConBase.compile_encoders", lambda self, backend: asked.append(backend))
     assert list(measure_step(TINY, rounds=1, plain=False, compiled=True).seconds) == [OURS, COMPILED] and asked == ["inductor"]
 
 

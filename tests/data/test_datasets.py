@@ -9,7 +9,7 @@ from PIL import Image
 
 from detcon_d2 import d2
 from detcon_d2.data import count_classes, describe_masks, load_records, load_training_records
-from detcon_d2.masks.storage import LabelMapStore
+from detcon_d2.masks.store.storage import LabelMapStore
 
 
 def test_records_carry_label_maps_and_class_folder_labels(painted_set, make_cfg):

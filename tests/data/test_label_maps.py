@@ -9,14 +9,14 @@ from PIL import Image
 
 from detcon_d2.data import build_detcon_train_loader, describe_masks, load_records, load_training_records
 from detcon_d2.data.mapper import DetConMapper
+from detcon_d2.io.references import parse_label_map
 from detcon_d2.masks import grid_label_map, label_map_to_cells
-from detcon_d2.masks.merge import merge, take_over
-from detcon_d2.masks.references import parse_label_map
-from detcon_d2.masks.stores import STORES
-from detcon_d2.modeling.mask_pooling import downsample_label_map, ids_from_draws, pool_masked_features
+from detcon_d2.masks.store.merge import merge, take_over
+from detcon_d2.masks.store.stores import STORES
+from detcon_d2.modeling.regions import downsample_label_map, ids_from_draws, pool_masked_features
 from tests.data.conftest import PaintedSet, numbered_pixels, painted_image
 from tests.data.test_mapper import assert_equal_samples
-from tests.masks.test_tar import write_tar
+from tests.masks.store.test_tar import write_tar
 
 formats = pytest.mark.parametrize("file_format", STORES)
 

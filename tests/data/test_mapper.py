@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 
 from detcon_d2.data import DetConMapper, load_training_records
-from detcon_d2.data.position import position_rng
-from detcon_d2.data.views import ViewAugmentation
-from detcon_d2.masks.reader import ImageReadError
+from detcon_d2.io.images import ImageReadError
+from detcon_d2.views.geometry import ViewAugmentation
+from detcon_d2.views.position import position_rng
 from tests.data.conftest import numbered_pixels, painted_image
 
 

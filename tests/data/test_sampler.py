@@ -5,8 +5,8 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from detcon_d2.data.position import Stream, epoch_permutation, position_rng
 from detcon_d2.data.sampler import PositionSampler
+from detcon_d2.views.position import Stream, epoch_permutation, position_rng
 
 
 def take(count: int, **changes) -> list[tuple[int, int]]:

@@ -10,8 +10,7 @@ import torch.distributed as dist
 from pycocotools import mask as coco_mask
 
 from detcon_d2.engine.launch import leave_process_group
-
-from .conftest import Backend
+from tests.detectron2_subset.conftest import Backend
 
 HEIGHT, WIDTH = 170, 220
 CATEGORIES = {3: "cup", 5: "dog", 9: "tree", 12: "never annotated"}

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from .conftest import Backend
+from tests.detectron2_subset.conftest import Backend
 
 NAME = "detcon_test_detections"
 _SIZES = [(40, 60), (60, 40), (50, 50), (45, 61)]

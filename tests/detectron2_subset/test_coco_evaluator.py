@@ -12,8 +12,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from . import coco_world
-from .coco_world import CATEGORIES, NAME, evaluate_share, predict, register, to_output, write_world
+from tests.detectron2_subset import coco_world
+from tests.detectron2_subset.coco_world import CATEGORIES, NAME, evaluate_share, predict, register, to_output, write_world
 
 SIX = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
 

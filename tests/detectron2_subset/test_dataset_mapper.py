@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from .detections import assert_same_item, registered, same_draws, small_config, write_data_set
+from tests.detectron2_subset.detections import assert_same_item, registered, same_draws, small_config, write_data_set
 
 
 def mapper(backend, augmentations=(), is_train: bool = True, image_format: str = "RGB", **options: object):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from .detections import NAME, assert_same_item, registered, same_draws, small_config, write_data_set
+from tests.detectron2_subset.detections import NAME, assert_same_item, registered, same_draws, small_config, write_data_set
 
 WIDE, HIGH = {"width": 4, "height": 3}, {"width": 3, "height": 4}
 

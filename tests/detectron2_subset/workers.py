@@ -9,8 +9,7 @@ import torch
 import torch.distributed as dist
 
 from detcon_d2.engine.launch import leave_process_group
-
-from .conftest import Backend
+from tests.detectron2_subset.conftest import Backend
 
 
 def join_and_report(rank: int, backend: Backend, world_size: int, per_machine: int, folder: str) -> None:

@@ -11,8 +11,7 @@ import pytest
 from detcon_d2 import d2
 from detcon_d2.engine import DetConTrainer, launch, setup
 from tests.conftest import tiny_opts, write_photos
-
-from .test_trainer import _StopAfter, _Stopped, arguments, assert_same_state, final_state, run, run_main
+from tests.engine.test_trainer import _StopAfter, _Stopped, arguments, assert_same_state, final_state, run, run_main
 
 # Of 128 px images, 4 x 4 cells.
 KMEANS = {"SOLVER__WARMUP_ITERS": 0, "DETCON__MASKS__SOURCE": "kmeans", "DETCON__MASKS__KMEANS__K": 5, "DETCON__MASKS__KMEANS__SIZE": 128}

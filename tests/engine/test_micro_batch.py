@@ -10,8 +10,8 @@ from detcon_d2.engine import DetConTrainer, setup
 from detcon_d2.engine.micro_batch import MicroBatches
 from tests.conftest import tiny_opts
 from tests.engine.test_trainer import arguments, run
+from tests.methods.test_detcon import batch, build
 from tests.modeling.processes import run_processes
-from tests.modeling.test_meta_arch import batch, build
 
 HELD = {"MODEL__RESNETS__NORM": "FrozenBN", "DETCON__HEAD_NORM": "FrozenBN"}
 

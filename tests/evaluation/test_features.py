@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from detcon_d2.checkpoint import convert, prepare_conversion
-from detcon_d2.checkpoint.weights import write_weights
+from detcon_d2.checkpoint import prepare_conversion
+from detcon_d2.checkpoint.convert import conversion as convert
+from detcon_d2.checkpoint.convert.weights import write_weights
 from detcon_d2.evaluation.features import compare_features, detectron2_features, encoder_features, verify_conversion
 from tests.checkpoint.pretrained import FULL_18, write_pretrained
 

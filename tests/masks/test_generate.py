@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 
 from detcon_d2.masks import LabelMapStore, build_generator, list_images, open_store, read_label_map
-from detcon_d2.masks import storage as storage_module
 from detcon_d2.masks.generate import generate
-from detcon_d2.masks.generators import GridRegions
-from detcon_d2.masks.stores import create_store
+from detcon_d2.masks.generators.registry import GridRegions
+from detcon_d2.masks.store import storage as storage_module
+from detcon_d2.masks.store.stores import create_store
 from detcon_d2.masks.worker import image_rng
 from tests.conftest import REPO, write_photos
 

@@ -8,7 +8,7 @@ import pytest
 from detcon_d2.masks import build_generator, list_images, open_store
 from detcon_d2.masks.generate import generate
 from detcon_d2.masks.ray_data import process_with_ray
-from detcon_d2.masks.stores import create_store
+from detcon_d2.masks.store.stores import create_store
 from tests.conftest import write_photos
 from tests.masks.test_generate import contents
 

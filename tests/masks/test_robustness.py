@@ -12,8 +12,8 @@ import pytest
 
 from detcon_d2.masks import build_generator, list_images, open_store
 from detcon_d2.masks.generate import generate
-from detcon_d2.masks.generators import GridRegions
-from detcon_d2.masks.stores import STORES, create_store
+from detcon_d2.masks.generators.registry import GridRegions
+from detcon_d2.masks.store.stores import STORES, create_store
 from tests.conftest import write_photos
 from tests.masks import killed_runs
 from tests.masks.test_generate import contents

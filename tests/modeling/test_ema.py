@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from detcon_d2.modeling import ema_momentum, update_ema
-
-from .oracles import read_cases, relative_error
+from tests.modeling.oracles import read_cases, relative_error
 
 
 @pytest.mark.parametrize("run", range(7))

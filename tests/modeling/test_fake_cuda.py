@@ -14,9 +14,9 @@ from torch.utils._pytree import tree_map_only
 
 from detcon_d2 import d2
 from detcon_d2.solver import LARS
-from tests.modeling.test_device_photometric import drawn
+from tests.methods.test_detcon import batch, build
 from tests.modeling.test_kmeans import build_kmeans
-from tests.modeling.test_meta_arch import batch, build
+from tests.views.test_photometric_device import drawn
 
 
 @pytest.fixture

@@ -9,13 +9,12 @@ import torch
 from torch.nn import functional as F
 
 from detcon_d2 import d2
-from detcon_d2.data.position import Stream, position_rng
-from detcon_d2.data.resize import nearest_indices
-from detcon_d2.data.views import ViewAugmentation
 from detcon_d2.masks.cells import label_map_to_cells
 from detcon_d2.modeling import carry_to_view, downsample_label_map, spherical_kmeans
-
-from .test_meta_arch import build, tiny_cfg
+from detcon_d2.views.geometry import ViewAugmentation
+from detcon_d2.views.position import Stream, position_rng
+from detcon_d2.views.resize import nearest_indices
+from tests.methods.test_detcon import build, tiny_cfg
 
 
 def blobs(n: int = 3, clusters: int = 4, members: int = 6, channels: int = 16, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,13 +8,13 @@ import torch
 from torch.nn import functional as F
 
 from detcon_d2 import d2
-from detcon_d2.engine.finetune_setup import check_finetuning_config
+from detcon_d2.engine.finetune.setup import check_finetuning_config
 from detcon_d2.engine.setup import check_pretraining_config, load_config
 from detcon_d2.modeling import SameConv2d, SameStem, same_padding, use_same_padding
 from tests.conftest import REPO
 from tests.detectors import BASE, NARROW, SHORT, flat
+from tests.methods.test_detcon import batch, build
 from tests.modeling.test_backbone import cfg_for
-from tests.modeling.test_meta_arch import batch, build
 
 STAGES = ("stem", "res2", "res3", "res4", "res5")
 SIZES = ("64x96", "65x97", "72x110")

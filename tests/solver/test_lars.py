@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from detcon_d2.solver import LARS
-
-from ..modeling.oracles import relative_error
+from tests.modeling.oracles import relative_error
 
 
 def read_extract(fixtures_dir):

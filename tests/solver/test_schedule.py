@@ -8,8 +8,7 @@ from torch import nn
 from detcon_d2 import d2
 from detcon_d2.config import add_detcon_config
 from detcon_d2.solver import resolve_schedule
-
-from ..modeling.oracles import relative_error
+from tests.modeling.oracles import relative_error
 
 IMAGENET = 1281167
 RUNS = range(7)

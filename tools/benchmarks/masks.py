@@ -13,8 +13,8 @@ os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL
 import cv2
 
 from detcon_d2.masks.benchmark import SECTIONS, describe, load_photos
-from detcon_d2.masks.felzenszwalb import implementation
-from detcon_d2.masks.index import library_versions
+from detcon_d2.masks.generators.felzenszwalb import implementation
+from detcon_d2.masks.store.index import library_versions
 
 _EPILOG = """
 sections

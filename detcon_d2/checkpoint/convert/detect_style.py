@@ -1,0 +1,210 @@
+"""Which style a checkpoint has: the one that accounts for every key of it, or an error that says what was found."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from detcon_d2.checkpoint.convert.key_maps import known_keys
+from detcon_d2.checkpoint.convert.style import Style
+from detcon_d2.checkpoint.convert.styles import STYLES
+
+# What wrappers of a model (DistributedDataParallel, torch.compile) put before every key.
+_WRAPPERS = ("module.", "_orig_mod.")
+
+
+@dataclass(frozen=True)
+class Match:
+    """A file read in the terms of one style."""
+
+    style: Style
+    branch: str
+    place: str
+    """Where the state dict lies in the file."""
+    prefix: str | None
+    """What stands before the backbone's names; None where the branch is absent."""
+    backbone: dict[str, Any]
+    """Detectron2's name -> array or tensor, as it is in the file."""
+    keys: dict[str, str]
+    """Detectron2's name -> key of the style, without the prefix."""
+    dropped: dict[str, str]
+    """Key of what is no backbone -> reason."""
+    unknown: list[str]
+    """Keys that no rule of the style knows."""
+    marked: bool
+    """A key that is the style's own is there."""
+    also: tuple[str, ...] = ()
+    """Other styles that read the file alike."""
+
+    def describe(self) -> str:
+        """Which style, and why."""
+        where = f" in {self.place!r}" if self.place else ""
+        under = f" under {self.prefix!r}" if self.prefix else ""
+        also = f"; equally {', '.join(self.also)}" if self.also else ""
+        return f"style {self.style.name}: {len(self.backbone)} tensors of a ResNet{under}{where}, in names such as {self._example()}{also}"
+
+    def _example(self) -> str:
+        names = [name for name in self.backbone if name.startswith("res2.")] or list(self.backbone)
+        return f"{self.prefix or ''}{self.keys[names[0]]}" if names else "none"
+
+
+def match_file(data: Any, style: str | None, branch: str) -> Match:
+    """Find the style of a file's content, or read it in the one asked for.
+
+    A style fits when the stem's convolution is where it should be; of those that fit, the one that leaves the fewest keys unknown is taken,
+    and of equals that read the file alike, the first of the table.
+
+    Args:
+        data: what :func:`~detcon_d2.checkpoint.load_checkpoint_file` returned.
+        style: its name, None to detect it.
+        branch: "online" or "ema".
+
+    Raises:
+        ValueError: no style or several fit, with the known styles and the first keys.
+    """
+    if style is not None and style not in STYLES:
+        raise ValueError(f"Found style {style!r}; expected one of {', '.join(STYLES)}.")
+    if style is not None:
+        found = _match(STYLES[style], data, branch)
+        if found is None:
+            raise ValueError(f"is not of style {style}: no backbone where that style has it. {_contents(data)}")
+        return found
+    found = [match for row in STYLES.values() if row.detected and (match := _match(row, data, branch)) and match.marked]
+    if not found:
+        raise ValueError(f"{_problem(data)} {_contents(data)} {_known()}")
+    fewest = min(len(match.unknown) for match in found)
+    best = [match for match in found if len(match.unknown) == fewest]
+    first, others = best[0], best[1:]
+    if any(not _alike(first, other) for other in others):
+        names = ", ".join(match.style.name for match in best)
+        raise ValueError(
+            f"could be of several styles that read it differently: {names}. Choose one with --from. {_contents(data)} {_known()}"
+        )
+    return replace(first, also=tuple(match.style.name for match in others))
+
+
+def _match(style: Style, data: Any, branch: str) -> Match | None:
+    for place, state, outside in _states(style, data):
+        prefix = _prefix(style, style.online, state)
+        other = _prefix(style, style.ema, state)
+        if prefix is None and other is None:
+            continue
+        if branch == "ema":
+            prefix, other = other, prefix
+        return _sort(style, branch, place, state, prefix, other, outside)
+    return None
+
+
+def _states(style: Style, data: Any) -> Iterator[tuple[str, dict[str, Any], list[str]]]:
+    """Every state dict that the style could mean: its place, its tensors without a wrapper's prefix, and what else the file holds."""
+    if style.collect is not None:
+        collected = style.collect(data)
+        if collected is not None:
+            yield "", _tensors(collected[0]), collected[1] + _others(collected[0])
+        return
+    for paths in style.states:
+        parts = {path: content for path in paths if isinstance(content := _follow(data, path), Mapping)}
+        if paths[0] not in parts:
+            continue
+        state: dict[str, Any] = {}
+        roots = {path.partition(".")[0] for path in parts}
+        others = [] if "" in roots else [str(key) for key in data if key not in roots]
+        for path, content in parts.items():
+            state |= {f"{path}.{key}" if len(paths) > 1 else key: value for key, value in _tensors(content).items()}
+            others += _others(content, f"{path}." if path else "")
+        if state:
+            yield ", ".join(parts), state, others
+
+
+def _follow(data: Any, path: str) -> Any:
+    for key in path.split(".") if path else []:
+        data = data.get(key) if isinstance(data, Mapping) else None
+    return data
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, torch.Tensor | np.ndarray | np.generic)
+
+
+def _others(content: Mapping[Any, Any], place: str = "") -> list[str]:
+    return [f"{place}{key}" for key, value in content.items() if not _is_tensor(value)]
+
+
+def _tensors(content: Mapping[Any, Any]) -> dict[str, Any]:
+    tensors = {str(key): value for key, value in content.items() if _is_tensor(value)}
+    for wrapper in _WRAPPERS * 2:
+        if tensors and all(key.startswith(wrapper) for key in tensors):
+            tensors = {key[len(wrapper) :]: value for key, value in tensors.items()}
+    return tensors
+
+
+def _prefix(style: Style, patterns: tuple[str, ...], state: Mapping[str, Any]) -> str | None:
+    """What stands before the names of the first pattern under which the stem lies; the stem's norm tells where its kernel is missing."""
+    stems = [key for key, name in known_keys(style.naming).items() if name.startswith("stem.")]
+    for stem in stems:
+        for pattern in patterns:
+            found = {key.removesuffix(stem) for key in state if key.endswith(stem)}
+            fitting = sorted(prefix for prefix in found if re.fullmatch(pattern, prefix))
+            if len(fitting) == 1:
+                return fitting[0]
+    return None
+
+
+def _sort(
+    style: Style, branch: str, place: str, state: Mapping[str, Any], prefix: str | None, other: str | None, outside: list[str]
+) -> Match:
+    names = known_keys(style.naming)
+    backbone, keys, unknown = {}, {}, []
+    dropped = {key: "not part of the network" for key in outside}
+    for key, value in state.items():
+        short = key[len(prefix) :] if prefix is not None and key.startswith(prefix) else None
+        if short in names:
+            backbone[names[short]], keys[names[short]] = value, short
+            continue
+        reason = next((reason for reason, pattern in style.drops.items() if re.match(pattern, key)), None)
+        if reason is None and other is not None and key.startswith(other) and key[len(other) :] in names:
+            reason = f"{'ema' if branch == 'online' else 'online'} encoder"
+        if reason is None:
+            unknown.append(key)
+        else:
+            dropped[key] = reason
+    marked = not style.marks or any(re.match(style.marks, key) for key in state)
+    return Match(style, branch, place, prefix, backbone, keys, dropped, unknown, marked)
+
+
+def _alike(first: Match, other: Match) -> bool:
+    same = first.prefix == other.prefix and first.keys == other.keys and first.place == other.place
+    return same and dict(first.style.facts) == dict(other.style.facts)
+
+
+def _problem(data: Any) -> str:
+    """What kind of content it is, for a file of no known style."""
+    if not isinstance(data, Mapping) or not any(_is_tensor(value) for value in _leaves(data)):
+        return "holds no state dict: expected a dict of tensors, such as a DetCon pretraining checkpoint."
+    return "is of no known style: no ResNet's first convolution under any of their names."
+
+
+def _leaves(data: Mapping[Any, Any]) -> Iterator[Any]:
+    for value in data.values():
+        if isinstance(value, Mapping):
+            yield from _leaves(value)
+        else:
+            yield value
+
+
+def _contents(data: Any) -> str:
+    """The first keys, those of nested dicts with their place."""
+    if not isinstance(data, Mapping):
+        return f"It is a {type(data).__name__}."
+    lines = [
+        f"{key}: {', '.join(map(str, list(value)[:3]))} ..." if isinstance(value, Mapping) and value else str(key)
+        for key, value in data.items()
+    ]
+    return f"Its first keys: {'; '.join(lines[:5]) or 'none'}."
+
+
+def _known() -> str:
+    return f"Known styles: {', '.join(STYLES)} (tools/convert_to_d2.py --list-styles)."

@@ -1,0 +1,121 @@
+"""Exact key maps: every tensor has one name on each side, made from the network's structure and never by editing strings."""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+
+import torch
+
+from detcon_d2.checkpoint.convert.spec import BackboneSpec, Convolution, convolutions
+
+BRANCHES = {"online": "encoder.", "ema": "target.encoder."}
+"""Encoder branch -> prefix of its tensors in a pretraining checkpoint."""
+BACKBONE_PREFIX = "backbone.bottom_up."
+"""Prefix of the ResNet's tensors in a Mask R-CNN FPN."""
+# BatchNorm's tensors; the count of batches is a scalar, the others hold one value a channel.
+_NORM_TENSORS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+Naming = Callable[[Convolution], dict[str, str]]
+"""A family of names: a convolution -> its tensors, as Detectron2 calls them after ``<convolution>.``, with their keys in the family."""
+# More blocks than any stage of any ResNet has.
+_MANY = 64
+
+
+def backbone_shapes(spec: BackboneSpec) -> dict[str, tuple[int, ...]]:
+    """Every tensor of the backbone, by Detectron2's name without a prefix, with its shape."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for conv in convolutions(spec):
+        shapes[f"{conv.name}.weight"] = conv.shape
+        for tensor in _NORM_TENSORS:
+            shapes[f"{conv.name}.norm.{tensor}"] = () if tensor == "num_batches_tracked" else conv.shape[:1]
+    return shapes
+
+
+def detectron2_key_map(spec: BackboneSpec, branch: str) -> dict[str, str]:
+    """Pretraining checkpoint -> Mask R-CNN FPN: ``encoder.*`` ("online") or ``target.encoder.*`` ("ema") -> ``backbone.bottom_up.*``."""
+    return {f"{BRANCHES[branch]}{name}": f"{BACKBONE_PREFIX}{name}" for name in backbone_shapes(spec)}
+
+
+def torchvision_key_map(spec: BackboneSpec, branch: str) -> dict[str, str]:
+    """Pretraining checkpoint -> the ResNets of torchvision and timm, which share their names; their ``fc`` has no counterpart."""
+    return {f"{BRANCHES[branch]}{name}": key for name, key in source_keys(torchvision_names, spec).items()}
+
+
+def detectron2_names(conv: Convolution) -> dict[str, str]:
+    """``res2.0.conv1.weight``, ``res2.0.conv1.norm.bias``: the names used throughout this package."""
+    return _torch_keys(conv.name, f"{conv.name}.norm")
+
+
+def torchvision_names(conv: Convolution) -> dict[str, str]:
+    """``layer1.0.conv1.weight``, ``layer1.0.bn1.bias``, ``layer1.0.downsample.{0,1}``."""
+    return _torch_keys(*_modules(conv, f"layer{conv.stage - 1}."))
+
+
+def sequential_names(conv: Convolution) -> dict[str, str]:
+    """torchvision's ResNet as ``nn.Sequential(*resnet.children())``: 0 and 1 are the stem, 4..7 the stages."""
+    if conv.stage == 1:
+        return _torch_keys("0", "1")
+    return _torch_keys(*_modules(conv, f"{conv.stage + 2}."))
+
+
+def staged_names(conv: Convolution) -> dict[str, str]:
+    """The stages as attributes C1..C5: ``C1.0`` and ``C1.1`` are the stem, ``C2.0.conv1`` is in res2."""
+    if conv.stage == 1:
+        return _torch_keys("C1.0", "C1.1")
+    return _torch_keys(*_modules(conv, f"C{conv.stage}."))
+
+
+def source_keys(naming: Naming, spec: BackboneSpec) -> dict[str, str]:
+    """Detectron2's name -> key of the family, for every tensor of the backbone that the family has."""
+    return {f"{conv.name}.{tensor}": key for conv in convolutions(spec) for tensor, key in naming(conv).items()}
+
+
+@lru_cache
+def known_keys(naming: Naming) -> dict[str, str]:
+    """Key of the family -> Detectron2's name, for every tensor that a ResNet of any depth can have."""
+    parts = [Convolution(1, 0, "conv1", (0, 0, 0, 0))]
+    for stage in range(2, 6):
+        for block in range(_MANY):
+            parts += [Convolution(stage, block, part, (0, 0, 0, 0)) for part in ("shortcut", "conv1", "conv2", "conv3")]
+    return {key: f"{conv.name}.{tensor}" for conv in parts for tensor, key in naming(conv).items()}
+
+
+def _modules(conv: Convolution, stage: str) -> tuple[str, str]:
+    """Names of a convolution and its norm inside a block of torchvision's kind."""
+    place = "" if conv.stage == 1 else f"{stage}{conv.block}."
+    if conv.part == "shortcut":
+        return f"{place}downsample.0", f"{place}downsample.1"
+    return f"{place}{conv.part}", f"{place}bn{conv.part[-1]}"
+
+
+def _torch_keys(conv: str, norm: str) -> dict[str, str]:
+    return {"weight": f"{conv}.weight", **{f"norm.{tensor}": f"{norm}.{tensor}" for tensor in _NORM_TENSORS}}
+
+
+def invert(key_map: Mapping[str, str]) -> dict[str, str]:
+    """The map the other way round.
+
+    Raises:
+        ValueError: two keys have one target, so that there is no way back.
+    """
+    inverse = {target: source for source, target in key_map.items()}
+    if len(inverse) != len(key_map):
+        raise ValueError(f"The key map is not one to one: {len(key_map)} keys, {len(inverse)} targets.")
+    return inverse
+
+
+def rename(state: Mapping[str, torch.Tensor], key_map: Mapping[str, str]) -> dict[str, torch.Tensor]:
+    """The tensors of ``state`` under their new names; KeyError unless it has exactly the keys of ``key_map``."""
+    if state.keys() != key_map.keys():
+        raise KeyError(f"The keys differ from the key map's: {sorted(state.keys() ^ key_map.keys())}")
+    return {target: state[source] for source, target in key_map.items()}
+
+
+def grouped(keys: Iterable[str]) -> list[str]:
+    """Keys in few lines: those of one module together, as ``res2.0.conv1.norm.{bias, weight}``; Haiku's modules end in a slash."""
+    modules: dict[str, list[str]] = {}
+    for key in keys:
+        split = max(key.rfind("."), key.rfind("/")) + 1
+        modules.setdefault(key[:split], []).append(key[split:])
+    # Keys without a module have nothing in common.
+    alone = modules.pop("", [])
+    lines = [f"{module}{tensors[0] if len(tensors) == 1 else '{' + ', '.join(tensors) + '}'}" for module, tensors in modules.items()]
+    return lines + alone

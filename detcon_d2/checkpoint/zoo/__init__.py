@@ -1,0 +1,1 @@
+"""Public checkpoints by name: detcon://NAME."""

@@ -1,0 +1,202 @@
+"""The loader of pretraining: an endless stream of this process's batches, the same for any number of workers and processes."""
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+import cv2
+import torch
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from detcon_d2 import d2
+from detcon_d2.data.datasets import load_training_records
+from detcon_d2.data.mapper import DetConMapper
+from detcon_d2.data.sampler import PositionSampler
+from detcon_d2.io.images import ImageReadError
+from detcon_d2.views.full_image import FullImage, FullImageDataset
+from detcon_d2.views.position import Stream, position_rng
+
+logger = logging.getLogger(__name__)
+
+_MAX_REPLACEMENTS = 20
+_JOB_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+_PARENT_CHECK_SECONDS = 5
+
+
+class PositionDataset(Dataset):
+    """Maps (position, index) to a mapper's output, and decides what an unreadable image means."""
+
+    def __init__(self, records: list[dict], mapper: DetConMapper, *, seed: int, on_bad_image: str):
+        """
+        Args:
+            records: the images.
+            mapper: called with a record and a position.
+            seed: >= 0; replacements are drawn from it and the position.
+            on_bad_image: "refuse": raise; "skip": another image takes the position, with one warning a file (and worker).
+
+        Raises:
+            ValueError: another ``on_bad_image``.
+        """
+        if on_bad_image not in ("refuse", "skip"):
+            raise ValueError(f"DETCON.ON_BAD_IMAGE is {on_bad_image!r}; expected 'refuse' or 'skip'.")
+        # Serialised: workers share one buffer in place of a million dicts.
+        self._records = d2.DatasetFromList(records, copy=False, serialize=True)
+        self._mapper = mapper
+        self._seed = seed
+        self._skip = on_bad_image == "skip"
+        self._warned: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, item: tuple[int, int]) -> dict:
+        """The views of image ``index`` at ``position``.
+
+        Raises:
+            ValueError: an unreadable image, with file, position and remedy; many in a row when skipping.
+        """
+        position, index = item
+        rng = position_rng(self._seed, position, Stream.REPLACEMENT)
+        for _ in range(_MAX_REPLACEMENTS):
+            record = self._records[index]
+            try:
+                return self._mapper(record, position)
+            except ImageReadError as error:
+                if not self._skip:
+                    raise ValueError(
+                        f"{error} It is image {index} of the training data, at position {position}. Repair or remove it, or set "
+                        "DETCON.ON_BAD_IMAGE skip to let another image take its place."
+                    ) from None
+                self._warn(record["file_name"], error)
+            index = int(rng.integers(len(self._records)))
+        raise ValueError(
+            f"{_MAX_REPLACEMENTS} images in a row could not be read at position {position}, the last {record['file_name']}; expected a "
+            "data set of which most images can be read. Check DATASETS.TRAIN and that its disk is there."
+        )
+
+    def _warn(self, file_name: str, error: ImageReadError) -> None:
+        if file_name not in self._warned:
+            self._warned.add(file_name)
+            logger.warning("Skipped, another image takes its place (DETCON.ON_BAD_IMAGE skip): %s", error)
+
+
+def build_detcon_train_loader(cfg: "d2.CfgNode", records: list[dict] | None = None, *, start_iteration: int = 0) -> "BatchLoader":
+    """Batches of this process: lists of IMS_PER_BATCH / world size dicts of :class:`DetConMapper`, without end.
+
+    Args:
+        cfg: the config; SEED, SOLVER.IMS_PER_BATCH, DATALOADER.NUM_WORKERS and everything under DETCON.
+        records: of ``load_training_records(cfg)``; None: loaded here.
+        start_iteration: of the first batch; a resumed run continues the stream exactly.
+
+    Raises:
+        ValueError: config or data that cannot work, with key, found and expected.
+    """
+    _limit_opencv_threads()
+    records = load_training_records(cfg) if records is None else records
+    rank, world_size, batch_size = d2.comm.get_rank(), d2.comm.get_world_size(), cfg.SOLVER.IMS_PER_BATCH
+    sampler = PositionSampler(
+        len(records), seed=cfg.SEED, batch_size=batch_size, rank=rank, world_size=world_size, start_iteration=start_iteration
+    )
+    loader = DataLoader(
+        PositionDataset(records, DetConMapper(cfg), seed=cfg.SEED, on_bad_image=cfg.DETCON.ON_BAD_IMAGE),
+        batch_size=batch_size // world_size,
+        sampler=sampler,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=_pack,
+        worker_init_fn=_init_worker,
+        pin_memory=torch.cuda.is_available(),
+        # The loader draws a seed for its workers; from its own generator, so that the global one does not move.
+        generator=torch.Generator().manual_seed(cfg.SEED),
+    )
+    return BatchLoader(loader)
+
+
+def build_full_image_loader(cfg: "d2.CfgNode", records: list[dict], first_position: int) -> DataLoader:
+    """This process's share of all images, whole, in batches of tensors.
+
+    Args:
+        cfg: with DETCON.MASKS.SOURCE kmeans.
+        records: of ``load_training_records(cfg)``; process r of R takes the r-th of R equal parts.
+        first_position: of the batch before which the regions are refreshed; image i counts as its i-th.
+
+    Returns:
+        Batches of ``full_image`` (N, 3, S, S) and ``kmeans_draws`` (N, K), in the order of the records.
+    """
+    rank, world_size = d2.comm.get_rank(), d2.comm.get_world_size()
+    dataset = FullImageDataset(records, FullImage(cfg), first_position, skip_bad_images=cfg.DETCON.ON_BAD_IMAGE == "skip")
+    return DataLoader(
+        Subset(dataset, range(len(records) * rank // world_size, len(records) * (rank + 1) // world_size)),
+        batch_size=cfg.SOLVER.IMS_PER_BATCH // world_size,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        worker_init_fn=_init_worker,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator().manual_seed(cfg.SEED),
+    )
+
+
+class BatchLoader:
+    """Iterates over the batches of a DataLoader as lists of mapper dicts, whose tensors are parts of one tensor a batch and kind.
+
+    A tensor that crosses processes costs a file descriptor: a batch of 128 dicts as they are would hold 1,024, the usual limit.
+    """
+
+    def __init__(self, loader: DataLoader):
+        """
+        Args:
+            loader: collates by ``_pack``.
+        """
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        """Endless lists of this process's share of a batch."""
+        return map(_unpack, self.loader)
+
+
+def _pack(samples: list[dict]) -> tuple[list[dict], list[dict]]:
+    """Samples without tensors; and the tensors of each view and of the samples themselves, stacked."""
+    plain = [_plain(sample) | {"views": [_plain(view) for view in sample["views"]]} for sample in samples]
+    return plain, [_stack([sample["views"][i] for sample in samples]) for i in range(2)] + [_stack(samples)]
+
+
+def _plain(values: dict) -> dict:
+    return {name: value for name, value in values.items() if not isinstance(value, torch.Tensor)}
+
+
+def _stack(parts: list[dict]) -> dict[str, torch.Tensor]:
+    return {name: torch.stack([part[name] for part in parts]) for name, value in parts[0].items() if isinstance(value, torch.Tensor)}
+
+
+def _unpack(packed: tuple[list[dict], list[dict]]) -> list[dict]:
+    """The inverse of :func:`_pack`."""
+    samples, stacked = packed
+    for index, sample in enumerate(samples):
+        for part, tensors in zip([*sample["views"], sample], stacked, strict=True):
+            part.update({name: tensor[index] for name, tensor in tensors.items()})
+    return samples
+
+
+def _init_worker(worker: int) -> None:
+    _limit_opencv_threads()
+    # A scheduler signals every process of a job before it kills it: the main process decides what follows, and its workers go on until
+    # it ends them. Where the sender of a signal cannot be told (macOS), they end at once.
+    if hasattr(signal, "sigtimedwait"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, _JOB_SIGNALS)
+        threading.Thread(target=_obey_only, args=(os.getppid(),), daemon=True).start()
+
+
+def _obey_only(parent: int) -> None:
+    # A worker may be stuck in its queue when the parent was killed: look after it, too.
+    while os.getppid() == parent:
+        info = signal.sigtimedwait(_JOB_SIGNALS, _PARENT_CHECK_SECONDS)
+        if info is not None and info.si_pid == parent:
+            break
+    os._exit(0)
+
+
+def _limit_opencv_threads() -> None:
+    # Workers are as many as the cores that the user gives them; each one's own threads would compete with the others. Only where there
+    # are any: a forked worker has OpenCV's pool without its threads, and would wait for them for ever.
+    if cv2.getNumThreads() > 1:
+        cv2.setNumThreads(1)

@@ -1,0 +1,131 @@
+"""AP of a detector on the data sets of DATASETS.TEST, and the file that says how it came about."""
+
+import json
+import logging
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from detcon_d2 import d2
+from detcon_d2.checkpoint import DetConCheckpointer, check_weights, write_atomically
+from detcon_d2.engine.finetune.data import build_evaluation_loader
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate(cfg: "d2.CfgNode", model: nn.Module) -> dict[str, dict[str, dict[str, float]]]:
+    """COCO metrics of every data set, printed as Detectron2's lines to copy; all processes take part.
+
+    Args:
+        cfg: resolved.
+        model: a detector, not wrapped by DDP; in evaluation mode meanwhile.
+
+    Returns:
+        data set -> "bbox" or "segm" -> metric -> value in percent (NaN where the data set has no such objects); on the main process only,
+        elsewhere empty.
+    """
+    tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
+    results = {}
+    for name in cfg.DATASETS.TEST:
+        part = re.sub(r"[^\w.-]+", "_", name) if len(cfg.DATASETS.TEST) > 1 else ""
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference", part)
+        loader = build_evaluation_loader(cfg, name)
+        evaluator = d2.COCOEvaluator(name, tasks=tasks, output_dir=folder)
+        found = d2.inference_on_dataset(model, loader, evaluator)
+        if d2.comm.is_main_process():
+            logger.info("Evaluation results for %s in csv format:", name)
+            d2.print_csv_format(found)
+            results[name] = {task: dict(metrics) for task, metrics in found.items()}
+    return results
+
+
+def write_results(cfg: "d2.CfgNode", results: Mapping[str, Any], iteration: int, weights: str, seconds: float) -> Path:
+    """Write ``OUTPUT_DIR/results.json`` atomically, and return its path.
+
+    Args:
+        cfg: resolved.
+        results: of :func:`evaluate`; NaN becomes null.
+        iteration: iterations of fine-tuning that the evaluated weights have seen.
+        weights: what was evaluated, or what fine-tuning started from; "" for random initialisation.
+        seconds: that this invocation took, training included.
+    """
+    content = {
+        "backend": d2.describe_backend().split(" (")[0],
+        "iteration": iteration,
+        "protocol": cfg.DETCON.FINETUNE.PROTOCOL,
+        "weights": weights,
+        "seconds": round(seconds, 1),
+        "results": _without_nan(results),
+    }
+    path = Path(cfg.OUTPUT_DIR) / "results.json"
+    text = json.dumps(content, indent=1, allow_nan=False)
+    write_atomically(path, lambda file: file.write(text.encode()))
+    return path
+
+
+def load_detector(cfg: "d2.CfgNode", weights: str) -> tuple[nn.Module, dict[str, Any]]:
+    """A model with all its weights from a checkpoint, in evaluation mode, and the checkpoint's metadata and iteration where it has them.
+
+    Raises:
+        ValueError: no weights, or the file lacks parameters of the model.
+    """
+    if not weights:
+        raise ValueError("MODEL.WEIGHTS is empty; expected the checkpoint of a detector (or --resume with one in OUTPUT_DIR).")
+    model = d2.build_model(cfg)
+    if cfg.DETCON.CHANNELS_LAST:
+        model.to(memory_format=torch.channels_last)
+    checkpointer = DetConCheckpointer(model)
+    rest = checkpointer.load(weights, checkpointables=[])
+    missing = checkpointer.missing_keys
+    if missing:
+        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        raise ValueError(
+            f"{weights} lacks {len(missing)} parameters of the detector, or has them in another shape: {shown}. "
+            "Expected a fine-tuned checkpoint of this config, not a pretrained backbone."
+        )
+    return model.eval(), rest
+
+
+def prepare_evaluation(cfg: "d2.CfgNode", resume: bool) -> Callable[[], None]:
+    """Load MODEL.WEIGHTS, or with ``resume`` the last checkpoint of OUTPUT_DIR.
+
+    Returns:
+        a function that evaluates it, prints the results and writes ``results.json``.
+
+    Raises:
+        ValueError: nothing to evaluate, or nothing to evaluate it on.
+    """
+    start = time.perf_counter()
+    if not cfg.DATASETS.TEST:
+        raise ValueError(
+            "DATASETS.TEST is empty; --eval-only needs a data set, for example '(\"coco:/path/instances.json,/path/images\",)'."
+        )
+    last = DetConCheckpointer(nn.Module(), cfg.OUTPUT_DIR)
+    if resume and not last.has_checkpoint():
+        raise ValueError(f"--resume: there is no checkpoint in {cfg.OUTPUT_DIR}; expected one, or MODEL.WEIGHTS without --resume.")
+    weights = last.get_checkpoint_file() if resume else cfg.MODEL.WEIGHTS
+    for line in check_weights(cfg, weights):
+        logger.info(line)
+    model, rest = load_detector(cfg, weights)
+    iteration = rest.get("iteration", -1) + 1
+
+    def run() -> None:
+        results = evaluate(cfg, model)
+        if d2.comm.is_main_process():
+            path = write_results(cfg, results, iteration, weights, time.perf_counter() - start)
+            logger.info("Evaluated %s (iteration %d): %s", weights, iteration, path)
+
+    return run
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nan(one) for key, one in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,203 @@
+"""Data set specs: which images there are, under which key, with which label. No image is opened here.
+
+folder:/path                         every image below the folder; class folders give labels
+coco:/path/instances.json,/path/images
+list:/path/list.txt                  one path a line, optional TAB and integer label
+tar:/path/train-{0000..0146}.tar     WebDataset tars (or tar:/path/*.tar); class members (.cls) give labels
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from detcon_d2.io.tar import list_tar_images
+
+IMAGE_EXTENSIONS = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".jp2")
+)
+"""Extensions (lower case) of the files that count as images in a folder."""
+
+
+def is_source_spec(name: str) -> bool:
+    """Whether ``name`` is a spec of this module, rather than the name of a data set in Detectron2's catalog."""
+    return name.split(":", 1)[0] in _LISTERS and ":" in name
+
+
+def list_images(spec: str) -> list[dict]:
+    """The images of a data set, sorted by key, as Detectron2 dataset dicts.
+
+    Args:
+        spec: ``folder:...``, ``coco:...,...``, ``list:...`` or ``tar:...`` (see the module); ``~`` is expanded.
+
+    Returns:
+        One dict an image: ``file_name`` (absolute path; in a tar a reference, which ``read_image`` reads), ``key`` (path relative to
+        the root, POSIX slashes, extension kept; in a tar WebDataset's key, without extension), ``image_id``
+        (COCO's, else the key), and where known ``height``, ``width``, ``label`` (int) and ``annotations`` (COCO's, with the original
+        category ids).
+
+    Raises:
+        ValueError: unknown kind, missing path, nothing inside, damaged json or list; names what was found and expected.
+    """
+    if not is_source_spec(spec):
+        raise ValueError(
+            f"data set: found {spec!r}; expected folder:/path, coco:/path/instances.json,/path/images, list:/path/list.txt or "
+            "tar:/path/train-{0000..0146}.tar"
+        )
+    kind, rest = spec.split(":", 1)
+    if not rest.strip():
+        raise ValueError(f"data set: found {spec!r} without a path; expected {kind}:/path")
+    return sorted(_LISTERS[kind](rest), key=lambda record: record["key"])
+
+
+def canonical_spec(spec: str) -> str:
+    """The same spec with absolute paths, for the record; the name of a catalog's data set stays as it is."""
+    if not is_source_spec(spec):
+        return spec
+    kind, rest = spec.split(":", 1)
+    return f"{kind}:{','.join(str(_absolute(part)) for part in rest.split(','))}"
+
+
+def check_output_outside(spec: str, output: str | os.PathLike) -> None:
+    """Raise ValueError if files written to ``output`` would be listed as images of a ``folder:`` spec from then on."""
+    kind, _, rest = spec.partition(":")
+    if kind == "folder" and _absolute(output).is_relative_to(_absolute(rest)):
+        raise ValueError(
+            f"output folder: found {output} inside the images of {spec}; expected one outside, or its label maps would count as images: "
+            f"for example {_absolute(rest)}_masks"
+        )
+
+
+def _absolute(path: str | os.PathLike) -> Path:
+    # Not resolve(): a link to an image set keeps its own name.
+    return Path(os.path.abspath(os.path.expanduser(path)))
+
+
+def _record(path: Path, key: str) -> dict:
+    return {"file_name": str(path), "image_id": key, "key": key}
+
+
+def _list_folder(rest: str) -> list[dict]:
+    root = _absolute(rest)
+    if not root.is_dir():
+        raise ValueError(f"folder:{rest}: found {'a file' if root.exists() else 'nothing'} at {root}; expected a folder of images")
+    files = list(_walk(root))
+    paths = [path for path in files if path.suffix.lower() in IMAGE_EXTENSIONS]
+    if not paths:
+        endings = Counter(path.suffix.lower() or "no extension" for path in files).most_common(5)
+        found = ", ".join(f"{count} x {ending}" for ending, count in endings) or "no files"
+        raise ValueError(f"folder:{rest}: found {found}; expected images ({' '.join(sorted(IMAGE_EXTENSIONS))}) in it or below it")
+    records = [_record(path, path.relative_to(root).as_posix()) for path in paths]
+    _add_class_labels(records)
+    return records
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """Files below ``root``, through links to folders, once around a loop of links; hidden ones (also macOS's ``._x.jpg``) are left out."""
+    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_raise):
+        real = os.path.realpath(folder)
+        subfolders[:] = [name for name in subfolders if not name.startswith(".") and not _is_loop(real, os.path.join(folder, name))]
+        yield from (Path(folder, name) for name in names if not name.startswith("."))
+
+
+def _is_loop(real_folder: str, subfolder: str) -> bool:
+    target = os.path.realpath(subfolder)
+    return os.path.islink(subfolder) and (real_folder + os.sep).startswith(target.rstrip(os.sep) + os.sep)
+
+
+def _raise(error: OSError) -> None:
+    raise ValueError(f"cannot list {error.filename}: {error.strerror}") from error
+
+
+def _add_class_labels(records: list[dict]) -> None:
+    """Class folders: if no image lies at the top, the first folder is the class; labels follow the sorted names."""
+    if any("/" not in record["key"] for record in records):
+        return
+    names = sorted({record["key"].split("/", 1)[0] for record in records})
+    labels = {name: label for label, name in enumerate(names)}
+    for record in records:
+        record["label"] = labels[record["key"].split("/", 1)[0]]
+
+
+def _list_coco(rest: str) -> list[dict]:
+    parts = rest.split(",")
+    if len(parts) != 2 or not all(part.strip() for part in parts):
+        raise ValueError(f"coco:{rest}: found {len(parts)} path(s); expected two: coco:/path/instances.json,/path/images")
+    json_path, root = map(_absolute, parts)
+    if not root.is_dir():
+        raise ValueError(f"coco:{rest}: found no folder {root}; expected the folder of the images")
+    content = _load_coco(json_path)
+    records = {image["id"]: _coco_record(image, root, json_path) for image in content["images"]}
+    keys = Counter(record["key"] for record in records.values())
+    if not records or len(keys) != len(content["images"]):
+        doubled = [key for key, count in keys.items() if count > 1]
+        raise ValueError(
+            f"{json_path}: found {len(content['images'])} images with {len(records)} ids and {len(keys)} file names"
+            f"{f' (doubled: {doubled[0]})' if doubled else ''}; expected at least one, each id and file name once"
+        )
+    # Annotations of images that are not listed are left out, as pycocotools does: subsets are made by cutting "images" only.
+    for annotation in content.get("annotations", []):
+        if annotation.get("image_id") in records:
+            records[annotation["image_id"]]["annotations"].append(annotation)
+    return list(records.values())
+
+
+def _load_coco(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}; expected a COCO instances json") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: not a json file ({error}); expected a COCO instances json") from error
+    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
+        raise ValueError(f'{path}: found no list "images"; expected a COCO instances json')
+    return content
+
+
+def _coco_record(image: dict, root: Path, json_path: Path) -> dict:
+    missing = {"id", "file_name"} - image.keys()
+    if missing:
+        raise ValueError(f"{json_path}: an image without {' and '.join(sorted(missing))}: {str(image)[:200]}")
+    key = PurePosixPath(image["file_name"]).as_posix()
+    record = _record(root / key, key) | {"image_id": image["id"], "annotations": []}
+    return record | {side: int(image[side]) for side in ("height", "width") if side in image}
+
+
+def _list_lines(rest: str) -> list[dict]:
+    path = _absolute(rest)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"list:{rest}: cannot read {path}: {error}; expected a UTF-8 text file with one image path a line") from error
+    used = [(number, line) for number, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#")]
+    records = [_line_record(line, path, number) for number, line in used]
+    if not records:
+        raise ValueError(f"list:{rest}: found no image path in {len(lines)} line(s); expected one a line")
+    labelled = sum("label" in record for record in records)
+    if labelled not in (0, len(records)):
+        raise ValueError(f"list:{rest}: found labels on {labelled} of {len(records)} lines; expected all or none")
+    return records
+
+
+def _line_record(line: str, list_path: Path, number: int) -> dict:
+    """A line's record. The key of an image outside the list's folder is its absolute path without the leading slash: unlike a path
+    relative to what the images have in common, it stays the same when lines are added or removed."""
+    name, *label = line.strip().split("\t")
+    path = _absolute(list_path.parent / os.path.expanduser(name.strip()))
+    inside = path.is_relative_to(list_path.parent)
+    key = path.relative_to(list_path.parent if inside else path.anchor).as_posix()
+    record = _record(path, key)
+    if not label:
+        return record
+    try:
+        return record | {"label": int(*label)}
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{list_path}, line {number}: found {line!r}; expected a path, optionally a TAB and one integer label") from error
+
+
+def _list_tars(rest: str) -> list[dict]:
+    return list_tar_images(str(_absolute(rest)), IMAGE_EXTENSIONS)
+
+
+_LISTERS = {"folder": _list_folder, "coco": _list_coco, "list": _list_lines, "tar": _list_tars}

@@ -1,0 +1,1 @@
+"""Region generators: an image in, one or several label maps out."""

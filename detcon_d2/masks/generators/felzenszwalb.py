@@ -1,0 +1,218 @@
+"""Felzenszwalb-Huttenlocher segmentation, equal to ``skimage.segmentation.felzenszwalb`` in every label and several times as fast.
+
+Felzenszwalb and Huttenlocher, Efficient graph-based image segmentation, IJCV 2004. The method is chaotic: one cost that differs in its
+last bit can move regions all over the image. So all costs are those of scikit-image bit by bit: where a compiled step does not give them
+(another processor, another SciPy or NumPy), the step of the installed library takes its place. Half of the time goes into the sort and
+what hangs on it. scikit-image sorts indices by cost with ``numpy.argsort``, which brings equal costs into an order that only it gives.
+Here packed numbers are sorted, which is faster, and equal costs come in another order. ``felzenszwalb_kernels.segment`` finds out whether
+that can make a difference, which is rare in photographs; if so the image is done again in the order of ``numpy.argsort``.
+
+Without numba scikit-image does the work. The result is the same, so nothing depends on it but time.
+"""
+
+import functools
+import logging
+import math
+import threading
+from collections.abc import Sequence
+from importlib.metadata import version
+from multiprocessing import parent_process
+from types import ModuleType
+
+import numpy as np
+import skimage  # loads its parts on first use, so that training does not pay for them
+
+# Of each large array; enough for photographs of 1,500 x 1,500 pixels.
+_KEPT_BYTES = 1 << 26
+_log = logging.getLogger(__name__)
+
+
+def felzenszwalb(image: np.ndarray, scale: float, sigma: float, min_size: int) -> np.ndarray:
+    """Regions of an image.
+
+    Args:
+        image: (H, W) or (H, W, C), any dtype of scikit-image, at least one pixel.
+        scale: larger means larger regions.
+        sigma: standard deviation of the smoothing, pixels; >= 0.
+        min_size: smaller regions are merged, pixels.
+
+    Returns:
+        int64 (H, W), regions 0..n-1 in reading order of their first pixels: ``skimage.segmentation.felzenszwalb`` with these parameters.
+    """
+    return felzenszwalb_scales(image, [scale], sigma, [min_size])[0]
+
+
+def felzenszwalb_scales(image: np.ndarray, scales: Sequence[float], sigma: float, min_sizes: Sequence[int]) -> np.ndarray:
+    """:func:`felzenszwalb` at several scales, which share the smoothing, the costs and the sort.
+
+    Args:
+        image, sigma: see there.
+        scales, min_sizes: one or more, of the same number.
+
+    Returns:
+        int64 (len(scales), H, W).
+    """
+    kernels = _kernels()
+    if kernels is None or image.shape[0] * image.shape[1] > kernels.MAX_PIXELS:
+        return np.stack(
+            [
+                skimage.segmentation.felzenszwalb(image, scale=scale, sigma=sigma, min_size=min_size)
+                for scale, min_size in zip(scales, min_sizes, strict=True)
+            ]
+        )
+    return _compiled(kernels, np.atleast_3d(image), scales, sigma, min_sizes)
+
+
+def implementation() -> str:
+    """What does the work in this process, "numba" or "scikit-image". The first call compiles, or reads what was compiled before."""
+    return "scikit-image" if _kernels() is None else "numba"
+
+
+@functools.cache
+def _kernels() -> ModuleType | None:
+    """The compiled functions, or None where they cannot be had; says so once, in the main process."""
+    log = _log.log if parent_process() is None else lambda *_: None
+    try:
+        kernels = _tried_kernels()
+    except Exception as error:  # whatever keeps numba from working, scikit-image gives the same regions
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        log(
+            logging.WARNING,
+            "Felzenszwalb-Huttenlocher by scikit-image, several times slower than with numba (pip install "
+            "'detcon_d2[fast]'; a folder for its cache: NUMBA_CACHE_DIR), which cannot be used: %s",
+            reason,
+        )
+        return None
+    log(logging.INFO, "Felzenszwalb-Huttenlocher by numba %s, the same regions as scikit-image %s", version("numba"), skimage.__version__)
+    return kernels
+
+
+def _tried_kernels() -> ModuleType:
+    import numba  # takes half a second
+
+    if numba.config.DISABLE_JIT:
+        raise RuntimeError("NUMBA_DISABLE_JIT is set")
+    from detcon_d2.masks.generators import felzenszwalb_kernels as kernels
+
+    image = _noise(3)
+    found = _compiled(kernels, image, [0.1], 0.8, [5])[0]
+    if not np.array_equal(found, skimage.segmentation.felzenszwalb(image, scale=0.1, sigma=0.8, min_size=5)):
+        raise RuntimeError(f"its regions are not those of scikit-image {skimage.__version__}")
+    return kernels
+
+
+class _Scratch(threading.local):
+    """Memory for large arrays, kept from image to image: a page fault for every 4 KiB of new memory takes a sixth of the time."""
+
+    def __init__(self) -> None:
+        self._memory: dict[str, np.ndarray] = {}
+
+    def array(self, name: str, dtype: type, *shape: int) -> np.ndarray:
+        """An array with anything in it, valid until the next call with this name."""
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        memory = self._memory.get(name)
+        if memory is None or len(memory) < size:
+            memory = np.empty(size, np.uint8)
+            if size <= _KEPT_BYTES:
+                self._memory[name] = memory
+        return memory[:size].view(dtype).reshape(shape)
+
+
+_scratch = _Scratch()
+
+
+def _compiled(kernels: ModuleType, image: np.ndarray, scales: Sequence[float], sigma: float, min_sizes: Sequence[int]) -> np.ndarray:
+    costs = _costs(kernels, skimage.util.img_as_float64(image), sigma)
+    finite = all(np.isfinite(part.sum()) for part in _parts(costs))
+    ordered = functools.cache(lambda as_numpy: _as_numpy_sorts(costs) if as_numpy else _sorted(kernels, costs))
+
+    def segment(scale: float, min_size: int) -> np.ndarray:
+        arguments = (*image.shape[:2], float(scale) / 255.0, int(min_size))
+        if finite:
+            labels, exact = kernels.segment(*ordered(False), *arguments)
+            if exact:
+                return labels
+        return kernels.segment(*ordered(True), *arguments)[0]
+
+    return np.stack([segment(scale, min_size) for scale, min_size in zip(scales, min_sizes, strict=True)])
+
+
+def _parts(edges: np.ndarray) -> list[np.ndarray]:
+    """The edges that there are, in the order in which scikit-image lists them, of an array (4, H, W) for all pixels and directions."""
+    return [edges[0, :, :-1], edges[1, :-1], edges[2, :-1, :-1], edges[3, :-1, :-1]]
+
+
+def _sorted(kernels: ModuleType, costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Costs, ascending, and their edges."""
+    count = sum(part.size for part in _parts(costs))
+    keys, sorted_costs = _scratch.array("keys", np.uint64, count), _scratch.array("sorted_costs", np.float64, count)
+    sorted_edges = _scratch.array("sorted_edges", np.uint32, count)
+    kernels.sort_keys(costs, keys)
+    keys.sort()
+    kernels.in_order(keys, costs, sorted_costs, sorted_edges)
+    return sorted_costs, sorted_edges
+
+
+def _as_numpy_sorts(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As :func:`_sorted`, with equal costs in the order in which scikit-image has them."""
+    pixels = np.arange(costs[0].size, dtype=np.uint32).reshape(costs[0].shape)
+    edges = np.stack([pixels + np.uint32(direction << 26) for direction in range(4)])
+    flat = np.concatenate([part.ravel() for part in _parts(costs)])
+    order = np.argsort(flat)
+    return flat[order], np.concatenate([part.ravel() for part in _parts(edges)])[order]
+
+
+def _costs(kernels: ModuleType, image: np.ndarray, sigma: float) -> np.ndarray:
+    """Costs of all edges of a float64 image (H, W, C), as ``felzenszwalb_kernels.edge_costs`` has them."""
+    own = image.flags.c_contiguous and image.shape[2] in (1, 3) and sigma >= 0
+    if own and _same_blur(kernels, float(sigma)):
+        blurred = _own_blur(kernels, image, sigma)
+    else:
+        blurred = _blur(image, sigma)
+    return _own_edge_costs(kernels, blurred) if own and _same_costs(kernels) else _edge_costs(blurred)
+
+
+@functools.cache
+def _same_blur(kernels: ModuleType, sigma: float) -> bool:
+    return all(np.array_equal(_own_blur(kernels, _noise(c), sigma), _blur(_noise(c), sigma)) for c in (1, 3))
+
+
+@functools.cache
+def _same_costs(kernels: ModuleType) -> bool:
+    def same(image: np.ndarray) -> bool:
+        return all(map(np.array_equal, _parts(_own_edge_costs(kernels, image)), _parts(_edge_costs(image))))
+
+    return same(_noise(1)) and same(_noise(3))
+
+
+def _own_blur(kernels: ModuleType, image: np.ndarray, sigma: float) -> np.ndarray:
+    # What the filter makes of an impulse is its weights.
+    radius = int(4.0 * sigma + 0.5)
+    weights = skimage.filters.gaussian(np.eye(1, 2 * radius + 1, radius)[0], sigma=sigma, mode="constant")[radius:]
+    out = _scratch.array("blurred", np.float64, *image.shape)
+    kernels.blur(image, weights, out)
+    return out
+
+
+def _own_edge_costs(kernels: ModuleType, image: np.ndarray) -> np.ndarray:
+    out = _scratch.array("costs", np.float64, 4, *image.shape[:2])
+    kernels.edge_costs(image, out)
+    return out
+
+
+def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    """As scikit-image has it before segmentation."""
+    return skimage.filters.gaussian(image, sigma=[sigma, sigma, 0], mode="reflect", channel_axis=-1)
+
+
+def _edge_costs(image: np.ndarray) -> np.ndarray:
+    """As scikit-image has them, for any number of channels and layout in memory, on which the order of a sum depends."""
+    pairs = (image[:, 1:], image[:, :-1]), (image[1:], image[:-1]), (image[1:, 1:], image[:-1, :-1]), (image[1:, :-1], image[:-1, 1:])
+    costs = np.zeros((4, *image.shape[:2]))
+    for part, (first, second) in zip(_parts(costs), pairs):
+        part[:] = np.sqrt(np.sum((first - second) * (first - second), axis=-1))
+    return costs
+
+
+def _noise(channels: int) -> np.ndarray:
+    return np.random.default_rng(0).random((31, 37, channels))

@@ -1,0 +1,320 @@
+"""Hierarchical grouping: a fine partition whose most alike neighbours are merged, over and over.
+
+The partition is Felzenszwalb and Huttenlocher's. Merging the least dissimilar pair of adjacent regions, over and over, is the scheme of
+Selective Search (Uijlings et al., IJCV 104, 2013: colour, texture, size, fill) and, with the strength of the boundary between two regions,
+of gPb-owt-ucm (Arbelaez et al., TPAMI 33(5), 2011) and MCG (Pont-Tuset et al., TPAMI 39(1), 2017). The cues here are small ones, made of
+whole numbers, so that their sums are exact on every processor.
+"""
+
+import heapq
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from detcon_d2.masks.generators.base import to_label_map
+from detcon_d2.masks.generators.fh import FelzenszwalbRegions
+
+_BOX = 4  # depth of the boxes on either side of a boundary, pixels; they are 2 * _BOX - 1 long
+_ENCLOSED = 0.5  # how much of the dissimilarity goes where a region lies within the other
+_COLOR, _TEXTURE = 5.0, 4.0  # bring C and T to the range of B, which is in units of L*a*b*
+_TINY = 1e-12
+_LIGHTNESS = 100 / 255  # OpenCV's 8-bit L* in units of L*
+
+
+class HierarchicalRegions:
+    """Regions merged by colour, texture and the boundary between them, small ones first.
+
+    The finest partition is FH with ``min_size`` and ``scale`` the same share of the image's pixels, so that one set of parameters suits
+    images of 100 to 640 pixels. Its adjacent regions i and j have the dissimilarity
+
+        (color * C + texture * T + boundary * B) * (s_i s_j / (s_i + s_j))^(5/16) * (1 - e / 2)
+
+    C: chi^2 distance of their histograms of L*, a* and b*; T: chi^2 distance of their mean gradients of L* by direction; B: mean distance
+    in L*a*b* of the boxes on either side of their common boundary; s: their share of the image's pixels; e: the length of their common
+    boundary over the shorter of their perimeters. Merging stops where all neighbours differ by ``threshold`` or more, so that an image has
+    as many regions as it shows, but not before ``regions`` or fewer are left.
+
+    Args:
+        regions: at most so many are left, >= 1; with threshold 0 exactly so many, or all of the finest partition if it has fewer. Several:
+            as many label maps, each nested in those with more regions; threshold 0 keeps them apart.
+        threshold: the dissimilarity from which on regions stay apart; >= 0.
+        grain: the smallest region of the finest partition, as a share of the image's area, in (0, 1].
+        sigma: standard deviation of that partition's smoothing, pixels; >= 0.
+        color: weight of C, >= 0.
+        texture: weight of T, >= 0.
+        boundary: weight of B, >= 0.
+
+    Raises:
+        ValueError: a parameter out of range; when called, more than 65,535 regions.
+    """
+
+    name = "hierarchy"
+    needs_annotations = False
+    HELP = {
+        "regions": "at most so many, with threshold 0 exactly; several make nested layers of label maps",
+        "threshold": "neighbours that differ by so much are not merged; 0: merge down to the number of regions",
+        "grain": "smallest region to start from, as a share of the image's area",
+        "sigma": "standard deviation of the smoothing, pixels",
+        "color": "weight of the difference in colour",
+        "texture": "weight of the difference in texture",
+        "boundary": "weight of the contrast along the common boundary",
+    }
+
+    def __init__(
+        self,
+        *,
+        regions: int | Sequence[int] = (64,),
+        threshold: float = 5.5,
+        grain: float = 0.0005,
+        sigma: float = 0.8,
+        color: float = 1.0,
+        texture: float = 1.0,
+        boundary: float = 1.0,
+    ) -> None:
+        self.regions = [int(count) for count in np.atleast_1d(regions)]
+        self.threshold, self.grain, self.sigma = float(threshold), float(grain), float(sigma)
+        self.color, self.texture, self.boundary = float(color), float(texture), float(boundary)
+        weights = (self.color, self.texture, self.boundary)
+        if not (self.regions and min(self.regions) >= 1):
+            raise ValueError(f"hierarchy: found regions {regions}; expected one or several whole numbers >= 1")
+        if not (0 < self.grain <= 1 and self.sigma >= 0 and self.threshold >= 0):
+            raise ValueError(
+                f"hierarchy: found grain {grain}, sigma {sigma}, threshold {threshold}; expected 0 < grain <= 1, sigma >= 0, threshold >= 0"
+            )
+        if not (min(weights) >= 0 and 0 < sum(weights) < math.inf):
+            raise ValueError(f"hierarchy: found weights {weights} of color, texture, boundary; expected none below 0 and one above")
+
+    @property
+    def layers(self) -> int:
+        """Label maps an image."""
+        return len(self.regions)
+
+    def params(self) -> dict:
+        return {
+            "regions": self.regions,
+            "threshold": self.threshold,
+            "grain": self.grain,
+            "sigma": self.sigma,
+            "color": self.color,
+            "texture": self.texture,
+            "boundary": self.boundary,
+        }
+
+    def prepare(self) -> None:
+        """As :meth:`FelzenszwalbRegions.prepare`."""
+        FelzenszwalbRegions().prepare()
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator, record: dict | None = None) -> np.ndarray:
+        finest = self._finest(image, rng)
+        graph = region_graph(image, finest, self.color, self.texture, self.boundary)
+        merges = merge_regions(graph, min(self.regions), self.threshold)
+        maps = [to_label_map(cut(merges, len(graph.size), count, self.threshold)[finest]) for count in self.regions]
+        return maps[0] if self.layers == 1 else np.stack(maps)
+
+    def _finest(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        min_size = math.ceil(self.grain * image.shape[0] * image.shape[1])
+        return FelzenszwalbRegions(scale=min_size, sigma=self.sigma, min_size=min_size)(image, rng).astype(np.int64)
+
+    def advice(self, height: int, width: int) -> str | None:
+        """Half the threshold, or a finer partition where there is none."""
+        if min(self.regions) < 8:
+            return "--regions 16"
+        return f"--threshold {self.threshold / 2:.2g}" if self.threshold else f"--grain {self.grain / 4:.1g}"
+
+
+@dataclass
+class RegionGraph:
+    """Regions 0..n-1 and the common boundaries of the adjacent ones.
+
+    Attributes:
+        size: float64 (n,), shares of the image's pixels.
+        features: float64 (n, F), means over the pixels, weighted: chi^2 distances add up to color * C + texture * T.
+        perimeter: float64 (n,), pixel sides, those along the frame of the image included.
+        edges: int64 (E, 2), i < j, sorted.
+        length: float64 (E,), pixel sides between i and j.
+        contrast: float64 (E,), boundary * B * length.
+    """
+
+    size: np.ndarray
+    features: np.ndarray
+    perimeter: np.ndarray
+    edges: np.ndarray
+    length: np.ndarray
+    contrast: np.ndarray
+
+
+def region_graph(image: np.ndarray, label_map: np.ndarray, color: float, texture: float, boundary: float) -> RegionGraph:
+    """What merging needs to know of regions; see :class:`HierarchicalRegions` for the cues.
+
+    Args:
+        image: uint8 (H, W, 3) RGB.
+        label_map: int64 (H, W), every id of 0..n-1.
+        color, texture, boundary: weights.
+    """
+    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
+    ids, count = label_map.ravel(), int(label_map.max()) + 1
+    size = np.bincount(ids)
+    features = np.concatenate([color * _color_sums(lab, ids, count), texture * _texture_sums(lab, ids, count)], axis=1)
+    edges, length, contrast = _boundaries(lab, label_map, count)
+    frame = np.concatenate([label_map[0], label_map[-1], label_map[:, 0], label_map[:, -1]])
+    perimeter = np.bincount(edges.ravel(), np.repeat(length, 2), count) + np.bincount(frame, minlength=count)
+    return RegionGraph(size / len(ids), features / size[:, None], perimeter, edges, length, boundary * contrast)
+
+
+def _color_sums(lab: np.ndarray, ids: np.ndarray, count: int) -> np.ndarray:
+    """Three histograms of 16 bins, (n, 48); a* and b* of -64..63, what is beyond in the outer bins."""
+    bins = [lab[..., 0] >> 4] + [(np.clip(lab[..., channel], 64, 191) - 64) >> 3 for channel in (1, 2)]
+    histograms = [np.bincount(ids * 16 + bin_.ravel(), minlength=count * 16).reshape(count, 16) for bin_ in bins]
+    return np.concatenate(histograms, axis=1) * _COLOR
+
+
+def _texture_sums(lab: np.ndarray, ids: np.ndarray, count: int) -> np.ndarray:
+    """Histograms of the direction of the smoothed gradient of L*, modulo 180 degrees, weighted by its length, (n, 8).
+
+    Lengths are changes over 1 / 400 of the image's size, the root of its area: a pixel where it has 400x400.
+    """
+    x, y = (cv2.Sobel(lab[..., 0], cv2.CV_16S, dx, 1 - dx, ksize=5) for dx in (1, 0))
+    turned = np.where(y < 0, -x, x)
+    angles = np.arange(1, 8) * math.pi / 8
+    # The number of angles up to the gradient's; arctan2 differs between processors.
+    bins = sum((np.abs(y) * math.cos(angle) >= turned * math.sin(angle)).view(np.int8) for angle in angles)
+    length = np.sqrt(x.astype(np.int32) ** 2 + y.astype(np.int32) ** 2)
+    sums = np.bincount(ids * 8 + bins.ravel(), length.ravel(), count * 8)
+    # The kernel answers a slope of 1 with 128.
+    return sums.reshape(count, 8) * (_TEXTURE * _LIGHTNESS / 128 * math.sqrt(len(ids)) / 400)
+
+
+def _boundaries(lab: np.ndarray, label_map: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of adjacent regions (E, 2), the length of their boundary and the contrast summed along it (E,)."""
+    keys, contrasts = [], []
+    for labels, pixels in ((label_map, lab), (label_map.T, lab.transpose(1, 0, 2))):
+        y, x = np.nonzero(labels[:, :-1] != labels[:, 1:])
+        here, there = labels[y, x], labels[y, x + 1]
+        keys.append(np.minimum(here, there) * count + np.maximum(here, there))
+        # Sums over the _BOX columns that end at x; those that start at x + 1 end at x + _BOX. The image is continued by its last column.
+        padded = cv2.copyMakeBorder(np.ascontiguousarray(pixels), 0, 0, 0, _BOX, cv2.BORDER_REPLICATE)
+        sums = cv2.boxFilter(
+            padded, cv2.CV_32F, (_BOX, 2 * _BOX - 1), anchor=(_BOX - 1, _BOX - 1), normalize=False, borderType=cv2.BORDER_REPLICATE
+        )
+        difference = (sums[y, x + _BOX] - sums[y, x]) / (_BOX * (2 * _BOX - 1)) * np.array([_LIGHTNESS, 1, 1])
+        contrasts.append(np.sqrt((difference**2).sum(axis=1)))
+    pairs, which, length = np.unique(np.concatenate(keys), return_inverse=True, return_counts=True)
+    contrast = np.bincount(which, np.concatenate(contrasts), len(pairs))
+    return np.stack([pairs // count, pairs % count], axis=1), length.astype(float), contrast
+
+
+@dataclass
+class Merges:
+    """What was merged, in order: merge k makes region n + k, n being the number of regions of the graph.
+
+    Attributes:
+        pairs: ids of the two regions of each merge.
+        dissimilarity: of these two.
+    """
+
+    pairs: list[tuple[int, int]]
+    dissimilarity: list[float]
+
+
+def merge_regions(graph: RegionGraph, regions: int, threshold: float = 0.0) -> Merges:
+    """Merge the least dissimilar adjacent regions until ``regions`` are left, and on while they differ by less than ``threshold``.
+
+    Of pairs that differ equally the one with the lowest ids comes first.
+    """
+    left, growing, merges = len(graph.size), _GrowingGraph(graph), Merges([], [])
+    queue = growing.edges()
+    heapq.heapify(queue)
+    while queue:
+        dissimilarity, i, j = heapq.heappop(queue)
+        if not (growing.alive[i] and growing.alive[j]):
+            continue
+        if left <= regions and dissimilarity >= threshold:
+            break
+        merges.pairs.append((i, j))
+        merges.dissimilarity.append(dissimilarity)
+        for edge in growing.merge(i, j):
+            heapq.heappush(queue, edge)
+        left -= 1
+    return merges
+
+
+def cut(merges: Merges, count: int, regions: int, threshold: float = 0.0) -> np.ndarray:
+    """The partition with ``regions`` regions, or with fewer as :func:`merge_regions` says.
+
+    Args:
+        merges: down to this number at least.
+        count: regions before merging.
+
+    Returns:
+        int64 (count,): the new region of each, 0, 1, 2, ... in the order of the first of each.
+    """
+    done = max(count - regions, 0)
+    while done < len(merges.pairs) and merges.dissimilarity[done] < threshold:
+        done += 1
+    root = np.arange(count + done)
+    for new in range(count + done - 1, count - 1, -1):
+        root[list(merges.pairs[new - count])] = root[new]
+    _, first, which = np.unique(root[:count], return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[which]
+
+
+class _GrowingGraph:
+    """A region graph with room for the regions that merging makes; edges are (dissimilarity, i, j), i < j."""
+
+    def __init__(self, graph: RegionGraph) -> None:
+        self.next = len(graph.size)
+        self.alive = [True] * self.next
+        room = self.next - 1
+        self.size, self.perimeter = np.pad(graph.size, (0, room)), np.pad(graph.perimeter, (0, room))
+        self.features = np.pad(graph.features, ((0, room), (0, 0)))
+        # Of each region: its neighbours, and length and contrast of the boundary with each.
+        self.around: list[dict[int, tuple[float, float]]] = [{} for _ in range(self.next)]
+        self.graph = graph
+        for (i, j), length, contrast in zip(graph.edges.tolist(), graph.length.tolist(), graph.contrast.tolist()):
+            self.around[i][j] = self.around[j][i] = (length, contrast)
+
+    def edges(self) -> list[tuple[float, int, int]]:
+        i, j = self.graph.edges.T
+        return list(zip(self._dissimilarity(i, j, self.graph.length, self.graph.contrast).tolist(), i.tolist(), j.tolist()))
+
+    def merge(self, i: int, j: int) -> list[tuple[float, int, int]]:
+        """Merge two regions into a new one; returns its edges."""
+        new, self.next = self.next, self.next + 1
+        size_i, size_j = self.size[i], self.size[j]
+        self.size[new] = size_i + size_j
+        self.features[new] = (size_i * self.features[i] + size_j * self.features[j]) / self.size[new]
+        self.perimeter[new] = self.perimeter[i] + self.perimeter[j] - 2 * self.around[i][j][0]
+        self.alive[i] = self.alive[j] = False
+        self.alive.append(True)
+        around = self._join(i, j, new)
+        if not around:
+            return []
+        others = np.fromiter(around, int, len(around))
+        length, contrast = np.array(list(around.values())).T
+        return [(value, other, new) for value, other in zip(self._dissimilarity(others, new, length, contrast).tolist(), around)]
+
+    def _join(self, i: int, j: int, new: int) -> dict[int, tuple[float, float]]:
+        """The neighbours of both, each boundary added up."""
+        around = self.around[i]
+        for other, (length, contrast) in self.around[j].items():
+            old = around.get(other, (0.0, 0.0))
+            around[other] = (old[0] + length, old[1] + contrast)
+        del around[i], around[j]
+        self.around.append(around)
+        for other, boundary in around.items():
+            self.around[other].pop(i, None)
+            self.around[other].pop(j, None)
+            self.around[other][new] = boundary
+        return around
+
+    def _dissimilarity(self, i: np.ndarray, j: np.ndarray | int, length: np.ndarray, contrast: np.ndarray) -> np.ndarray:
+        """See :class:`HierarchicalRegions`; (E,) for E pairs."""
+        p, q = self.features[i], self.features[j]
+        difference = (p - q) ** 2 / np.maximum(p + q, _TINY)
+        fourth_root = np.sqrt(np.sqrt(self.size[i] * self.size[j] / (self.size[i] + self.size[j])))
+        small = fourth_root * np.sqrt(np.sqrt(fourth_root))  # ** (5 / 16), by roots alone: powers differ between processors
+        enclosed = length / np.minimum(self.perimeter[i], self.perimeter[j])
+        return (difference.sum(axis=1) + contrast / length) * small * (1 - _ENCLOSED * enclosed)

@@ -1,0 +1,186 @@
+"""Masks that another tool made (SAM, a panoptic segmenter, people): COCO RLE in json, or one PNG an image."""
+
+import functools
+import json
+import os
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+from detcon_d2.masks.cells import NO_REGION
+from detcon_d2.masks.generators.annotations import annotation_label_map
+from detcon_d2.masks.generators.base import to_label_map
+
+_FORMATS = ("auto", "coco", "sam", "png")
+_BACKGROUNDS = ("region", "none")
+# Modes in which Pillow gives the label itself.
+_LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
+
+
+class ImportedRegions:
+    """Regions from the files of another tool.
+
+    - ``coco``: one json for all images. A list of results ``{"image_id", "segmentation"}``, where the id is COCO's, the image's key, or the
+      number that is its file name; or ``{"images", "annotations"}``, where ``file_name`` is the key (path below the data set's root).
+    - ``sam``: a folder with a json for each image at ``<key without extension>.json``: ``{"annotations": [{"segmentation"}]}`` as in SA-1B,
+      or the list itself, as Segment Anything's generator of masks writes it.
+    - ``png``: a folder with ``<key without extension>.png`` or ``<key>.png``: 8 or 16 bits of label, a palette, or ids as
+      R + 256 G + 65536 B (COCO's panoptic PNGs), which are numbered anew in their order. Label 0 is the background, 65535 no region.
+
+    Segmentations are RLE, compressed or not, or polygons; where they overlap the smaller is on top
+    (:func:`detcon_d2.masks.generators.annotations.annotation_label_map`).
+
+    Args:
+        masks: the json or the folder.
+        mask_format: one of these; "auto": coco for a file, sam or png for a folder, whichever has a file for the image.
+        background: pixels without a mask are one "region" (id 0), or in "none" (65535).
+
+    Raises:
+        ValueError: nothing at that path, an unknown format; when called: no masks for the image, a damaged file, masks of another size.
+    """
+
+    name = "imported"
+    needs_annotations = False
+    layers = 1
+    REQUIRED = ("masks",)
+    HELP = {
+        "masks": "json (COCO) or folder (SAM json or PNG an image) of masks that another tool made",
+        "mask_format": "auto, coco, sam or png",
+        "background": "pixels without a mask are one 'region', or 'none'",
+    }
+
+    def __init__(self, *, masks: str = "", mask_format: str = "auto", background: str = "region") -> None:
+        for name, value, known in (("mask_format", mask_format, _FORMATS), ("background", background, _BACKGROUNDS)):
+            if value not in known:
+                raise ValueError(f"imported: found {name} {value!r}; expected one of {', '.join(known)}")
+        self.masks = os.path.abspath(os.path.expanduser(masks)) if masks else ""
+        self.mask_format, self.background = mask_format, background
+        if self.masks and not os.path.exists(self.masks):
+            raise ValueError(f"imported: found nothing at {self.masks}; expected a json or a folder of masks")
+        if self.masks and mask_format != "auto" and (mask_format == "coco") != os.path.isfile(self.masks):
+            kinds = ("one json", "a folder") if mask_format == "coco" else ("a folder", "a file")
+            raise ValueError(f"imported: mask_format {mask_format} expects {kinds[0]}, found {kinds[1]}: {self.masks}")
+
+    def params(self) -> dict:
+        return {"masks": self.masks, "mask_format": self.mask_format, "background": self.background}
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator, record: dict | None = None) -> np.ndarray:
+        if not self.masks or record is None:
+            raise ValueError("imported: found no masks; expected masks=PATH, and the record of the image, which says where in them it is")
+        label_map = self._read(record, *image.shape[:2])
+        if self.background == "none":
+            label_map[label_map == 0] = NO_REGION
+        return label_map
+
+    def advice(self, height: int, width: int) -> str | None:
+        return None  # regions are what somebody made
+
+    def _read(self, record: dict, height: int, width: int) -> np.ndarray:
+        """uint16 (height, width), 0 = background."""
+        if os.path.isfile(self.masks):
+            path, annotations = self.masks, _find_annotations(self.masks, record)
+        else:
+            path = _find_file(self.masks, self.mask_format, record)
+            if path.suffix == ".png":
+                return read_label_png(path, height, width)
+            annotations = _read_sam_json(path)
+        try:
+            return to_label_map(annotation_label_map(annotations, height, width))
+        except ValueError as error:
+            raise ValueError(f"imported: masks of {record['key']} in {path}: {error}") from error
+
+
+def _find_file(folder: str, mask_format: str, record: dict) -> Path:
+    pure = PurePosixPath(record["key"])
+    names = {"sam": [pure.with_suffix(".json")], "png": [pure.with_suffix(".png"), PurePosixPath(f"{pure}.png")]}
+    names["auto"] = names["sam"] + names["png"]
+    for name in names[mask_format]:
+        path = Path(folder, name)
+        # SAM's json may lie beside the image, which is a PNG itself perhaps.
+        if path.is_file() and os.path.realpath(path) != os.path.realpath(record["file_name"]):
+            return path
+    raise ValueError(
+        f"imported: found no masks of {record['key']} in {folder}; expected {' or '.join(map(str, names[mask_format]))} there: give the "
+        "folder that has the same folders in it as the images, or make the masks of this image"
+    )
+
+
+def _find_annotations(path: str, record: dict) -> list[dict]:
+    by_name = _load_coco_masks(path)
+    pure = PurePosixPath(record["key"])
+    names = [record["key"], str(record.get("image_id")), str(pure.with_suffix(""))] + (
+        [str(int(pure.stem))] if pure.stem.isdecimal() else []
+    )
+    for name in names:
+        if name in by_name:
+            return by_name[name]
+    raise ValueError(
+        f"imported: found no masks of {record['key']} (image_id {record.get('image_id')}) in {path}, which has {len(by_name)} images such "
+        f"as {next(iter(by_name), 'none')!r}; expected the key as file_name or image_id: give the folder below which the names are the "
+        "same as data set, or make the masks of this image"
+    )
+
+
+# Once a process, not once an image.
+@functools.lru_cache(maxsize=2)
+def _load_coco_masks(path: str) -> dict[str, list[dict]]:
+    """file_name or image_id -> annotations, of these only the segmentation."""
+    content = _read_json(path)
+    try:
+        if isinstance(content, list):
+            by_id, annotations = {str(one["image_id"]): [] for one in content}, content
+        else:
+            names = {str(image["id"]): PurePosixPath(image["file_name"]).as_posix() for image in content["images"]}
+            by_id = {name: [] for name in names}
+            annotations = [one for one in content["annotations"] if str(one["image_id"]) in names]
+        for one in annotations:
+            by_id[str(one["image_id"])].append({"segmentation": one["segmentation"], "id": one.get("id", "(no id)")})
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"imported: {path} lacks {error}; expected a list of image_id and segmentation, or a json with images and annotations (for a "
+            "json an image give the folder)"
+        ) from error
+    return by_id if isinstance(content, list) else {names[name]: found for name, found in by_id.items()}
+
+
+def _read_sam_json(path: Path) -> list[dict]:
+    content = _read_json(path)
+    annotations = content.get("annotations") if isinstance(content, dict) else content
+    if not isinstance(annotations, list) or not all(isinstance(one, dict) for one in annotations):
+        raise ValueError(f'imported: found no list "annotations" in {path}; expected one, or a list, of masks with "segmentation"')
+    return annotations
+
+
+def _read_json(path: str | os.PathLike) -> dict | list:
+    try:
+        return json.loads(Path(path).read_bytes())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"imported: cannot read {path} ({error}); expected a json: write the masks again") from error
+
+
+def read_label_png(path: str | os.PathLike, height: int, width: int) -> np.ndarray:
+    """Labels of a PNG: see :class:`ImportedRegions`.
+
+    Returns:
+        uint16 (height, width).
+
+    Raises:
+        ValueError: damaged, transparent, or of another size.
+    """
+    try:
+        with Image.open(path) as image:
+            mode, labels = image.mode, np.array(image)
+    except Exception as error:
+        # Damaged files make the decoders raise nearly anything.
+        raise ValueError(f"imported: cannot read {path} ({error}); expected a PNG of labels: write it again") from error
+    if mode not in (*_LABEL_MODES, "RGB"):
+        raise ValueError(f"imported: found a PNG of mode {mode} at {path}; expected 8 or 16 bits of label, a palette, or RGB without alpha")
+    if labels.shape[:2] != (height, width):
+        found, expected = (f"{shape[1]} x {shape[0]}" for shape in (labels.shape, (height, width)))
+        raise ValueError(f"imported: {path} is {found} (width x height); expected {expected}, the size of its image as displayed")
+    if mode != "RGB":
+        return labels.astype(np.uint16)
+    ids = labels.astype(np.int64) @ np.array([1, 256, 65536])
+    present = np.union1d([0], ids)
+    return to_label_map(np.searchsorted(present, ids))

@@ -1,0 +1,1 @@
+"""Label maps against ground truth: scores, tables, contact sheets."""

@@ -1,0 +1,117 @@
+"""The index of a folder of label maps: what made them, so that nothing else is mixed in."""
+
+import hashlib
+import json
+import logging
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import cv2
+
+from detcon_d2.io.atomic import TEMPORARY, write_atomically, write_error
+
+INDEX_NAME = "index.json"
+FORMATS = {
+    "png": "detcon_d2 label maps, 16-bit PNG",
+    "shards": "detcon_d2 label maps, shards",
+    "tar": "detcon_d2 label maps, 16-bit PNG in WebDataset tars",
+}
+"""Short name -> "format" of an index."""
+
+# FH depends on how numpy sorts ties and on scikit-image's smoothing; the others on how images are decoded, resized and packed.
+_LIBRARIES = ("numpy", "scipy", "scikit-image", "pillow", "pycocotools")
+_log = logging.getLogger(__name__)
+
+
+def params_hash(generator: str, params: dict) -> str:
+    """sha256 of generator and parameters (sorted json): equal for label maps that may be mixed."""
+    return hashlib.sha256(json.dumps({"generator": generator, "params": params}, sort_keys=True).encode()).hexdigest()
+
+
+def library_versions() -> dict[str, str]:
+    """Versions on which the bytes of a label map can depend."""
+    return {"python": platform.python_version(), "opencv": cv2.__version__} | {name: version(name) for name in _LIBRARIES}
+
+
+def format_name(index: dict) -> str:
+    """The short name of an index's format."""
+    return next(name for name, text in FORMATS.items() if text == index["format"])
+
+
+def make_index(root: Path, wanted: dict, *, same_images: bool) -> None:
+    """Write ``index.json`` of a new folder, or check that of an old one.
+
+    Args:
+        root: the folder, made if there is none.
+        wanted: "format", "generator", "params", "source", "layers" and whatever else the format needs.
+        same_images: accept another source.
+
+    Raises:
+        ValueError: another format, generator, parameters or data set, or files without an index.
+        OSError: the folder cannot be made or written.
+    """
+    wanted |= {"hash": params_hash(wanted["generator"], wanted["params"]), "versions": library_versions()}
+    if not (root / INDEX_NAME).exists():
+        _make_folder(root)
+        if not (root / INDEX_NAME).exists():
+            write_atomically(root / INDEX_NAME, (json.dumps(wanted, indent=2) + "\n").encode())
+    _refuse_mixing(root, read_index(root), wanted, same_images)
+
+
+def read_index(root: Path) -> dict:
+    """The index of a folder. Raises ValueError if it has none, or a damaged or edited one."""
+    path = root / INDEX_NAME
+    try:
+        index = json.loads(path.read_bytes())
+        consistent = index["format"] in FORMATS.values() and index["hash"] == params_hash(index["generator"], index["params"])
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ValueError(f"label maps: found no {path}; expected a folder made by tools/generate_masks.py") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"label maps: {path} is damaged ({type(error).__name__}: {error}); make the label maps anew") from error
+    if not consistent:
+        raise ValueError(
+            f"label maps: {path} has format {index['format']!r} and hash {index['hash']}; expected one of {list(FORMATS.values())} and "
+            "the hash of its generator and params: it was edited or made by another version; make the label maps anew"
+        )
+    return index
+
+
+def _refuse_mixing(root: Path, found: dict, wanted: dict, same_images: bool) -> None:
+    if found["hash"] != wanted["hash"]:
+        raise ValueError(
+            f"{root}: found label maps of {found['generator']} {found['params']}; expected {wanted['generator']} {wanted['params']}. "
+            "One folder holds one set of parameters: choose another output folder, or the parameters of this one"
+        )
+    if found["format"] != wanted["format"]:
+        raise ValueError(
+            f"{root}: found {found['format']!r}; expected {wanted['format']!r}: choose another output folder, or --format "
+            f"{format_name(found)}"
+        )
+    if found["source"] != wanted["source"] and not same_images:
+        raise ValueError(
+            f"{root}: found label maps of the images of {found['source']}; expected {wanted['source']}. Two data sets may use the same "
+            "file names: choose another output folder, or pass --same-images if these are the same images"
+        )
+    changed = [
+        f"{name} {found['versions'].get(name)} -> {new}" for name, new in wanted["versions"].items() if found["versions"].get(name) != new
+    ]
+    if changed:
+        _log.warning(
+            "%s was begun with other versions (%s): new label maps may differ in detail from a run in one go", root, ", ".join(changed)
+        )
+
+
+def _make_folder(root: Path) -> None:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        strangers = [entry.name for entry in os.scandir(root) if not entry.name.startswith(TEMPORARY)]
+    except OSError as error:
+        raise write_error(root, error) from error
+    # The index may be that of another machine, which began at the same time.
+    if strangers and not (root / INDEX_NAME).exists():
+        raise ValueError(
+            f"{root}: found {len(strangers)} file(s) such as {sorted(strangers)[0]!r} but no {INDEX_NAME}; expected an empty or new "
+            "folder, or one made by tools/generate_masks.py"
+        )

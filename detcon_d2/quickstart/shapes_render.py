@@ -1,0 +1,190 @@
+"""Drawing of the built-in data set: shapes, clutter and their composition into one image.
+
+Letters: S = side of the square image in pixels. Every function draws from the generator it is given and from nothing else.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from detcon_d2.quickstart.shapes_textures import MATERIALS, background_texture, material_texture, procedural_texture, rotation
+
+CATEGORIES: tuple[str, ...] = ("disc", "ring", "square", "triangle", "star", "cross", "crescent", "heart")
+"""Names of the categories; the COCO id of the i-th is i + 1."""
+
+_RADIUS = (20.0, 44.0)
+_OBJECTS = (1, 3)
+_MIN_VISIBLE_FRACTION = 0.4
+_MIN_VISIBLE_PIXELS = 100
+_PLACEMENT_TRIES = 10
+_SUBPIXEL_BITS = 4
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One drawn image.
+
+    Attributes:
+        image: uint8 (S, S, 3), RGB.
+        masks: bool (K, S, S), the visible part of each object; no two overlap, and each has at least 100 pixels and 40 % of the object.
+        categories: K indices into ``CATEGORIES``.
+        materials: K indices into ``MATERIALS``.
+    """
+
+    image: np.ndarray
+    masks: np.ndarray
+    categories: tuple[int, ...]
+    materials: tuple[int, ...]
+
+
+@dataclass
+class _Piece:
+    """An opaque thing in the scene: ``coverage`` float32 (S, S) in [0, 1], ``category`` None for clutter."""
+
+    coverage: np.ndarray
+    area: float
+    category: int | None
+    material: int | None
+    texture: np.ndarray
+
+    @property
+    def solid(self) -> np.ndarray:
+        return self.coverage >= 0.5
+
+
+def _arc(radius: float, start: float = 0.0, stop: float = 2 * np.pi, points: int = 48) -> np.ndarray:
+    angle = np.linspace(start, stop, points)
+    return radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+
+def _star() -> np.ndarray:
+    angle = np.arange(10) * np.pi / 5 - np.pi / 2
+    return np.where(np.arange(10) % 2 == 0, 1.0, 0.45)[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+
+def _cross(arm: float = 0.36) -> np.ndarray:
+    corner = [(1, -arm), (1, arm), (arm, arm)]
+    turns = [np.array(corner) @ np.array([[np.cos(t), np.sin(t)], [-np.sin(t), np.cos(t)]]) for t in np.arange(4) * np.pi / 2]
+    return np.concatenate(turns)
+
+
+def _crescent(shift: float = 0.5, inner: float = 0.75) -> np.ndarray:
+    # The two circles meet at (x, +-y); the outer arc goes the long way round, the inner one comes back.
+    x = (1 + shift**2 - inner**2) / (2 * shift)
+    outer_angle, inner_angle = np.arccos(x), np.arccos((x - shift) / inner)
+    back = _arc(inner, 2 * np.pi - inner_angle, inner_angle) + (shift, 0.0)
+    return np.concatenate([_arc(1.0, outer_angle, 2 * np.pi - outer_angle), back])
+
+
+def _heart() -> np.ndarray:
+    t = np.linspace(0, 2 * np.pi, 64, endpoint=False)
+    y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
+    return np.stack([16 * np.sin(t) ** 3, -y], axis=1) / 16.5
+
+
+_OUTLINES: dict[str, list[np.ndarray]] = {
+    "disc": [_arc(1.0)],
+    "ring": [_arc(1.0), _arc(0.55)],
+    "square": [0.9 * np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)], dtype=float)],
+    "triangle": [1.1 * np.stack([np.cos(np.arange(3) * 2 * np.pi / 3), np.sin(np.arange(3) * 2 * np.pi / 3)], axis=1)],
+    "star": [1.1 * _star()],
+    "cross": [_cross()],
+    "crescent": [_crescent()],
+    "heart": [_heart()],
+}
+
+
+def draw_shape(category: str, size: int, center: tuple[float, float], radius: float, angle: float) -> np.ndarray:
+    """Coverage of a shape: float32 (S, S) in [0, 1], antialiased; parts outside of the image are cut off.
+
+    Args:
+        category: an entry of ``CATEGORIES``.
+        size: S, pixels.
+        center: (x, y), pixels.
+        radius: of the circle that the shape roughly fills, pixels.
+        angle: rotation, radians.
+    """
+    return _fill([radius * outline @ rotation(angle) + center for outline in _OUTLINES[category]], size)
+
+
+def _fill(outlines: list[np.ndarray], size: int) -> np.ndarray:
+    scale = 4
+    canvas = np.zeros((scale * size, scale * size), np.uint8)
+    fixed = [np.round((outline * scale) * 2**_SUBPIXEL_BITS).astype(np.int32) for outline in outlines]
+    # Several outlines in one call: the even-odd rule, which makes the ring's hole.
+    cv2.fillPoly(canvas, fixed, 1, shift=_SUBPIXEL_BITS)
+    return cv2.resize(canvas.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
+
+
+def _object(half: str, size: int, agreement: float, rng: np.random.Generator) -> _Piece:
+    category = int(rng.integers(len(CATEGORIES)))
+    material = category if rng.random() < agreement else int(rng.integers(len(MATERIALS)))
+    radius, angle = rng.uniform(*_RADIUS) * size / 128, rng.uniform(0, 2 * np.pi)
+    center = rng.uniform(0.4 * radius, size - 0.4 * radius, 2)
+    coverage = draw_shape(CATEGORIES[category], size, tuple(center), radius, angle)
+    # Parts of the shape outside of the image count as hidden: its whole area is measured in the middle, where it fits.
+    whole = draw_shape(CATEGORIES[category], size, (size / 2, size / 2), radius, angle)
+    return _Piece(coverage, float(whole.sum()), category, material, material_texture(material, half, size, rng))
+
+
+def _clutter(half: str, size: int, rng: np.random.Generator) -> _Piece:
+    corners = int(rng.integers(3, 7))
+    angle = np.sort(rng.uniform(0, 2 * np.pi, corners))
+    radius = rng.uniform(6, 24, (corners, 1)) * size / 128
+    coverage = _fill([radius * np.stack([np.cos(angle), np.sin(angle)], axis=1) + rng.uniform(0, size, 2)], size)
+    texture = procedural_texture(size, rng) if rng.random() < 0.5 else material_texture(int(rng.integers(len(MATERIALS))), half, size, rng)
+    return _Piece(coverage, float(coverage.sum()), None, None, texture)
+
+
+def _fits(pieces: list[_Piece]) -> bool:
+    """True when every object, with the later pieces on top of it, shows at least 100 pixels (of a 128 px image) and 40 % of itself."""
+    hidden = np.zeros_like(pieces[-1].solid)
+    for piece in reversed(pieces):
+        visible = int((piece.solid & ~hidden).sum())
+        least = max(_MIN_VISIBLE_PIXELS * (len(hidden) / 128) ** 2, _MIN_VISIBLE_FRACTION * piece.area)
+        if piece.category is not None and visible < least:
+            return False
+        hidden |= piece.solid
+    return True
+
+
+def render_scene(size: int, half: str, agreement: float, rng: np.random.Generator) -> Scene:
+    """Draw one image: a background, 1 to 3 objects and up to 2 polygons of clutter in random depth order, noise.
+
+    A thing that would hide an object beyond the limits of :class:`Scene` is drawn anew elsewhere, and left out after ten tries; so every
+    object of the image is in the result.
+
+    Args:
+        size: S, pixels; lengths scale with S / 128.
+        half: the half of the photographs to draw from, ``"train"`` or ``"val"``.
+        agreement: probability that an object gets the material of its category; otherwise its material is uniform over all.
+        rng: the only source of randomness.
+    """
+    kinds = ["object"] * int(rng.integers(*_OBJECTS, endpoint=True)) + ["clutter"] * int(rng.integers(0, 3))
+    pieces: list[_Piece] = []
+    image = background_texture(half, size, rng)
+    for kind in rng.permutation(kinds):
+        for _ in range(_PLACEMENT_TRIES):
+            piece = _object(half, size, agreement, rng) if kind == "object" else _clutter(half, size, rng)
+            if _fits([*pieces, piece]):
+                pieces.append(piece)
+                image += piece.coverage[..., None] * (piece.texture - image)
+                break
+    image += rng.normal(0, rng.uniform(2, 8), image.shape)
+    return _to_scene(np.clip(np.round(image), 0, 255).astype(np.uint8), pieces)
+
+
+def _to_scene(image: np.ndarray, pieces: list[_Piece]) -> Scene:
+    hidden = np.zeros(image.shape[:2], bool)
+    masks = []
+    for piece in reversed(pieces):
+        masks.append(piece.solid & ~hidden)
+        hidden |= piece.solid
+    objects = [(mask, piece) for mask, piece in zip(reversed(masks), pieces) if piece.category is not None]
+    return Scene(
+        image=image,
+        masks=np.stack([mask for mask, _ in objects]) if objects else np.zeros((0, *hidden.shape), bool),
+        categories=tuple(piece.category for _, piece in objects),
+        materials=tuple(piece.material for _, piece in objects),
+    )

@@ -1,0 +1,145 @@
+"""Geometry of one view: crop, flip and resize of image, label map and coordinates in step (method.md, "Augmentation")."""
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from fvcore.transforms.transform import Transform
+
+from detcon_d2.masks.cells import sampled_label_map_to_cells
+from detcon_d2.views.resize import INTERPOLATIONS, nearest_indices, resize_cubic, resize_uint8
+
+
+@dataclass(frozen=True)
+class ViewTransform(Transform):
+    """A fixed crop, resize to a square and horizontal flip, in that order. Applies to images of the height and width it was sampled for.
+
+    Attributes:
+        x0, y0: left and top of the crop in pixels.
+        width, height: of the crop in pixels, >= 1.
+        flip: mirror left and right.
+        size: side of the view in pixels.
+        interpolation: of the image; a key of ``INTERPOLATIONS``.
+    """
+
+    x0: int
+    y0: int
+    width: int
+    height: int
+    flip: bool
+    size: int
+    interpolation: str = "bicubic_tf"
+
+    @property
+    def box(self) -> np.ndarray:
+        """float32 (4,): the crop as x0, y0, x1, y1 in the image."""
+        return np.array([self.x0, self.y0, self.x0 + self.width, self.y0 + self.height], dtype=np.float32)
+
+    def apply_image(self, image: np.ndarray) -> np.ndarray:
+        """The view of an image: cropped first, so that nothing outside the crop is seen.
+
+        Args:
+            image: (H, W, C), uint8, or float32 in [0, 1].
+
+        Returns:
+            float32 (size, size, C), clipped to [0, 1].
+        """
+        crop = self._crop(image)
+        scale = 1 / 255 if crop.dtype == np.uint8 else 1
+        view = resize_cubic(crop, self.size, INTERPOLATIONS[self.interpolation])
+        view *= np.float32(scale)
+        return np.ascontiguousarray(self._mirror(view.clip(0, 1, out=view)))
+
+    def apply_image_uint8(self, image: np.ndarray) -> np.ndarray:
+        """:meth:`apply_image` in a seventh of the time, within the bounds that :func:`resize_uint8` states.
+
+        Args:
+            image: uint8 (H, W, 3).
+
+        Returns:
+            uint8 (size, size, 3).
+        """
+        view = resize_uint8(self._crop(image), self.size, self.interpolation)
+        return cv2.flip(view, 1) if self.flip else view
+
+    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
+        """The view of a label map (H, W) of any integer type: the same type, (size, size), by half-pixel nearest neighbours."""
+        rows, columns = nearest_indices(self.height, self.size), nearest_indices(self.width, self.size)
+        return np.ascontiguousarray(self._mirror(self._crop(segmentation)[np.ix_(rows, columns)]))
+
+    def apply_cells(self, label_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """``label_map_to_cells(self.apply_segmentation(label_map), size)``, int32 (h, w), without the label map of the view."""
+        rows, columns = nearest_indices(self.height, self.size), nearest_indices(self.width, self.size)
+        return sampled_label_map_to_cells(self._crop(label_map), rows, columns[::-1] if self.flip else columns, size)
+
+    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
+        """Image coordinates to view coordinates.
+
+        Args:
+            coords: (N, 2) x, y in the image; the centre of pixel i is i + 0.5.
+
+        Returns:
+            float64 (N, 2) x, y in the view; outside [0, size] for points outside the crop.
+        """
+        coords = (np.asarray(coords, dtype=np.float64) - (self.x0, self.y0)) * (self.size / self.width, self.size / self.height)
+        if self.flip:
+            coords[:, 0] = self.size - coords[:, 0]
+        return coords
+
+    def _crop(self, array: np.ndarray) -> np.ndarray:
+        return array[self.y0 : self.y0 + self.height, self.x0 : self.x0 + self.width]
+
+    def _mirror(self, view: np.ndarray) -> np.ndarray:
+        return view[:, ::-1] if self.flip else view
+
+
+class ViewAugmentation:
+    """Samples the :class:`ViewTransform` of a view."""
+
+    def __init__(
+        self, *, size: int, crop_area: tuple[float, float], crop_aspect: tuple[float, float], flip_prob: float, interpolation: str
+    ):
+        """
+        Args:
+            size: side of the view in pixels.
+            crop_area: range of the crop's area as a fraction of the image's, uniform, in (0, 1].
+            crop_aspect: range of width / height, log-uniform.
+            flip_prob: in [0, 1].
+            interpolation: a key of ``INTERPOLATIONS``.
+
+        Raises:
+            ValueError: for values outside these ranges.
+        """
+        checks = [
+            (size >= 1, "SIZE", size, "a side of at least 1 pixel"),
+            (0 < crop_area[0] <= crop_area[1] <= 1, "CROP_AREA", crop_area, "low <= high in (0, 1]"),
+            (0 < crop_aspect[0] <= crop_aspect[1], "CROP_ASPECT", crop_aspect, "low <= high, both > 0"),
+            (0 <= flip_prob <= 1, "FLIP_PROB", flip_prob, "a probability in [0, 1]"),
+            (interpolation in INTERPOLATIONS, "INTERPOLATION", interpolation, f"one of {', '.join(INTERPOLATIONS)}"),
+        ]
+        wrong = [f"DETCON.VIEWS.{key} is {found!r}; expected {expected}." for ok, key, found, expected in checks if not ok]
+        if wrong:
+            raise ValueError("\n".join(wrong))
+        self.size = size
+        self.crop_area = crop_area
+        self.log_aspect = tuple(np.log(crop_aspect).tolist())
+        self.flip_prob = flip_prob
+        self.interpolation = interpolation
+
+    def sample_view(self, rng: np.random.Generator, height: int, width: int) -> ViewTransform:
+        """One draw of area and aspect; sides rounded and clamped to the image, no second try; then the position, then the flip.
+
+        Args:
+            rng: of the stream GEOMETRY; both views of an image follow each other in it.
+            height: of the image in pixels.
+            width: of the image in pixels.
+        """
+        area = rng.uniform(*self.crop_area) * height * width
+        aspect = float(np.exp(rng.uniform(*self.log_aspect)))
+        crop_width = min(max(round(math.sqrt(area * aspect)), 1), width)
+        crop_height = min(max(round(math.sqrt(area / aspect)), 1), height)
+        x0 = int(rng.integers(width - crop_width + 1))
+        y0 = int(rng.integers(height - crop_height + 1))
+        flip = bool(rng.random() < self.flip_prob)
+        return ViewTransform(x0, y0, crop_width, crop_height, flip, self.size, self.interpolation)

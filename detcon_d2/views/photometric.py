@@ -1,0 +1,122 @@
+"""Photometric augmentation of a view: all randomness is drawn first, what is applied is fixed (method.md, "Augmentation")."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from detcon_d2.views import color
+
+JITTER_OPERATORS = {
+    "dm_pix": (color.add_brightness, color.scale_contrast_per_channel, color.scale_hsv_saturation, color.shift_hue),
+    "torchvision": (color.scale_brightness, color.blend_contrast, color.blend_saturation, color.shift_hue),
+}
+"""DETCON.AUG.OPERATORS -> brightness, contrast, saturation, hue."""
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+"""Indices into the values of :data:`JITTER_OPERATORS`."""
+
+
+@dataclass(frozen=True)
+class PhotometricTransform:
+    """Fixed photometric changes, in the order jitter, grey, blur, solarize.
+
+    Attributes:
+        operators: a key of :data:`JITTER_OPERATORS`.
+        jitter: (operator, amount) pairs in order of application; operator 0 brightness, 1 contrast, 2 saturation, 3 hue.
+        gray: to grey.
+        blur_sigma: in pixels; None: no blur.
+        blur_kernel: kernel length as a fraction of the image's width.
+        solarize_threshold: in [0, 1]; None: not solarized.
+    """
+
+    operators: str = "dm_pix"
+    jitter: tuple[tuple[int, float], ...] = field(default=())
+    gray: bool = False
+    blur_sigma: float | None = None
+    blur_kernel: float = 0.1
+    solarize_threshold: float | None = None
+
+    def apply_image(self, image: np.ndarray) -> np.ndarray:
+        """float32 (H, W, 3), RGB in [0, 1], to the same; clipped after each operator of the jitter."""
+        for operator, amount in self.jitter:
+            image = JITTER_OPERATORS[self.operators][operator](image, amount).clip(0, 1)
+        if self.gray:
+            image = color.to_gray(image)
+        if self.blur_sigma is not None:
+            image = color.gaussian_blur(image, color.blur_radius(self.blur_kernel, image.shape[1]), self.blur_sigma)
+        if self.solarize_threshold is not None:
+            image = color.solarize(image, self.solarize_threshold)
+        return image.clip(0, 1)
+
+
+class PhotometricAugmentation:
+    """Samples the :class:`PhotometricTransform` of one view; the two views of DetCon_B have one each."""
+
+    def __init__(
+        self,
+        *,
+        operators: str,
+        jitter_prob: float,
+        strengths: tuple[float, float, float, float],
+        gray_prob: float,
+        blur_prob: float,
+        blur_sigma: tuple[float, float],
+        blur_kernel: float,
+        solarize_prob: float,
+        solarize_threshold: float,
+    ):
+        """
+        Args:
+            operators: a key of :data:`JITTER_OPERATORS`.
+            jitter_prob: of all four operators together.
+            strengths: s of brightness, contrast, saturation, hue. Amounts are uniform in [1 - s, 1 + s], from 0 on; hue's and the additive
+                brightness's in [-s, s].
+            gray_prob: of turning grey.
+            blur_prob: of blurring.
+            blur_sigma: range in pixels, uniform.
+            blur_kernel: kernel length as a fraction of the view's side.
+            solarize_prob: of solarizing.
+            solarize_threshold: in [0, 1].
+
+        Raises:
+            ValueError: for values outside these ranges.
+        """
+        probabilities = {"JITTER_PROB": jitter_prob, "GRAY_PROB": gray_prob, "BLUR_PROB": blur_prob, "SOLARIZE_PROB": solarize_prob}
+        checks = [
+            (operators in JITTER_OPERATORS, "OPERATORS", operators, f"one of {', '.join(JITTER_OPERATORS)}"),
+            (min(strengths) >= 0, "BRIGHTNESS, CONTRAST, SATURATION, HUE", strengths, "numbers >= 0"),
+            (strengths[HUE] <= 0.5, "HUE", strengths[HUE], "at most 0.5, half a turn"),
+            (0 < blur_sigma[0] <= blur_sigma[1], "BLUR_SIGMA", blur_sigma, "low <= high, both > 0"),
+            *((0 <= value <= 1, key, value, "probabilities in [0, 1]") for key, value in probabilities.items()),
+        ]
+        wrong = [f"DETCON.AUG.{key} is {found!r}; expected {expected}." for ok, key, found, expected in checks if not ok]
+        if wrong:
+            raise ValueError("\n".join(wrong))
+        self.operators = operators
+        self.jitter_prob = jitter_prob
+        self.ranges = [_amounts(operators, operator, strength) for operator, strength in enumerate(strengths)]
+        self.gray_prob = gray_prob
+        self.blur_prob = blur_prob
+        self.blur_sigma = blur_sigma
+        self.blur_kernel = blur_kernel
+        self.solarize_prob = solarize_prob
+        self.solarize_threshold = solarize_threshold
+
+    def sample(self, rng: np.random.Generator) -> PhotometricTransform:
+        """Draw a transform; every call takes the same numbers from ``rng``, whatever the probabilities are."""
+        jitter, gray, blur, solarize = rng.random(4) < (self.jitter_prob, self.gray_prob, self.blur_prob, self.solarize_prob)
+        amounts = [rng.uniform(low, high) for low, high in self.ranges]
+        order = rng.permutation(len(amounts))
+        sigma = rng.uniform(*self.blur_sigma)
+        return PhotometricTransform(
+            operators=self.operators,
+            jitter=tuple((int(operator), amounts[operator]) for operator in order) if jitter else (),
+            gray=bool(gray),
+            blur_sigma=sigma if blur else None,
+            blur_kernel=self.blur_kernel,
+            solarize_threshold=self.solarize_threshold if solarize else None,
+        )
+
+
+def _amounts(operators: str, operator: int, strength: float) -> tuple[float, float]:
+    additive = operator == HUE or (operator == BRIGHTNESS and operators == "dm_pix")
+    return (-strength, strength) if additive else (max(0.0, 1 - strength), 1 + strength)

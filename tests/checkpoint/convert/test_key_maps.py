@@ -1,0 +1,193 @@
+"""The key maps are exact: names and shapes are those of the built networks, both ways."""
+
+import json
+
+import pytest
+import torch
+import torchvision
+
+from detcon_d2 import d2
+from detcon_d2.checkpoint import (
+    BackboneSpec,
+    backbone_shapes,
+    detectron2_key_map,
+    spec_from_metadata,
+    spec_from_tensors,
+    torchvision_key_map,
+)
+from detcon_d2.checkpoint.convert.haiku import haiku_names
+from detcon_d2.checkpoint.convert.key_maps import grouped, invert, known_keys, rename, sequential_names, source_keys, staged_names
+from detcon_d2.checkpoint.convert.spec import Stage
+from tests.checkpoint.pretrained import FULL_50, pretraining_config
+
+DEPTHS = [18, 34, 50, 101, 152, 200]
+
+
+def published(depth: int, **changes: object) -> BackboneSpec:
+    return BackboneSpec(depth, res2_out_channels=64 if depth < 50 else 256, **changes)
+
+
+def shapes_of(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(value.shape) for key, value in module.state_dict().items()}
+
+
+def built(**overrides: object) -> dict[str, tuple[int, ...]]:
+    """The tensors of the pretraining encoder of a config; nothing is allocated."""
+    with torch.device("meta"):
+        return shapes_of(d2.build_backbone(pretraining_config(**FULL_50 | overrides)))
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_names_and_shapes_are_those_of_the_built_encoder(depth):
+    spec = published(depth)
+    found = built(MODEL__RESNETS__DEPTH=depth, MODEL__RESNETS__RES2_OUT_CHANNELS=spec.res2_out_channels)
+    assert backbone_shapes(spec) == found and list(backbone_shapes(spec)) == list(found)
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_width_multiplier_and_narrow_channels_are_followed(depth):
+    wide = published(depth, width_multiplier=2)
+    overrides = {"MODEL__RESNETS__DEPTH": depth, "MODEL__RESNETS__RES2_OUT_CHANNELS": wide.res2_out_channels}
+    assert backbone_shapes(wide) == built(DETCON__WIDTH_MULTIPLIER=2, **overrides)
+    narrow = published(depth, stem_out_channels=16)
+    assert backbone_shapes(narrow) == built(MODEL__RESNETS__STEM_OUT_CHANNELS=16, **overrides)
+
+
+def test_groups_are_followed():
+    spec = published(50, num_groups=4, width_per_group=8)
+    assert backbone_shapes(spec) == built(MODEL__RESNETS__NUM_GROUPS=4, MODEL__RESNETS__WIDTH_PER_GROUP=8)
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
+def test_torchvision_map_reaches_every_tensor_of_its_resnet_but_fc(depth):
+    spec = published(depth)
+    with torch.device("meta"):
+        theirs = shapes_of(torchvision.models.get_model(f"resnet{depth}", weights=None))
+    shapes = backbone_shapes(spec)
+    mapped = {target: shapes[source.removeprefix("encoder.")] for source, target in torchvision_key_map(spec, "online").items()}
+    assert mapped == {key: shape for key, shape in theirs.items() if not key.startswith("fc.")}
+
+
+@pytest.mark.parametrize(("branch", "prefix"), [("online", "encoder."), ("ema", "target.encoder.")])
+def test_detectron2_map_changes_the_prefix_and_nothing_else(branch, prefix):
+    names = backbone_shapes(published(50))
+    assert detectron2_key_map(published(50), branch) == {prefix + name: "backbone.bottom_up." + name for name in names}
+
+
+@pytest.mark.parametrize("make_map", [detectron2_key_map, torchvision_key_map])
+@pytest.mark.parametrize("depth", [18, 50])
+def test_there_and_back_is_the_identity(make_map, depth):
+    key_map = make_map(published(depth), "online")
+    state = {key: torch.tensor(index) for index, key in enumerate(key_map)}
+    assert rename(rename(state, key_map), invert(key_map)) == state
+
+
+def test_rename_refuses_a_key_too_many_or_too_few():
+    with pytest.raises(KeyError, match="extra"):
+        rename({"a": torch.zeros(1), "extra": torch.zeros(1)}, {"a": "b"})
+    with pytest.raises(KeyError, match="lost"):
+        rename({"a": torch.zeros(1)}, {"a": "b", "lost": "c"})
+
+
+def test_a_map_with_two_ways_to_one_key_has_no_inverse():
+    with pytest.raises(ValueError, match="not one to one: 2 keys, 1 targets"):
+        invert({"a": "c", "b": "c"})
+
+
+def test_names_are_those_of_the_released_models_map(shared_dir):
+    oracle = json.loads((shared_dir / "oracles" / "key_map_resnet50.json").read_text())
+    pairs = {entry["detectron2"]: entry["torchvision"] for entry in oracle}
+    ours = {source.removeprefix("encoder."): target for source, target in torchvision_key_map(published(50), "online").items()}
+    assert pairs == {name: target for name, target in ours.items() if not name.endswith("num_batches_tracked")}
+
+
+@pytest.mark.parametrize("spec", [published(depth) for depth in DEPTHS] + [published(50, num_groups=4, width_per_group=8)], ids=str)
+def test_depth_and_channels_are_read_from_the_tensors(spec):
+    tensors = {name: torch.empty(shape, device="meta") for name, shape in backbone_shapes(spec).items()}
+    found = spec_from_tensors(tensors)
+    assert (found.depth, found.channels, found.num_groups) == (spec.depth, spec.channels, spec.num_groups)
+
+
+@pytest.mark.parametrize("lost", ["res4.1.conv1.weight", "stem.conv1.weight", "res2.0.conv2.weight", "res2.0.conv3.norm.bias"])
+def test_the_backbone_is_told_in_spite_of_a_missing_tensor(lost):
+    tensors = {name: torch.empty(shape, device="meta") for name, shape in backbone_shapes(published(50)).items() if name != lost}
+    assert spec_from_tensors(tensors).depth == 50 and spec_from_tensors(tensors).channels == published(50).channels
+
+
+@pytest.mark.parametrize(
+    ("lost", "message"),
+    [
+        ("res5.2.", "Cannot tell the depth from the tensors: 3, 4, 6, 2 blocks in res2..res5, three convolutions each"),
+        ("stem.", "neither stem.conv1.weight nor its norm is there"),
+        ("", "0, 0, 0, 0 blocks"),
+    ],
+)
+def test_tensors_of_no_known_depth_are_refused(lost, message):
+    shapes = backbone_shapes(published(50))
+    tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items() if not name.startswith(lost)}
+    with pytest.raises(ValueError, match=message):
+        spec_from_tensors(tensors)
+
+
+def test_a_network_of_other_blocks_is_read_when_they_are_said():
+    stages = (Stage(2, 8, 32), Stage(1, 16, 64), Stage(2, 24, 96), Stage(1, 32, 128))
+    spec = BackboneSpec(20, res2_out_channels=32, stages=stages)
+    tensors = {name: torch.empty(shape, device="meta") for name, shape in backbone_shapes(spec).items()}
+    found = spec_from_tensors(tensors, (2, 1, 2, 1))
+    assert found == spec and not found.is_plain and not found.has_config and not found.is_standard
+    assert "2, 1, 2, 1 blocks and 32, 64, 96, 128 channels" in found.describe()
+    with pytest.raises(ValueError, match="Cannot tell the depth"):
+        spec_from_tensors(tensors, (2, 1, 2, 2))
+
+
+def test_a_wide_basic_resnet_is_a_multiple_of_the_published_one():
+    tensors = {n: torch.empty(shape, device="meta") for n, shape in backbone_shapes(published(18, width_multiplier=2)).items()}
+    assert spec_from_tensors(tensors) == published(18, width_multiplier=2)
+
+
+@pytest.mark.parametrize(("naming", "arrange"), [(sequential_names, list), (staged_names, None)])
+def test_other_arrangements_of_torchvisions_resnet_are_named_as_torch_names_them(naming, arrange):
+    with torch.device("meta"):
+        children = list(torchvision.models.resnet50().children())[:-1]
+    if arrange is None:
+        stages = {f"C{index - 2}": torch.nn.Sequential(*children[index]) for index in range(4, 8)}
+        theirs = torch.nn.ModuleDict({"C1": torch.nn.Sequential(*children[:4]), **stages})
+    else:
+        theirs = torch.nn.Sequential(*children)
+    shapes = backbone_shapes(published(50))
+    assert {key: shapes[name] for name, key in source_keys(naming, published(50)).items()} == shapes_of(theirs)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"depth": 51}, "depth 51; expected one of 18, 34"),
+        ({"norm": "GN"}, "norm 'GN'"),
+        ({"padding": "valid"}, "padding 'valid'"),
+        ({"last_stage": 6}, "last_stage 6; expected one of 2, 3, 4, 5"),
+        ({"depth": [50]}, "depth"),
+    ],
+)
+def test_metadata_of_no_known_network_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        spec_from_metadata({"depth": 50, "norm": "BN"} | change)
+
+
+@pytest.mark.parametrize(("depth", "width", "plain"), [(50, 1, True), (50, 2, True), (18, 1, True), (18, 2, False), (200, 1, False)])
+def test_plain_detectron2_suffices_but_for_depth_200_and_wide_basic_blocks(depth, width, plain):
+    assert published(depth, width_multiplier=width).is_plain is plain
+
+
+def test_same_padding_needs_our_backbone():
+    assert not published(50, padding="same").is_plain and published(50, padding="same").has_config
+
+
+@pytest.mark.parametrize("naming", [sequential_names, staged_names, haiku_names])
+def test_known_keys_hold_every_depth_and_width_once(naming):
+    known = known_keys(naming)
+    for depth in DEPTHS:
+        assert all(known[key] == name for name, key in source_keys(naming, published(depth)).items())
+
+
+def test_keys_of_one_module_share_a_line():
+    assert grouped(["a.b.weight", "a.b.bias", "c.weight", "d"]) == ["a.b.{weight, bias}", "c.weight", "d"]

@@ -1,0 +1,247 @@
+"""Every style of the table reads its publisher's files whole: detected, complete, exact, or an error that names the key."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from iopath.common.file_io import PathHandler
+
+from detcon_d2 import d2
+from detcon_d2.checkpoint import STYLES, list_styles, read_checkpoint, torchvision_key_map
+from detcon_d2.checkpoint.convert import conversion as convert
+from tests.checkpoint.published import PUBLISHED, WITHOUT_EMA, extra, inner_state, publish, under
+
+
+def expected(spec, tensors):
+    """Tensors in torchvision's names -> Detectron2's."""
+    return {name.removeprefix("encoder."): tensors[key] for name, key in torchvision_key_map(spec, "online").items()}
+
+
+@pytest.mark.parametrize("style", PUBLISHED)
+def test_a_published_file_is_detected_and_read_exactly(tmp_path, style):
+    path, online, _ = publish(tmp_path, style)
+    found = read_checkpoint(path)
+    assert found.style == style and found.spec.depth == 18 and found.notes[0].startswith(f"style {style}: ")
+    torch.testing.assert_close(found.tensors, expected(found.spec, online), rtol=0, atol=0)
+    torch.testing.assert_close(read_checkpoint(path, style).tensors, found.tensors, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("style", PUBLISHED)
+def test_the_averaged_encoder_is_read_where_there_is_one(tmp_path, style):
+    path, _, ema = publish(tmp_path, style)
+    if style in WITHOUT_EMA:
+        with pytest.raises(ValueError, match=f"has no EMA encoder that style {style} knows. Use --encoder online"):
+            read_checkpoint(path, branch="ema")
+    else:
+        found = read_checkpoint(path, branch="ema")
+        torch.testing.assert_close(found.tensors, expected(found.spec, ema), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("part", ["0.conv2.weight", "1.bn2.running_var"])
+@pytest.mark.parametrize("style", PUBLISHED)
+def test_a_missing_tensor_is_named(tmp_path, style, part):
+    def lose(content):
+        state = inner_state(content)
+        del state[next(key for key in state if key.endswith(part))]
+
+    if style == "byol-lucidrains":
+        # Its first copy of the encoder is the one that is not read.
+        part = f"online_encoder.net.layer1.{part}"
+
+    path, *_ = publish(tmp_path, style, lose)
+    listed = rf"missing: \S*{part.removeprefix('online_encoder.net.')}"
+    with pytest.raises(ValueError, match=rf"\(style {style}\) is not the ResNet-18 (?s:.)*{listed}"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("style", PUBLISHED)
+def test_an_unknown_tensor_is_named(tmp_path, style):
+    def add(content):
+        state = inner_state(content)
+        wrapped = "module." if all(key.startswith("module.") for key in state) else ""
+        state[f"{wrapped}surprise.weight"] = torch.zeros(1)
+
+    path, *_ = publish(tmp_path, style, add)
+    with pytest.raises(ValueError, match=rf"\(style {style}\) (?s:.)*unexpected\S*( beside the encoder)?:? \S*surprise.weight"):
+        read_checkpoint(path)
+
+
+def test_a_wrong_shape_a_wrong_type_and_a_nan_are_named_together(tmp_path):
+    def spoil(content):
+        state = inner_state(content)
+        state["module.encoder_q.conv1.weight"] = torch.zeros(8, 3, 3, 3)
+        state["module.encoder_q.bn1.weight"] = torch.ones(8, dtype=torch.int32)
+        state["module.encoder_q.layer1.0.bn2.bias"][2:4] = float("nan")
+
+    path, *_ = publish(tmp_path, "moco", spoil)
+    with pytest.raises(ValueError) as error:
+        read_checkpoint(path)
+    assert "wrong shape: conv1.weight is (8, 3, 3, 3); expected (8, 3, 7, 7)" in str(error.value)
+    assert "wrong type: bn1.weight is torch.int32; expected torch.float32" in str(error.value)
+    assert "not finite: layer1.0.bn2.bias has 2 of 8 values NaN or infinite" in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_float_types_become_float32_and_it_is_said(tmp_path, dtype):
+    def cast(content):
+        content |= {key: value.to(dtype) for key, value in content.items() if value.is_floating_point()}
+
+    path, online, _ = publish(tmp_path, "torchvision", cast)
+    found = read_checkpoint(path)
+    assert any(f"converted to float32: 100 tensors of {dtype}" in note for note in found.notes)
+    torch.testing.assert_close(found.tensors["stem.conv1.weight"], online["conv1.weight"].to(dtype).float(), rtol=0, atol=0)
+
+
+def test_absent_counts_of_batches_are_zero_and_it_is_said(tmp_path):
+    def lose(content):
+        for key in [key for key in content if key.endswith("num_batches_tracked")]:
+            del content[key]
+
+    found = read_checkpoint(publish(tmp_path, "torchvision", lose)[0])
+    assert any("lacks for 20 norms, is set to 0" in note for note in found.notes)
+    assert found.tensors["stem.conv1.norm.num_batches_tracked"].item() == 0
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "_orig_mod.module."])
+def test_wrappers_before_every_key_are_taken_off(tmp_path, wrapper):
+    path, online, _ = publish(tmp_path, "torchvision")
+    torch.save({"state_dict": under(wrapper, online)}, path)
+    found = read_checkpoint(path)
+    assert found.style == "torchvision"
+    torch.testing.assert_close(found.tensors, expected(found.spec, online), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("style", ["vicreg", "barlowtwins", "dino", "densecl", "timm", "simclr-converter"])
+def test_bare_backbones_are_torchvisions_unless_the_style_is_said(tmp_path, style):
+    path, online, _ = publish(tmp_path, "torchvision")
+    torch.save(online, path)
+    assert read_checkpoint(path).style == "torchvision"
+    forced = read_checkpoint(path, style)
+    assert forced.style == style and forced.metadata["pixel_std"][0] == (255.0 if style == "simclr-converter" else 58.395)
+    torch.testing.assert_close(forced.tensors, expected(forced.spec, online), rtol=0, atol=0)
+
+
+def test_equal_styles_are_named_and_unequal_ones_are_an_error(tmp_path):
+    path, online, ema = publish(tmp_path, "torchvision")
+    assert "; equally timm" in read_checkpoint(path).notes[0]
+    torch.save({"online_backbone": online, "student": under("backbone.", ema)}, path)
+    with pytest.raises(ValueError, match=r"several styles that read it differently: dino, byol-convert. Choose one with --from"):
+        read_checkpoint(path)
+    assert read_checkpoint(path, "byol-convert").metadata["padding"] == "same"
+
+
+@pytest.mark.parametrize("content", [{"encoder.mlp.0.weight": torch.zeros(3)}, {"model": {"weight": torch.zeros(3)}, "epoch": 1}])
+def test_an_unknown_style_lists_the_known_ones_and_the_first_keys(tmp_path, content):
+    torch.save(content, tmp_path / "in.pth")
+    with pytest.raises(ValueError, match=r"in.pth is of no known style.*Its first keys: \w+(?s:.)*Known styles: detcon_d2, haiku, "):
+        read_checkpoint(tmp_path / "in.pth")
+
+
+def test_a_style_that_is_not_the_files_is_an_error(tmp_path):
+    path, *_ = publish(tmp_path, "swav")
+    with pytest.raises(ValueError, match=r"swav.pth is not of style moco: no backbone where .* Its first keys: module.conv1"):
+        read_checkpoint(path, "moco")
+    with pytest.raises(ValueError, match=r"Found style 'mocov4'; expected one of detcon_d2, haiku"):
+        read_checkpoint(path, "mocov4")
+
+
+def test_what_is_dropped_is_listed_by_name_with_its_reason(tmp_path):
+    found = read_checkpoint(publish(tmp_path, "moco")[0])
+    assert found.dropped["queue_ptr"] == "queue of negatives" and found.dropped["encoder_k.layer1.0.conv1.weight"] == "ema encoder"
+    assert "dropped, projection head: encoder_q.fc.0.weight, encoder_q.fc.2.bias, encoder_k.fc.0.weight (3)" in found.notes
+    assert "dropped, queue of negatives: queue, queue_ptr (2)" in found.notes
+    assert "dropped, not part of the network: epoch, optimizer, arch (3)" in found.notes
+    assert any(note.startswith("dropped, ema encoder: encoder_k.conv*.weight, ") and note.endswith("(120)") for note in found.notes)
+
+
+def test_facts_of_the_caller_come_before_those_of_the_style(tmp_path):
+    path, *_ = publish(tmp_path, "moco")
+    found = read_checkpoint(path, facts={"method": "MoCo v2", "pixel_std": (1.0, 1.0, 1.0), "channel_order": "BGR", "stride_in_1x1": True})
+    assert (found.metadata["method"], found.metadata["pixel_std"], found.metadata["channel_order"]) == ("MoCo v2", [1.0, 1.0, 1.0], "BGR")
+    assert found.metadata["pixel_mean"] == [123.675, 116.28, 103.53] and found.metadata["style"] == "moco"
+    assert found.spec.stride_in_1x1
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"channel_order": "RBG"}, "channel_order 'RBG'; expected one of"),
+        ({"padding": "valid"}, "padding 'valid'; expected one of"),
+        ({"pixel_mean": [1.0]}, r"pixel_mean \[1.0\]; expected 3 numbers"),
+        ({"depth": 50}, r"depth \(the tensors tell it\)"),
+    ],
+)
+def test_facts_that_cannot_be_are_refused(tmp_path, facts, message):
+    with pytest.raises(ValueError, match=message):
+        read_checkpoint(publish(tmp_path, "torchvision")[0], facts=facts)
+
+
+@pytest.mark.parametrize("prefix", ["backbone.bottom_up.", "bottom_up.", "backbone.", ""])
+def test_detectron2s_detectors_and_backbones_are_read(tmp_path, prefix):
+    path, *_ = publish(tmp_path, "torchvision")
+    bare = read_checkpoint(path)
+    state = under(prefix, bare.tensors) | extra("proposal_generator.rpn_head.conv.weight", "roi_heads.box_head.fc1.weight", "pixel_mean")
+    state |= extra("backbone.fpn_output2.weight") | ({} if prefix else extra("stem.fc.weight"))
+    torch.save({"model": state, "iteration": 7}, tmp_path / "d2.pth")
+    found = read_checkpoint(tmp_path / "d2.pth")
+    assert found.style == "detectron2" and any("check by hand: channel_order, pixel_mean" in note for note in found.notes)
+    torch.testing.assert_close(found.tensors, bare.tensors, rtol=0, atol=0)
+
+
+def test_a_pickle_of_numpy_arrays_is_read_like_tensors(tmp_path):
+    path, *_ = publish(tmp_path, "torchvision")
+    bare = read_checkpoint(path)
+    arrays = {key: value.numpy() for key, value in bare.tensors.items() if not key.endswith("num_batches_tracked")}
+    assert all(isinstance(value, np.ndarray) for value in arrays.values())
+    (tmp_path / "in.pkl").write_bytes(pickle.dumps({"model": arrays, "__author__": "somebody", "matching_heuristics": True}))
+    found = read_checkpoint(tmp_path / "in.pkl")
+    for name in arrays:
+        assert torch.equal(found.tensors[name], bare.tensors[name])
+
+
+@pytest.mark.parametrize("dtype", [">f4", "U4", "longdouble"])
+def test_arrays_of_other_machines_are_read_and_those_of_no_number_named(tmp_path, monkeypatch, dtype):
+    arrays = {key: value.numpy() for key, value in publish(tmp_path, "torchvision")[1].items()}
+    value = arrays["layer1.0.bn1.bias"]
+    arrays["layer1.0.bn1.bias"] = value.astype(dtype)
+    # Whatever the loaders let through, a reader must not fail without a name.
+    monkeypatch.setattr("detcon_d2.checkpoint.convert.readers.load_checkpoint_file", lambda path: arrays)
+    if dtype == ">f4":
+        assert torch.equal(read_checkpoint("in.pkl").tensors["res2.0.conv1.norm.bias"], torch.from_numpy(value))
+    else:
+        with pytest.raises(ValueError, match=r"in.pkl: layer1.0.bn1.bias is an array of .*expected one of float32"):
+            read_checkpoint("in.pkl")
+
+
+def test_convert_takes_the_style_and_writes_it(tmp_path):
+    path, *_ = publish(tmp_path, "slotcon")
+    lines = convert(path, tmp_path / "w.pth", style="slotcon", branch="ema", facts={"epochs": 200, "licence": "none"})
+    assert any(line.startswith("style slotcon: 120 tensors of a ResNet under 'encoder_k.'") for line in lines)
+    written = read_checkpoint(tmp_path / "w.pth", "detectron2").metadata
+    assert (written["encoder"], written["epochs"], written["licence"], written["padding"]) == ("ema", 200, "none", "symmetric")
+
+
+def test_the_list_has_every_style_and_every_style_a_test():
+    assert [line.partition(":")[0] for line in list_styles()] == list(STYLES)
+    assert set(STYLES) - set(PUBLISHED) == {"detcon_d2", "haiku", "detectron2", "timm", "simclr-converter"}
+
+
+class _Elsewhere(PathHandler):
+    def __init__(self, folder):
+        self._folder = folder
+
+    def _get_supported_prefixes(self):
+        return ["elsewhere://"]
+
+    def _get_local_path(self, path, force=False, **kwargs):
+        return str(self._folder / path.removeprefix("elsewhere://"))
+
+
+def test_input_may_be_a_name_that_the_path_manager_resolves(tmp_path):
+    publish(tmp_path, "moco")
+    d2.PathManager.register_handler(_Elsewhere(tmp_path), allow_override=True)
+    with pytest.raises(FileNotFoundError, match=r"No checkpoint at elsewhere://nothing.pth"):
+        convert("elsewhere://nothing.pth", tmp_path / "w.pth")
+    lines = convert("elsewhere://moco.pth", tmp_path / "w.pth")
+    assert lines[0].startswith(f"{tmp_path / 'moco.pth'}: ") and any(line.startswith("style moco") for line in lines)

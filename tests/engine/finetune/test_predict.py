@@ -1,0 +1,142 @@
+"""Pictures in, pictures with detections and COCO results out; what cannot be read is named and costs the exit code only."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from detcon_d2 import d2
+from detcon_d2.checkpoint import load_torch
+from detcon_d2.engine import FinetuneTrainer, load_config, setup_finetuning
+from detcon_d2.engine.finetune.predict import Categories, Predictor, draw_detections, find_categories, find_images, to_coco_results
+from tests.conftest import REPO
+from tests.detectors import BASE, arguments, detector_opts
+
+
+@pytest.fixture(scope="module")
+def detector(shapes, tmp_path_factory) -> Path:
+    """Output of a fine-tuning run of one iteration: config.yaml and model_final.pth."""
+    folder = tmp_path_factory.mktemp("detector")
+    trainer = FinetuneTrainer(*setup_finetuning(arguments(detector_opts(shapes, folder, SOLVER__MAX_ITER=1, DATASETS__TEST="()"))))
+    trainer.train()
+    return folder
+
+
+def predict_tool(*flags: object) -> int:
+    location = importlib.util.spec_from_file_location("predict_tool", REPO / "tools" / "predict.py")
+    tool = importlib.util.module_from_spec(location)
+    location.loader.exec_module(tool)
+    return tool.main(tool.argument_parser().parse_args([str(flag) for flag in flags]))
+
+
+def flags(detector: Path, output: Path) -> list[object]:
+    return [f"--config-file={detector}/config.yaml", f"--weights={detector}/model_final.pth", f"--output={output}", "--score-threshold=0.0"]
+
+
+def test_a_folder_becomes_pictures_and_coco_results_with_a_listing(shapes, detector, tmp_path):
+    assert predict_tool(shapes / "images" / "val", *flags(detector, tmp_path)) == 0
+    listing = json.loads((tmp_path / "images.json").read_text())
+    assert [(image["id"], Path(image["file_name"]).name, image["width"]) for image in listing][:2] == [
+        (1, "000000.jpg", 64),
+        (2, "000001.jpg", 64),
+    ]
+    found = json.loads((tmp_path / "predictions.json").read_text())
+    assert {result["image_id"] for result in found} <= {1, 2, 3, 4} and len(found) > 0
+    assert {result["category_id"] for result in found} <= set(range(1, 9))
+    assert all(coco_mask.decode(result["segmentation"]).shape == (64, 64) for result in found)
+    pictures = sorted((tmp_path / "pictures" / "val").iterdir())
+    assert [picture.name for picture in pictures] == [f"{index:06d}.jpg" for index in range(4)]
+    drawn, plain = (np.asarray(Image.open(path), dtype=int) for path in (pictures[0], shapes / "images" / "val" / "000000.jpg"))
+    assert drawn.shape == plain.shape and np.abs(drawn - plain).max() > 50
+
+
+def test_a_broken_image_is_named_and_skipped(shapes, detector, tmp_path, capsys):
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    good = shapes / "images" / "val" / "000000.jpg"
+    command = [tmp_path / "broken.png", good, *flags(detector, tmp_path / "out")]
+    assert predict_tool(*command) == 1
+    assert "1 of 2 images could not be read" in (error := capsys.readouterr().err) and "broken.png" in error
+    assert len(json.loads((tmp_path / "out" / "images.json").read_text())) == 1
+    assert predict_tool(*command, "--skip-bad") == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "opts", "message"),
+    [("nowhere.jpg", [], "neither an image nor a folder"), (".", [], "expected images"), (BASE, ["NOT.A.KEY", "1"], "Unknown config key")],
+)
+def test_mistakes_are_one_line_and_exit_code_2(detector, tmp_path, capsys, monkeypatch, path, opts, message):
+    monkeypatch.chdir(tmp_path)
+    assert predict_tool(path, *flags(detector, tmp_path / "out"), "--opts", *opts) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_weights_of_another_model_are_refused(detector, shapes, tmp_path, capsys):
+    torch.save({"model": {"backbone.bottom_up.stem.conv1.weight": torch.zeros(8, 3, 7, 7)}}, tmp_path / "backbone.pth")
+    command = [*flags(detector, tmp_path / "out"), f"--weights={tmp_path}/backbone.pth"]
+    assert predict_tool(shapes / "images" / "val", *command) == 2
+    assert "not a pretrained backbone" in capsys.readouterr().err
+
+
+def test_the_predictor_is_the_evaluation_on_one_image(shapes, detector):
+    """The same detections as the model gives for the record that the test loader would make."""
+    cfg = load_config(str(detector / "config.yaml"), ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"])
+    predictor = Predictor(cfg, str(detector / "model_final.pth"))
+    path = shapes / "images" / "val" / "000001.jpg"
+    record = d2.DatasetMapper(cfg, False)({"file_name": str(path), "image_id": 1, "height": 64, "width": 64})
+    with torch.no_grad():
+        expected = predictor.model([record])[0]["instances"]
+    found = predictor(d2.detection_utils.read_image(str(path), "RGB"))
+    torch.testing.assert_close(found.pred_boxes.tensor, expected.pred_boxes.tensor)
+    torch.testing.assert_close(found.scores, expected.scores)
+
+
+def instances(height: int = 20, width: int = 30) -> "d2.Instances":
+    masks = torch.zeros(2, height, width, dtype=torch.bool)
+    masks[0, 2:8, 3:9] = masks[1, 10:15, 20:28] = True
+    fields = {"pred_boxes": d2.Boxes(torch.tensor([[3.0, 2, 9, 8], [20, 10, 28, 15]])), "scores": torch.tensor([0.9, 0.4])}
+    return d2.Instances((height, width), pred_classes=torch.tensor([1, 0]), pred_masks=masks, **fields)
+
+
+def test_coco_results_have_the_data_sets_ids_and_boxes_by_width_and_height():
+    first, second = to_coco_results(instances(), 7, Categories(("a", "b"), (11, 22)))
+    assert (first["image_id"], first["category_id"], first["bbox"]) == (7, 22, [3.0, 2.0, 6.0, 6.0])
+    assert second["score"] == pytest.approx(0.4) and coco_mask.area(second["segmentation"]) == 40
+
+
+def test_masks_and_boxes_are_drawn_where_they_are_and_nowhere_else():
+    image = np.full((20, 30, 3), 200, dtype=np.uint8)
+    drawn = draw_detections(image, instances(), ["a", "b"])
+    assert (drawn[4:6, 4:6] != 200).any() and (drawn[18:, :2] == 200).all()
+    assert (image == 200).all()
+    none = instances()[instances().scores > 1]
+    assert draw_detections(image, none, ["a", "b"]) is image
+
+
+def test_categories_come_from_the_checkpoint_then_the_catalog_then_numbers(shapes, detector):
+    cfg = load_config(BASE, detector_opts(shapes, detector, DATASETS__TEST='("nobody_knows",)'))
+    metadata = load_torch(detector / "model_final.pth")["metadata"]
+    assert find_categories(cfg, metadata).names[:2] == ("disc", "ring")
+    assert find_categories(cfg, None) == Categories(tuple(f"class {i}" for i in range(8)), tuple(range(8)))
+    d2.MetadataCatalog.get("eight").set(thing_classes=list("abcdefgh"), thing_dataset_id_to_contiguous_id={10 - i: i for i in range(8)})
+    d2.DatasetCatalog.register("eight", list)
+    cfg.DATASETS.TEST = ("eight",)
+    assert find_categories(cfg, None) == Categories(tuple("abcdefgh"), tuple(range(10, 2, -1)))
+    d2.DatasetCatalog.remove("eight")
+
+
+def test_two_images_of_one_name_are_refused(shapes):
+    image = shapes / "images" / "val" / "000000.jpg"
+    assert list(find_images([str(image)])) == ["000000.jpg"]
+    with pytest.raises(ValueError, match=r"would get the same name, 000000\.jpg"):
+        find_images([str(image), str(shapes / "images" / "train" / "000000.jpg")])
+
+
+def test_the_tool_explains_itself(capsys):
+    with pytest.raises(SystemExit):
+        predict_tool("--help")
+    assert "predictions.json" in capsys.readouterr().out

@@ -1,0 +1,160 @@
+"""Label maps on disk: nothing is mixed, nothing wraps, nothing is half written."""
+
+import errno
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis.extra import numpy as hnp
+
+from detcon_d2.masks import LabelMapStore, grid_label_map, read_label_map
+from detcon_d2.masks.store import storage as storage_module
+from detcon_d2.masks.store.storage import params_hash, write_atomically
+
+FH = {"scale": 1000.0, "sigma": 0.8, "min_size": 1000}
+
+
+def create(root, generator="fh", params=FH, source="folder:/a", **options) -> LabelMapStore:
+    return LabelMapStore.create(root, generator, params, source, **options)
+
+
+@given(hnp.arrays(np.uint16, hnp.array_shapes(min_dims=2, max_dims=2, max_side=20)))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_label_maps_come_back_as_they_were(tmp_path, label_map):
+    store = create(tmp_path / "m")
+    store.write("a/b c.jpg", label_map)
+    assert store.path("a/b c.jpg") == tmp_path / "m" / "a" / "b c.jpg.png"
+    found = store.read("a/b c.jpg")
+    assert found.dtype == np.uint16
+    np.testing.assert_array_equal(found, label_map)
+
+
+def test_a_thousand_regions_are_stored(tmp_path):
+    store = create(tmp_path)
+    store.write("é.jpg", grid_label_map(100, 90, 32))
+    assert len(np.unique(store.read("é.jpg"))) == 1024
+
+
+def test_the_index_records_how_the_maps_were_made(tmp_path):
+    index = create(tmp_path).index
+    assert json.loads((tmp_path / "index.json").read_text()) == index
+    assert (index["generator"], index["params"], index["source"]) == ("fh", FH, "folder:/a")
+    assert index["versions"]["numpy"] == np.__version__ and {"python", "scikit-image", "opencv", "pillow"} <= index["versions"].keys()
+    assert index["hash"] == params_hash("fh", dict(reversed(FH.items()))) != params_hash("fh", FH | {"scale": 999.0})
+
+
+def test_keys_are_the_finished_maps_only(tmp_path):
+    store = create(tmp_path)
+    for key in ("a.jpg", "sub/b.png"):
+        store.write(key, grid_label_map(4, 4, 1))
+    (tmp_path / "empty.jpg.png").touch()
+    (tmp_path / "failed.txt").write_text("x")
+    (tmp_path / ".tmp-host-1-0").write_text("x")
+    assert store.keys() == {"a.jpg", "sub/b.png"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"params": FH | {"scale": 30.0}}, r"found label maps of fh .*1000\.0.*; expected fh .*30\.0.*choose another output folder"),
+        ({"generator": "grid", "params": {"size": 2}}, "expected grid"),
+        ({"source": "folder:/b"}, "images of folder:/a; expected folder:/b.*--same-images"),
+    ],
+)
+def test_mixing_is_refused(tmp_path, change, message):
+    create(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        create(tmp_path, **change)
+    assert create(tmp_path).index["params"] == FH
+
+
+def test_the_same_images_at_another_place_are_accepted_on_request(tmp_path):
+    create(tmp_path)
+    assert create(tmp_path, source="folder:/b", same_images=True).index["source"] == "folder:/a"
+
+
+def test_continuing_with_other_versions_warns(tmp_path, caplog):
+    index = create(tmp_path).index
+    index["versions"]["numpy"] = "1.0.0"
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    create(tmp_path)
+    assert f"numpy 1.0.0 -> {np.__version__}" in caplog.text and "scipy" not in caplog.text
+
+
+def test_folders_with_other_files_are_refused(tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(ValueError, match=r"found 1 file\(s\) such as 'thesis.tex' but no index.json"):
+        create(tmp_path)
+
+
+def test_a_missing_or_edited_index_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="expected a folder made by"):
+        LabelMapStore(tmp_path)
+    index = create(tmp_path).index
+    for text, message in (
+        (json.dumps(index | {"params": {}}), "was edited"),
+        (json.dumps(index | {"format": "other"}), "format 'other'"),
+        ("[]", "damaged"),
+        ("{", "damaged"),
+    ):
+        (tmp_path / "index.json").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            LabelMapStore(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["../a.jpg", "a/../../b.jpg", "/etc/a.jpg", "", ".", "a\0.jpg", "a//b.jpg"])
+def test_keys_that_leave_the_folder_are_refused(tmp_path, key):
+    with pytest.raises(ValueError, match="expected a path below the root"):
+        create(tmp_path).path(key)
+
+
+def test_unusable_label_map_files_are_refused(tmp_path):
+    path = tmp_path / "a.png"
+    with pytest.raises(ValueError, match="expected one for every image"):
+        read_label_map(path)
+    for image in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.uint16)):
+        cv2.imwrite(str(path), image)
+        with pytest.raises(ValueError, match=f"found {image.dtype} .* expected a 16-bit grey PNG"):
+            read_label_map(path)
+
+
+@pytest.mark.parametrize("fraction", [0, 0.3, 0.9, 0.99])
+def test_truncated_label_maps_are_refused(tmp_path, fraction):
+    store = create(tmp_path)
+    store.write("a.jpg", np.random.default_rng(0).integers(0, 65535, (50, 50)).astype(np.uint16))
+    data = store.path("a.jpg").read_bytes()
+    store.path("a.jpg").write_bytes(data[: int(len(data) * fraction)])
+    with pytest.raises(ValueError, match="is damaged"):
+        store.read("a.jpg")
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_a_failing_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path, monkeypatch, error):
+    (tmp_path / "a").write_bytes(b"old")
+
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr(storage_module.os, "replace", fail)
+    with pytest.raises(type(error)) as caught:
+        write_atomically(tmp_path / "a", b"new")
+    assert isinstance(error, KeyboardInterrupt) or str(tmp_path / "a") in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_bytes() == b"old"
+
+
+def test_leftovers_of_dead_processes_are_removed_and_of_living_ones_kept(tmp_path):
+    store = create(tmp_path)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    host = socket.gethostname().replace("-", "_")
+    names = {pid: tmp_path / f".tmp-{host}-{pid}-0" for pid in (dead.pid, os.getpid())}
+    for path in [*names.values(), tmp_path / ".tmp-elsewhere-1-0"]:
+        path.touch()
+    store.remove_leftovers()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([names[os.getpid()].name, ".tmp-elsewhere-1-0", "index.json"])

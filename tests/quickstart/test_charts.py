@@ -1,0 +1,72 @@
+"""Charts: round ticks, curves inside the frame, readable labels."""
+
+import re
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detcon_d2.quickstart.charts import Line, line_chart, nice_ticks, spread
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6), st.integers(2, 8))
+def test_ticks_enclose_the_data_and_are_about_as_many_as_asked(low, width, count):
+    ticks = nice_ticks(low, low + width, count)
+    slack = 1e-6 * (abs(low) + width)
+    assert ticks[0] <= low + slack and ticks[-1] >= low + width - slack
+    assert 2 <= len(ticks) <= count + 2
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"), [(0, 1, [0, 0.5, 1]), (2.43, 3.12, [2.4, 2.6, 2.8, 3, 3.2]), (0, 170, [0, 50, 100, 150, 200])]
+)
+def test_ticks_are_round_numbers(low, high, expected):
+    assert nice_ticks(low, high, 4) == pytest.approx(expected)
+
+
+def test_a_constant_has_ticks_too():
+    assert nice_ticks(3.0, 3.0, 4)[0] <= 3.0 < nice_ticks(3.0, 3.0, 4)[-1]
+    assert len(nice_ticks(0.0, 0.0, 4)) >= 2
+
+
+def test_labels_are_moved_apart_and_keep_their_order():
+    assert spread([50.0, 10.0, 12.0], 13) == [50.0, 10.0, 23.0]
+
+
+def test_a_chart_is_well_formed_and_its_curves_stay_inside():
+    lines = [Line("a < b", [(0, 1.0), (10, 2.0), (20, 0.5)], 0), Line("other", [(0, 0.7)], 1)]
+    svg = ElementTree.fromstring(line_chart(lines, "loss & more"))
+    width, height = map(float, svg.get("viewBox").split()[2:])
+    curves = svg.findall("polyline")
+    assert [curve.find("title").text for curve in curves] == ["a < b", "other"]
+    for curve in curves:
+        for corner in curve.get("points").split():
+            x, y = map(float, corner.split(","))
+            assert 0 <= x <= width and 0 <= y <= height
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.1234567, r"0\.123"), (12.3456, r"12\.3"), (1144.7, "1145"), (-0.5, r"-0\.5")])
+def test_the_last_value_is_written_at_the_end_of_its_curve(value, text):
+    svg = line_chart([Line("a", [(0, 1.0), (10, value)], 3)], "loss")
+    assert re.search(rf'class="end c3"[^>]*>{text}<', svg)
+
+
+def test_higher_values_are_drawn_higher():
+    svg = ElementTree.fromstring(line_chart([Line("a", [(0, 1.0), (10, 2.0)], 0)], "x"))
+    (x0, y0), (x1, y1) = (map(float, corner.split(",")) for corner in svg.find("polyline").get("points").split())
+    assert x1 > x0 and y1 < y0
+
+
+def test_a_value_outside_a_given_range_is_drawn_at_its_edge():
+    svg = ElementTree.fromstring(line_chart([Line("a", [(0, 1.0), (10, 7.0)], 0)], "x", (0.0, 1.0)))
+    first, second = svg.find("polyline").get("points").split()
+    assert first.split(",")[1] == second.split(",")[1]
+
+
+def test_the_frame_ends_with_the_data():
+    svg = ElementTree.fromstring(line_chart([Line("a", [(0, 1.0), (270, 2.0)], 0)], "x"))
+    frame = max(float(line.get("x2")) for line in svg.findall("line"))
+    end = svg.find("polyline").get("points").split()[-1]
+    assert float(end.split(",")[0]) == frame
+    assert [text.text for text in svg.findall("text") if text.get("text-anchor") == "middle"] == ["0", "100", "200"]

@@ -1,0 +1,78 @@
+"""Pairs are chosen by annotations in order, and the maps are those of the pure functions."""
+
+import math
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+import torch
+
+from detcon_d2.quickstart.report_inputs import LabelledImages
+from detcon_d2.quickstart.report_similarity import category_mask, choose_pairs, heat, mean_separations, similarity_strips, spread_out
+from tests.quickstart.fake_quickstart import validation_paths
+
+
+@pytest.fixture
+def images(quickstart) -> LabelledImages:
+    return LabelledImages(*validation_paths(quickstart))
+
+
+def oracle_features(images: LabelledImages, sign: float = 1.0) -> list[torch.Tensor]:
+    """Features that tell the category of each pixel exactly (or, with sign -1, everything but the category)."""
+    maps = []
+    for index in range(len(images)):
+        features = torch.zeros(len(images.categories) + 1, 48, 48)
+        features[0] = 1.0
+        for thing in images.objects(index):
+            features[:, torch.from_numpy(thing.mask)] = 0.0
+            features[thing.category, torch.from_numpy(thing.mask)] = 1.0
+        maps.append(features if sign > 0 else 1 - features)
+    return maps
+
+
+def test_a_pair_is_an_object_and_the_next_image_with_its_category(images):
+    pairs = choose_pairs(images, len(images))
+    assert pairs
+    for pair in pairs:
+        same = [thing.mask for thing in images.objects(pair.query) if thing.category == pair.category]
+        assert pair.mask.sum() == max(mask.sum() for mask in same)
+        between = range(pair.query + 1, pair.target)
+        assert all(thing.category != pair.category for index in between for thing in images.objects(index))
+        assert category_mask(images, pair.target, pair.category).any()
+    assert [pair.query for pair in pairs] == sorted(pair.query for pair in pairs)
+
+
+def test_shown_pairs_repeat_neither_category_nor_query(images):
+    pairs = choose_pairs(images, len(images))
+    shown = spread_out(pairs, 3)
+    assert 0 < len(shown) <= 3 and shown[0] is pairs[0]
+    assert len({pair.category for pair in shown}) == len({pair.query for pair in shown}) == len(shown)
+
+
+def test_features_that_know_the_category_separate_perfectly(images):
+    own, other = mean_separations(images, choose_pairs(images, len(images)), oracle_features(images))
+    assert other == 1.0
+    assert 0.9 < own <= 1.0  # another object of the category in the same image is as similar
+
+
+def test_without_pairs_there_is_no_figure(images):
+    assert all(map(math.isnan, mean_separations(images, [], oracle_features(images))))
+
+
+def test_a_figure_shows_both_images_for_every_encoder_with_the_range_of_the_cosines(images):
+    pair = choose_pairs(images, len(images))[0]
+    strips = similarity_strips(images, pair, {"oracle": oracle_features(images), "inverse": oracle_features(images, -1.0)})
+    rows = ElementTree.fromstring(f"<div>{strips}</div>").findall("div")
+    captions = [[caption.text for caption in row.iter("figcaption")] for row in rows]
+    name = images.categories[pair.category]
+    assert [row[0] for row in captions] == [f"query: this {name}", f"another image with a {name}"]
+    assert captions[0][1] == captions[1][1] == "oracle: cosine 0.00 to 1.00"
+    assert all(len(row) == 3 for row in captions)
+
+
+def test_heat_is_brighter_where_the_map_is_higher():
+    values = np.linspace(0, 1, 64)[None].repeat(8, axis=0)
+    shown = heat(np.full((8, 64, 3), 128, np.uint8), values)
+    brightness = shown.mean(axis=(0, 2))
+    assert shown.dtype == np.uint8 and shown.shape == (8, 64, 3)
+    assert np.all(np.diff(brightness[::8]) > 0)
