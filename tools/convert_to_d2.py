@@ -6,7 +6,7 @@ import logging
 import sys
 
 from detcon_d2.checkpoint import BRANCHES, STATISTICS, STYLES, TARGETS, list_styles
-from detcon_d2.checkpoint.convert import conversion as convert
+from detcon_d2.checkpoint.convert.conversion import convert
 from detcon_d2.evaluation.features import verify_conversion
 
 _EPILOG = """

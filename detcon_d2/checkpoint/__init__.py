@@ -2,7 +2,7 @@
 
 from detcon_d2.checkpoint.checkpointer import DetConCheckpointer
 from detcon_d2.checkpoint.compatibility import check_weights, describe_missing, disagreements
-from detcon_d2.checkpoint.convert.conversion import TARGETS, Conversion, convert, prepare_conversion
+from detcon_d2.checkpoint.convert.conversion import TARGETS, Conversion, prepare_conversion
 from detcon_d2.checkpoint.convert.key_maps import BRANCHES, backbone_shapes, detectron2_key_map, torchvision_key_map
 from detcon_d2.checkpoint.convert.readers import Backbone, read_checkpoint
 from detcon_d2.checkpoint.convert.spec import BackboneSpec, spec_from_metadata, spec_from_tensors
@@ -42,7 +42,6 @@ __all__ = [
     "UnsafeCheckpointError",
     "backbone_shapes",
     "check_weights",
-    "convert",
     "describe_missing",
     "detectron2_key_map",
     "disagreements",

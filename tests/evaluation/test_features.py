@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from detcon_d2.checkpoint import prepare_conversion
-from detcon_d2.checkpoint.convert import conversion as convert
+from detcon_d2.checkpoint.convert.conversion import convert
 from detcon_d2.checkpoint.convert.weights import write_weights
 from detcon_d2.evaluation.features import compare_features, detectron2_features, encoder_features, verify_conversion
 from tests.checkpoint.pretrained import FULL_18, write_pretrained

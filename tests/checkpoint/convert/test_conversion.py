@@ -14,7 +14,7 @@ import torchvision
 
 from detcon_d2 import d2
 from detcon_d2.checkpoint import DetConCheckpointer, load_checkpoint_file, prepare_conversion, read_metadata
-from detcon_d2.checkpoint.convert import conversion as convert
+from detcon_d2.checkpoint.convert.conversion import convert
 from detcon_d2.engine import load_config
 from detcon_d2.evaluation.features import verify_conversion
 from tests.checkpoint.pretrained import FULL_18, pretraining_config, rewrite, write_pretrained

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from detcon_d2.checkpoint import BackboneSpec, read_checkpoint
-from detcon_d2.checkpoint.convert import conversion as convert
+from detcon_d2.checkpoint.convert.conversion import convert
 from detcon_d2.checkpoint.convert.haiku import haiku_names
 from detcon_d2.checkpoint.convert.key_maps import source_keys
 from detcon_d2.evaluation.features import verify_conversion

@@ -7,7 +7,7 @@ import torch
 import torchvision
 
 from detcon_d2.checkpoint import BackboneSpec, detectron2_key_map, read_checkpoint, torchvision_key_map
-from detcon_d2.checkpoint.convert import conversion as convert
+from detcon_d2.checkpoint.convert.conversion import convert
 from detcon_d2.checkpoint.convert.key_maps import rename
 from detcon_d2.checkpoint.convert.weights import write_weights
 from tests.checkpoint.published import PUBLISHED, publish

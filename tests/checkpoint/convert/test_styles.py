@@ -9,7 +9,7 @@ from iopath.common.file_io import PathHandler
 
 from detcon_d2 import d2
 from detcon_d2.checkpoint import STYLES, list_styles, read_checkpoint, torchvision_key_map
-from detcon_d2.checkpoint.convert import conversion as convert
+from detcon_d2.checkpoint.convert.conversion import convert
 from tests.checkpoint.published import PUBLISHED, WITHOUT_EMA, extra, inner_state, publish, under
 
 

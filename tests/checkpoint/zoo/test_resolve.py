@@ -21,11 +21,11 @@ from detcon_d2.checkpoint import (
     DownloadError,
     Entry,
     check_weights,
-    convert,
     load_checkpoint_file,
     read_metadata,
     resolve_entry,
 )
+from detcon_d2.checkpoint.convert.conversion import convert
 from detcon_d2.checkpoint.zoo.resolve import CACHE_VARIABLE, MIRROR_VARIABLE, place
 from tests.checkpoint.http_server import Site, serve
 from tests.checkpoint.pretrained import rewrite
