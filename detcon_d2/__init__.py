@@ -9,8 +9,8 @@ import importlib
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "DetConB": "detcon_d2.methods",
-    "DetConS": "detcon_d2.methods",
+    "DetConB": "detcon_d2.methods.detcon",
+    "DetConS": "detcon_d2.methods.detcon",
     "DetConTrainer": "detcon_d2.engine",
     "add_detcon_config": "detcon_d2.config",
 }

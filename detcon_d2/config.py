@@ -1,7 +1,5 @@
 """Every config key that DetCon adds to Detectron2's, with the paper's symbol and the published default."""
 
-from dataclasses import dataclass
-
 from detcon_d2 import d2
 
 PADDINGS = ("symmetric", "same")
@@ -16,12 +14,6 @@ def add_detcon_config(cfg: "d2.CfgNode") -> None:
     CN = d2.CfgNode
     cfg.DETCON = CN()
 
-    # M: regions drawn per view, uniformly over the existing ids, with replacement.
-    cfg.DETCON.NUM_SAMPLES = 16
-    # tau in the softmax of the contrastive loss.
-    cfg.DETCON.TEMPERATURE = 0.1
-    # Other regions of the same image count as negatives.
-    cfg.DETCON.LOCAL_NEGATIVES = True
     # The backbone's output that is pooled under the masks.
     cfg.DETCON.IN_FEATURE = "res5"
     # Set the last BatchNorm gamma of each residual block to zero after building.
@@ -104,20 +96,6 @@ def add_detcon_config(cfg: "d2.CfgNode") -> None:
     # Where images have several label maps (fh_scales): 0..layers - 1, or -1: one drawn each time an image is shown, for both views.
     cfg.DETCON.MASKS.LAYER = -1
     cfg.DETCON.MASKS.GRID = 2
-    # k-means over the EMA encoder's features of the whole image (DetConS: over its only encoder's), as in ODIN (Henaff et al. 2022).
-    cfg.DETCON.MASKS.KMEANS = CN()
-    # K: regions of an image, at most the number of feature cells and 256.
-    cfg.DETCON.MASKS.KMEANS.K = 8
-    # K moves linearly to this number over training, as in R2O (Gokul et al. 2022); 0: it stays.
-    cfg.DETCON.MASKS.KMEANS.K_END = 0
-    cfg.DETCON.MASKS.KMEANS.ITERATIONS = 10
-    # The whole image is resized to SIZE x SIZE, whatever its aspect; 0: VIEWS.SIZE. A larger one gives more cells, and finer regions.
-    cfg.DETCON.MASKS.KMEANS.SIZE = 0
-    # The backbone's output that is clustered, one of MODEL.RESNETS.OUT_FEATURES; "": DETCON.IN_FEATURE.
-    cfg.DETCON.MASKS.KMEANS.IN_FEATURE = ""
-    # 0: regions of each batch in each step; E: of all images at the start of every E-th epoch, kept in OUTPUT_DIR/kmeans until the next.
-    cfg.DETCON.MASKS.KMEANS.REFRESH_EPOCHS = 0
-
     # "refuse": an unreadable image stops the run and is named; "skip": it is named in the log and another image takes its position.
     cfg.DETCON.ON_BAD_IMAGE = "refuse"
 
@@ -161,6 +139,12 @@ def add_detcon_config(cfg: "d2.CfgNode") -> None:
     cfg.DETCON.FINETUNE.LABEL_FRACTION = 1.0
     cfg.DETCON.FINETUNE.LABEL_SEED = 0
 
+    # Keys of the methods; registering them needs all methods, which is why they are imported here and not above.
+    from detcon_d2.methods.registry import pretraining_class, pretraining_names
+
+    for name in pretraining_names():
+        pretraining_class(name).add_config(cfg.DETCON)
+
 
 def backbone_padding(cfg: "d2.CfgNode", builder: str | None = None) -> str:
     """The padding, one of :data:`PADDINGS`, of the backbone that a config describes.
@@ -187,56 +171,3 @@ def backbone_padding(cfg: "d2.CfgNode", builder: str | None = None) -> str:
 def last_stage(cfg: "d2.CfgNode") -> int:
     """Number of the ResNet's last stage, which MODEL.RESNETS.OUT_FEATURES sets: 5 for res5, 1 for the stem alone."""
     return max(int(name[3:]) if name.startswith("res") else 1 for name in cfg.MODEL.RESNETS.OUT_FEATURES)
-
-
-@dataclass(frozen=True)
-class KMeansSettings:
-    """DETCON.MASKS.KMEANS with what its defaults stand for; see :func:`add_detcon_config`.
-
-    Attributes:
-        k, k_end: regions of an image in the first and the last iteration.
-        iterations: of Lloyd's algorithm.
-        size: side of the whole image in pixels.
-        in_feature: the backbone's output that is clustered.
-        refresh_epochs: E; 0: each step.
-    """
-
-    k: int
-    k_end: int
-    iterations: int
-    size: int
-    in_feature: str
-    refresh_epochs: int
-
-    def clusters(self, iteration: int, max_iter: int) -> int:
-        """K at an iteration: on the line from ``k`` at the first of ``max_iter`` iterations to ``k_end`` at the last."""
-        return round(self.k + (self.k_end - self.k) * min(iteration / max(max_iter - 1, 1), 1.0))
-
-
-def kmeans_settings(cfg: "d2.CfgNode") -> KMeansSettings | None:
-    """The settings of learned regions; None where DETCON.MASKS.SOURCE is another.
-
-    Raises:
-        ValueError: for values out of range, with key, found and expected.
-    """
-    if cfg.DETCON.MASKS.SOURCE != "kmeans":
-        return None
-    keys = cfg.DETCON.MASKS.KMEANS
-    checks = [
-        (1 <= keys.K <= 256, "K", "1..256 regions an image"),
-        (0 <= keys.K_END <= 256, "K_END", "1..256 regions an image, or 0 for K all the time"),
-        (keys.ITERATIONS >= 1, "ITERATIONS", "at least 1"),
-        (keys.SIZE >= 0, "SIZE", "a side in pixels, or 0 for that of the views"),
-        (keys.REFRESH_EPOCHS >= 0, "REFRESH_EPOCHS", "a number of epochs, or 0 for every step"),
-    ]
-    wrong = [f"DETCON.MASKS.KMEANS.{key} is {keys[key]!r}; expected {expected}." for ok, key, expected in checks if not ok]
-    if wrong:
-        raise ValueError("\n".join(wrong))
-    return KMeansSettings(
-        k=keys.K,
-        k_end=keys.K_END or keys.K,
-        iterations=keys.ITERATIONS,
-        size=keys.SIZE or cfg.DETCON.VIEWS.SIZE,
-        in_feature=keys.IN_FEATURE or cfg.DETCON.IN_FEATURE,
-        refresh_epochs=keys.REFRESH_EPOCHS,
-    )

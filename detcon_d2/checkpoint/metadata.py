@@ -90,22 +90,20 @@ def network_metadata(cfg: "d2.CfgNode") -> dict[str, Any]:
     }
 
 
-def pretraining_metadata(cfg: "d2.CfgNode", dataset_size: int, dataset_digest: str, mask_parameters: str) -> dict[str, Any]:
+def pretraining_metadata(cfg: "d2.CfgNode", dataset_size: int, dataset_digest: str, method: Mapping[str, str]) -> dict[str, Any]:
     """What a pretraining run knows of itself before the first iteration.
 
     Args:
         cfg: the resolved config.
         dataset_size: number of images.
         dataset_digest: hash of their keys.
-        mask_parameters: one line on the regions.
+        method: what the model says about itself (``PretrainingModel.describe``).
     """
     return {
         "format": "detcon_d2 1",
-        "method": cfg.MODEL.META_ARCHITECTURE,
-        "encoder": "online in encoder.*" + (", EMA in target.encoder.*" if cfg.MODEL.META_ARCHITECTURE == "DetConB" else ""),
+        **method,
         **network_metadata(cfg),
         "view_size": cfg.DETCON.VIEWS.SIZE,
-        "mask_parameters": mask_parameters,
         "datasets": list(cfg.DATASETS.TRAIN),
         "dataset_size": dataset_size,
         "dataset_digest": dataset_digest,

@@ -40,37 +40,40 @@ def load_records(name: str) -> list[dict]:
     return sorted(keyed, key=lambda record: record["key"])
 
 
-def load_training_records(cfg: "d2.CfgNode") -> list[dict]:
-    """All images of DATASETS.TRAIN, one data set after the other, with their label maps where DETCON.MASKS.SOURCE is "files".
+def load_training_records(cfg: "d2.CfgNode", regions: bool = True) -> list[dict]:
+    """All images of DATASETS.TRAIN, one data set after the other, each with its ``index`` in this list.
 
-    ``label`` is kept only if every image of every data set has one and the data sets agree on the classes' names (class folders; elsewhere
-    the numbers themselves). Otherwise it is dropped with a warning, for a label that means two things would train the probe to nothing.
+    With ``regions``, records have their label maps where DETCON.MASKS.SOURCE is "files". ``label`` is kept only if every image of every
+    data set has one and the data sets agree on the names of the classes (of class folders; elsewhere on the numbers themselves).
+    Otherwise it is dropped with a warning, because a label with two meanings would train the probe to nothing.
 
     Raises:
         ValueError: no data set, one that cannot be read, or label maps that are missing (with the command that makes them).
     """
-    names, masks = list(cfg.DATASETS.TRAIN), cfg.DETCON.MASKS
+    names, source = list(cfg.DATASETS.TRAIN), cfg.DETCON.MASKS.SOURCE
     if not names:
         raise ValueError("DATASETS.TRAIN is empty; expected data sets, for example '(\"folder:/path/to/images\",)'.")
     datasets = [load_records(name) for name in names]
-    if masks.SOURCE == "files":
-        if len(masks.ROOTS) != len(names):
-            raise ValueError(
-                f"DETCON.MASKS.ROOTS has {len(masks.ROOTS)} folders ({', '.join(masks.ROOTS)}), DATASETS.TRAIN {len(names)} data sets; "
-                "expected one folder of label maps for each data set, in the same order (or DETCON.MASKS.SOURCE grid, which needs none)."
-            )
-        datasets = [attach_label_maps(*entry, masks.LAYER) for entry in zip(datasets, masks.ROOTS, names)]
-    elif masks.SOURCE not in ("grid", "kmeans"):
-        raise ValueError(f"DETCON.MASKS.SOURCE is {masks.SOURCE!r}; expected 'files', 'grid' or 'kmeans'.")
+    if regions and source not in ("files", "grid", "kmeans"):
+        raise ValueError(f"DETCON.MASKS.SOURCE is {source!r}; expected 'files', 'grid' or 'kmeans'.")
+    if regions and source == "files":
+        datasets = _with_label_maps(cfg, names, datasets)
     # Annotations are not used here, and those of COCO would take gigabytes in every process.
     records = [{key: record[key] for key in _TRAINING_KEYS if key in record} for dataset in datasets for record in dataset]
     if any("label" in record for record in records) and not _labels_agree(names, datasets):
         logger.warning("The labels of DATASETS.TRAIN are dropped: some images have none, or the data sets disagree on the classes.")
         records = [{key: value for key, value in record.items() if key != "label"} for record in records]
-    if masks.SOURCE == "kmeans":
-        # The model looks regions up by it.
-        records = [{**record, "index": index} for index, record in enumerate(records)]
-    return records
+    return [{**record, "index": index} for index, record in enumerate(records)]
+
+
+def _with_label_maps(cfg: "d2.CfgNode", names: list[str], datasets: list[list[dict]]) -> list[list[dict]]:
+    masks = cfg.DETCON.MASKS
+    if len(masks.ROOTS) != len(names):
+        raise ValueError(
+            f"DETCON.MASKS.ROOTS has {len(masks.ROOTS)} folders ({', '.join(masks.ROOTS)}), DATASETS.TRAIN {len(names)} data sets; "
+            "expected one folder of label maps for each data set, in the same order (or DETCON.MASKS.SOURCE grid, which needs none)."
+        )
+    return [attach_label_maps(*entry, masks.LAYER) for entry in zip(datasets, masks.ROOTS, names)]
 
 
 def records_digest(records: list[dict]) -> str:

@@ -2,12 +2,10 @@
 
 import logging
 import os
-from dataclasses import asdict
 
 import numpy as np
 
 from detcon_d2 import d2
-from detcon_d2.config import kmeans_settings
 from detcon_d2.io.references import parse_label_map
 from detcon_d2.io.specs import canonical_spec
 from detcon_d2.masks.command import generate_command, merge_command
@@ -67,8 +65,6 @@ def describe_masks(cfg: "d2.CfgNode") -> str:
     masks = cfg.DETCON.MASKS
     if masks.SOURCE == "grid":
         return f"grid size={masks.GRID}"
-    if (learned := kmeans_settings(cfg)) is not None:
-        return " ".join(["kmeans", *(f"{key}={value}" for key, value in asdict(learned).items())])
     return "; ".join(_describe(open_store(root).index, masks.LAYER) for root in masks.ROOTS)
 
 

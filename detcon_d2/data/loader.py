@@ -8,15 +8,14 @@ from collections.abc import Iterator
 
 import cv2
 import torch
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 
 from detcon_d2 import d2
-from detcon_d2.data.datasets import load_training_records
-from detcon_d2.data.mapper import DetConMapper
+from detcon_d2.data.mapper import PretrainingMapper
 from detcon_d2.data.sampler import PositionSampler
 from detcon_d2.io.images import ImageReadError
-from detcon_d2.views.full_image import FullImage, FullImageDataset
 from detcon_d2.views.position import Stream, position_rng
+from detcon_d2.views.samplers import SampleMaker
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +27,7 @@ _PARENT_CHECK_SECONDS = 5
 class PositionDataset(Dataset):
     """Maps (position, index) to a mapper's output, and decides what an unreadable image means."""
 
-    def __init__(self, records: list[dict], mapper: DetConMapper, *, seed: int, on_bad_image: str):
+    def __init__(self, records: list[dict], mapper: PretrainingMapper, *, seed: int, on_bad_image: str):
         """
         Args:
             records: the images.
@@ -82,58 +81,35 @@ class PositionDataset(Dataset):
             logger.warning("Skipped, another image takes its place (DETCON.ON_BAD_IMAGE skip): %s", error)
 
 
-def build_detcon_train_loader(cfg: "d2.CfgNode", records: list[dict] | None = None, *, start_iteration: int = 0) -> "BatchLoader":
-    """Batches of this process: lists of IMS_PER_BATCH / world size dicts of :class:`DetConMapper`, without end.
+def build_pretraining_loader(cfg: "d2.CfgNode", records: list[dict], samples: SampleMaker, *, start_iteration: int = 0) -> "BatchLoader":
+    """Batches of this process: lists of IMS_PER_BATCH / world size dicts of :class:`PretrainingMapper`, without end.
 
     Args:
         cfg: the config; SEED, SOLVER.IMS_PER_BATCH, DATALOADER.NUM_WORKERS and everything under DETCON.
-        records: of ``load_training_records(cfg)``; None: loaded here.
+        records: the training images, the same list in every process.
+        samples: makes the sample of an image.
         start_iteration: of the first batch; a resumed run continues the stream exactly.
 
     Raises:
         ValueError: config or data that cannot work, with key, found and expected.
     """
     _limit_opencv_threads()
-    records = load_training_records(cfg) if records is None else records
     rank, world_size, batch_size = d2.comm.get_rank(), d2.comm.get_world_size(), cfg.SOLVER.IMS_PER_BATCH
     sampler = PositionSampler(
         len(records), seed=cfg.SEED, batch_size=batch_size, rank=rank, world_size=world_size, start_iteration=start_iteration
     )
     loader = DataLoader(
-        PositionDataset(records, DetConMapper(cfg), seed=cfg.SEED, on_bad_image=cfg.DETCON.ON_BAD_IMAGE),
+        PositionDataset(records, PretrainingMapper.from_config(cfg, samples), seed=cfg.SEED, on_bad_image=cfg.DETCON.ON_BAD_IMAGE),
         batch_size=batch_size // world_size,
         sampler=sampler,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=_pack,
-        worker_init_fn=_init_worker,
+        worker_init_fn=init_worker,
         pin_memory=torch.cuda.is_available(),
         # The loader draws a seed for its workers; from its own generator, so that the global one does not move.
         generator=torch.Generator().manual_seed(cfg.SEED),
     )
     return BatchLoader(loader)
-
-
-def build_full_image_loader(cfg: "d2.CfgNode", records: list[dict], first_position: int) -> DataLoader:
-    """This process's share of all images, whole, in batches of tensors.
-
-    Args:
-        cfg: with DETCON.MASKS.SOURCE kmeans.
-        records: of ``load_training_records(cfg)``; process r of R takes the r-th of R equal parts.
-        first_position: of the batch before which the regions are refreshed; image i counts as its i-th.
-
-    Returns:
-        Batches of ``full_image`` (N, 3, S, S) and ``kmeans_draws`` (N, K), in the order of the records.
-    """
-    rank, world_size = d2.comm.get_rank(), d2.comm.get_world_size()
-    dataset = FullImageDataset(records, FullImage(cfg), first_position, skip_bad_images=cfg.DETCON.ON_BAD_IMAGE == "skip")
-    return DataLoader(
-        Subset(dataset, range(len(records) * rank // world_size, len(records) * (rank + 1) // world_size)),
-        batch_size=cfg.SOLVER.IMS_PER_BATCH // world_size,
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
-        worker_init_fn=_init_worker,
-        pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator().manual_seed(cfg.SEED),
-    )
 
 
 class BatchLoader:
@@ -156,8 +132,9 @@ class BatchLoader:
 
 def _pack(samples: list[dict]) -> tuple[list[dict], list[dict]]:
     """Samples without tensors; and the tensors of each view and of the samples themselves, stacked."""
+    views = range(len(samples[0]["views"]))
     plain = [_plain(sample) | {"views": [_plain(view) for view in sample["views"]]} for sample in samples]
-    return plain, [_stack([sample["views"][i] for sample in samples]) for i in range(2)] + [_stack(samples)]
+    return plain, [_stack([sample["views"][i] for sample in samples]) for i in views] + [_stack(samples)]
 
 
 def _plain(values: dict) -> dict:
@@ -177,17 +154,18 @@ def _unpack(packed: tuple[list[dict], list[dict]]) -> list[dict]:
     return samples
 
 
-def _init_worker(worker: int) -> None:
+def init_worker(worker: int) -> None:
+    """What every worker process of a loader does first: one OpenCV thread, and signals of a scheduler are left to the main process."""
     _limit_opencv_threads()
-    # A scheduler signals every process of a job before it kills it: the main process decides what follows, and its workers go on until
-    # it ends them. Where the sender of a signal cannot be told (macOS), they end at once.
+    # SLURM sends SIGTERM to every process of a job. Workers ignore it unless it comes from their parent, so that the trainer can finish
+    # its step and save. macOS cannot tell who sent a signal, so workers exit there at once.
     if hasattr(signal, "sigtimedwait"):
         signal.pthread_sigmask(signal.SIG_BLOCK, _JOB_SIGNALS)
         threading.Thread(target=_obey_only, args=(os.getppid(),), daemon=True).start()
 
 
 def _obey_only(parent: int) -> None:
-    # A worker may be stuck in its queue when the parent was killed: look after it, too.
+    # A worker may be blocked on its queue when the parent is killed, so it also checks that the parent is alive.
     while os.getppid() == parent:
         info = signal.sigtimedwait(_JOB_SIGNALS, _PARENT_CHECK_SECONDS)
         if info is not None and info.si_pid == parent:
@@ -196,7 +174,7 @@ def _obey_only(parent: int) -> None:
 
 
 def _limit_opencv_threads() -> None:
-    # Workers are as many as the cores that the user gives them; each one's own threads would compete with the others. Only where there
-    # are any: a forked worker has OpenCV's pool without its threads, and would wait for them for ever.
+    # One OpenCV thread per worker. The call is skipped if there is one already: in a forked worker the pool has no threads, and the call
+    # would hang.
     if cv2.getNumThreads() > 1:
         cv2.setNumThreads(1)

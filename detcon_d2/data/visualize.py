@@ -5,17 +5,19 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
 
 from detcon_d2 import d2
 from detcon_d2.data.datasets import load_training_records
 from detcon_d2.data.label_maps import describe_masks
-from detcon_d2.data.mapper import DetConMapper
+from detcon_d2.data.mapper import PretrainingMapper
 from detcon_d2.data.sampler import PositionSampler
-from detcon_d2.masks.cells import NO_REGION, label_map_to_cells
+from detcon_d2.masks.cells import NO_REGION
 from detcon_d2.masks.overlay import font, overlay_regions, shorten
-from detcon_d2.views.render import ViewRenderer, feature_cells
+from detcon_d2.views.geometry import ViewTransform
 from detcon_d2.views.resize import nearest_indices
+from detcon_d2.views.samplers import RegionViews
 
 PANEL = 256
 """Side of a panel in pixels."""
@@ -32,14 +34,14 @@ class SheetRow:
     Attributes:
         image: uint8 (H, W, 3) RGB.
         label_map: uint16 (H, W).
-        sample: output of DetConMapper for it.
-        cells: (h, w) of a view's features, for which its regions compete; None: not known.
+        sample: what the loader makes of it, with float32 images.
+        transforms: the crop of each view.
     """
 
     image: np.ndarray
     label_map: np.ndarray
     sample: dict
-    cells: tuple[int, int] | None
+    transforms: list[ViewTransform]
 
 
 def collect_rows(cfg: "d2.CfgNode", num_images: int, start_position: int = 0) -> list[SheetRow]:
@@ -51,14 +53,25 @@ def collect_rows(cfg: "d2.CfgNode", num_images: int, start_position: int = 0) ->
     if cfg.DETCON.MASKS.SOURCE == "kmeans":
         raise ValueError("DETCON.MASKS.SOURCE is 'kmeans': regions that a model learns while training; expected 'files' or 'grid'.")
     records = load_training_records(cfg)
-    # With label maps and colours whatever DETCON.AUG.MODE and WHERE are: the same views up to rounding.
-    mapper = DetConMapper(**DetConMapper.from_config(cfg) | {"renderer": ViewRenderer()})
+    cfg = cfg.clone()
+    # The sheet shows finished colours; the views are the same up to rounding.
+    cfg.DETCON.AUG.MODE, cfg.DETCON.AUG.WHERE = "exact", "worker"
+    samples = RegionViews.from_config(cfg, feature_stride(cfg))
+    mapper = PretrainingMapper.from_config(cfg, samples)
     sampler = PositionSampler(len(records), seed=cfg.SEED, batch_size=1)
     rows = []
     for position in range(start_position, start_position + num_images):
         record = records[sampler.index_at(position)]
-        rows.append(SheetRow(*mapper.read(record, position), mapper(record, position), feature_cells(cfg)))
+        image, label_map = mapper.read(record, position)
+        transforms = samples.sample_geometry(position, *image.shape[:2])
+        rows.append(SheetRow(image, label_map, mapper(record, position), transforms))
     return rows
+
+
+def feature_stride(cfg: "d2.CfgNode") -> int:
+    """Pixels per cell of the feature DETCON.IN_FEATURE."""
+    with torch.device("meta"):
+        return d2.build_backbone(cfg).output_shape()[cfg.DETCON.IN_FEATURE].stride
 
 
 def render_sheet(rows: list[SheetRow], title: str) -> np.ndarray:
@@ -123,21 +136,18 @@ def _panels(row: SheetRow) -> list[tuple[np.ndarray, str]]:
         ),
         (overlay_regions(image, label_map), f"{width} x {height}, {_count(row.label_map)}"),
     ]
-    for view in row.sample["views"]:
+    for view, transform in zip(row.sample["views"], row.transforms, strict=True):
         pixels = (view["image"].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
-        regions = view["label_map"].numpy()
+        regions = transform.apply_segmentation(row.label_map)
         pixels, labels = _fit(pixels, regions)
         x0, y0, x1, y1 = view["box"].int().tolist()
         panels.append((pixels, f"crop {x1 - x0} x {y1 - y0}{', flipped' if view['flip'] else ''}"))
-        panels.append((overlay_regions(pixels, labels), _count(regions) + _count_in_cells(regions, row.cells)))
+        panels.append((overlay_regions(pixels, labels), f"{_count(regions)}, {_count_cells(view['cells'].numpy())}"))
     return panels
 
 
-def _count_in_cells(regions: np.ndarray, cells: tuple[int, int] | None) -> str:
-    if cells is None:
-        return ""
-    left = len(np.setdiff1d(label_map_to_cells(regions, cells), [NO_REGION]))
-    return f", {left} in {cells[0]} x {cells[1]} cells"
+def _count_cells(cells: np.ndarray) -> str:
+    return f"{len(np.setdiff1d(cells, [NO_REGION]))} in {cells.shape[0]} x {cells.shape[1]} cells"
 
 
 def _fit(image: np.ndarray, label_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,6 @@
 from detcon_d2.engine.finetune.setup import setup_finetuning
 from detcon_d2.engine.finetune.trainer import FinetuneTrainer
 from detcon_d2.engine.hooks import EMAHook, StopOnSignalHook, ThroughputHook
-from detcon_d2.engine.kmeans_hook import KMeansHook
 from detcon_d2.engine.launch import launch
 from detcon_d2.engine.main import argument_parser, main
 from detcon_d2.engine.setup import load_config, setup
@@ -14,7 +13,6 @@ __all__ = [
     "DetConTrainer",
     "EMAHook",
     "FinetuneTrainer",
-    "KMeansHook",
     "NonFiniteLossError",
     "StopOnSignalHook",
     "ThroughputHook",

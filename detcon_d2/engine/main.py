@@ -13,9 +13,7 @@ from detcon_d2.engine.finetune.trainer import FinetuneTrainer
 from detcon_d2.engine.setup import load_config, setup
 from detcon_d2.engine.step import StepTrainer
 from detcon_d2.engine.trainer import DetConTrainer
-
-PRETRAINING = ("DetConB", "DetConS")
-"""Values of MODEL.META_ARCHITECTURE that are pretrained; every other one is a detector."""
+from detcon_d2.methods.registry import pretraining_class
 
 _EPILOG = """
 examples:
@@ -47,7 +45,7 @@ def main(args: argparse.Namespace) -> None:
     try:
         # Only the name of the architecture matters here; the job's own set-up reads and checks the rest.
         architecture = load_config(args.config_file, args.opts).MODEL.META_ARCHITECTURE
-        run = prepare_pretraining(args) if architecture in PRETRAINING else prepare_finetuning(args)
+        run = prepare_pretraining(args) if pretraining_class(architecture) else prepare_finetuning(args)
     except (ValueError, FileNotFoundError) as error:
         # A user's mistake is told without a traceback.
         if d2.comm.is_main_process():

@@ -1,42 +1,43 @@
-"""A batch that does not fit into memory at once: the loss over all of it, the networks a part at a time (DETCON.MICRO_BATCH).
+"""A batch that does not fit into memory at once: the loss over all of it, the networks one part at a time (DETCON.MICRO_BATCH).
 
 Gradient caching (Gao et al., Scaling deep contrastive learning batch size under memory limited setup, 2021): embed all parts without a
 graph, differentiate the loss with respect to the embeddings, then embed each part again and continue backwards from there.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from detcon_d2.methods import DetConBase
-from detcon_d2.modeling.embeddings import join_embeddings
+from detcon_d2.methods.base import PretrainingModel
+
+Tensors = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
 class MicroBatches:
-    """Losses and gradients of a batch, equal to those in one go but for BatchNorm, whose statistics are those of each part (and of the
-    same part of all processes, where it is synchronised), as they would be over that many more processes.
+    """Losses and gradients of a batch, equal to those of one pass except for BatchNorm: its statistics are those of each part (with
+    synchronised BatchNorm, of the same part of all processes), as they would be over that many more processes.
 
     Attributes:
         model: the network or its DistributedDataParallel wrapper.
-        network: DetCon's.
-        size: images of a part, a divisor of every batch.
+        network: the method.
+        size: images per part, a divisor of every batch.
         autocast: makes the context of forward passes.
         scale: applied to what is differentiated, for fp16.
     """
 
     model: nn.Module
-    network: DetConBase
+    network: PretrainingModel
     size: int
     autocast: Callable[[], AbstractContextManager]
     scale: Callable[[torch.Tensor], torch.Tensor]
 
-    def __call__(self, batch: list[dict]) -> tuple[dict[str, torch.Tensor], Callable[[], None]]:
-        """The losses without a graph, and what adds their gradients to the parameters'; to be called once. The probe's loss is known,
-        and added to the losses, only then.
+    def __call__(self, batch: list[dict]) -> tuple[Tensors, Callable[[], None]]:
+        """The losses without a graph; and a function that adds their gradients to the parameters', to be called once. The loss of the probe
+        is added to the losses only then.
 
         Raises:
             ValueError: a batch that is no multiple of the part's size.
@@ -45,52 +46,41 @@ class MicroBatches:
             raise ValueError(f"DETCON.MICRO_BATCH is {self.size}, which does not divide the {len(batch)} images of this process.")
         parts = [batch[start : start + self.size] for start in range(0, len(batch), self.size)]
         with torch.no_grad(), self.autocast():
-            embedded = [(_random_state(self.network.device), self.network.embed(part)) for part in parts]
-        states, embeddings = zip(*embedded, strict=True)
-        joined = join_embeddings(embeddings)
-        loss = self.network.contrast(joined)
-        losses = {"loss_detcon": loss.detach()}
+            joined = join_embeddings([self.network.embed(part) for part in parts], self.network.online_keys)
+        criterion = self.network.logged_criterion(joined)
+        losses = {name: loss.detach() for name, loss in criterion.items()}
 
         def backward() -> None:
-            gradients = torch.autograd.grad(loss, (joined.online1, joined.online2))
-            losses.update(self._backward(gradients, parts, states))
+            online = {key: joined[key] for key in self.network.online_keys}
+            gradients = torch.autograd.grad(sum(criterion.values()), tuple(online.values()))
+            losses.update(self._backward(dict(zip(online, gradients, strict=True)), parts))
 
         return losses, backward
 
-    def _backward(self, gradients: tuple[torch.Tensor, ...], parts: list[list[dict]], states: tuple) -> dict[str, torch.Tensor]:
-        """From the embeddings to the parameters; returns the losses that are no part of the contrast."""
-        others = {}
-        with _kept_buffers(self.network), _kept_random_state(self.network.device):
-            for number, (part, state) in enumerate(zip(parts, states, strict=True)):
-                _set_random_state(state, self.network.device)
-                mine = tuple(gradient[number * self.size : (number + 1) * self.size] for gradient in gradients)
+    def _backward(self, gradients: Tensors, parts: list[list[dict]]) -> Tensors:
+        """From the embeddings to the parameters; returns the losses that do not come from the embeddings."""
+        others: Tensors = {}
+        with _kept_buffers(self.network):
+            for number, part in enumerate(parts):
+                rows = slice(number * self.size, (number + 1) * self.size)
                 last = number == len(parts) - 1
-                # Processes add up their gradients once, with the last part's.
+                # DDP all-reduces in the last part's backward only; earlier parts run under no_sync().
                 with nullcontext() if last or self.model is self.network else self.model.no_sync():
                     with self.autocast():
-                        part_losses = self.model(part, mine)
-                    shares = {name: loss if name == "loss_detcon" else loss / len(parts) for name, loss in part_losses.items()}
-                    self.scale(sum(shares.values())).backward()
-                del shares["loss_detcon"]
-                others = {name: others.get(name, 0) + share.detach() for name, share in shares.items()}
+                        part_losses = self.model(part, {key: gradient[rows] for key, gradient in gradients.items()})
+                    share = part_losses.pop("loss_share")
+                    means = {name: loss / len(parts) for name, loss in part_losses.items()}
+                    self.scale(sum(means.values(), share)).backward()
+                others = {name: others.get(name, 0) + mean.detach() for name, mean in means.items()}
         return others
 
 
-def _random_state(device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
-    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-
-
-def _set_random_state(state: tuple[torch.Tensor, torch.Tensor | None], device: torch.device) -> None:
-    torch.set_rng_state(state[0])
-    if state[1] is not None:
-        torch.cuda.set_rng_state(state[1], device)
-
-
-@contextmanager
-def _kept_random_state(device: torch.device) -> Iterator[None]:
-    state = _random_state(device)
-    yield
-    _set_random_state(state, device)
+def join_embeddings(parts: Sequence[Tensors], online_keys: Sequence[str]) -> Tensors:
+    """One batch of several, in their order, without a graph. The online embeddings are leaves that require grad, at least float32: half
+    precision would lose the small gradients of a large batch."""
+    joined = {key: torch.cat([part[key] for part in parts]).detach() for key in parts[0]}
+    online = {key: joined[key].to(torch.promote_types(joined[key].dtype, torch.float32)).requires_grad_() for key in online_keys}
+    return joined | online
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import torch
 from detcon_d2 import d2
 from detcon_d2.config import add_detcon_config, backbone_padding
 from detcon_d2.data import count_classes, load_training_records, records_digest
+from detcon_d2.methods.registry import pretraining_class, pretraining_names
 from detcon_d2.solver import resolve_schedule
 
 logger = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ def _prepare(args: argparse.Namespace) -> tuple["d2.CfgNode", list[dict], list[s
     lines += resolve_device(cfg)
     lines += resolve_precision(cfg)
     lines += resolve_norms(cfg, d2.comm.get_world_size())
-    records = load_training_records(cfg)
+    records = load_training_records(cfg, regions=pretraining_class(cfg.MODEL.META_ARCHITECTURE).Samples.uses_regions)
     lines += resolve_schedule(cfg, len(records))
     lines += resolve_probe(cfg, records)
     cfg.freeze()
@@ -124,8 +125,9 @@ def check_pretraining_config(cfg: "d2.CfgNode", world_size: int) -> None:
     compiler = cfg.DETCON.COMPILE
     compilers = torch.compiler.list_backends if compiler else lambda *_: []  # asking imports the compiler, which takes seconds
     architecture, backbone = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.BACKBONE.NAME
+    method = pretraining_class(architecture)
     checks = [
-        (architecture in d2.META_ARCH_REGISTRY, "MODEL.META_ARCHITECTURE", architecture, "'DetConB' or 'DetConS'"),
+        (method is not None, "MODEL.META_ARCHITECTURE", architecture, f"one of {', '.join(pretraining_names())}"),
         (backbone in d2.BACKBONE_REGISTRY, "MODEL.BACKBONE.NAME", backbone, f"one of {', '.join(_names(d2.BACKBONE_REGISTRY))}"),
         (cfg.INPUT.FORMAT == "RGB", "INPUT.FORMAT", cfg.INPUT.FORMAT, "'RGB', the order that pretraining and its pixel statistics use"),
         (cfg.SEED >= 0, "SEED", cfg.SEED, "a number >= 0: image, augmentation and drawn ids follow from it"),
@@ -133,11 +135,10 @@ def check_pretraining_config(cfg: "d2.CfgNode", world_size: int) -> None:
         (dtype in ("bf16", "fp16"), "DETCON.SOLVER.AMP_DTYPE", dtype, "'bf16' or 'fp16'"),
         (not (amp and dtype == "fp16" and not cuda), "DETCON.SOLVER.AMP_DTYPE", dtype, "'bf16' on the CPU, or SOLVER.AMP.ENABLED False"),
         (not cfg.SOLVER.CLIP_GRADIENTS.ENABLED, "SOLVER.CLIP_GRADIENTS.ENABLED", True, "False: pretraining does not clip"),
-        (cfg.DETCON.NUM_SAMPLES > 0, "DETCON.NUM_SAMPLES", cfg.DETCON.NUM_SAMPLES, "at least 1 region a view"),
-        (cfg.DETCON.TEMPERATURE > 0, "DETCON.TEMPERATURE", cfg.DETCON.TEMPERATURE, "a number > 0"),
         (0 <= cfg.DETCON.EMA.MOMENTUM <= 1, "DETCON.EMA.MOMENTUM", cfg.DETCON.EMA.MOMENTUM, "a number in [0, 1]"),
         (not compiler or compiler in compilers(()), "DETCON.COMPILE", compiler, f"'', or one of {', '.join(compilers())}"),
         (cfg.DETCON.LOG_PERIOD > 0, "DETCON.LOG_PERIOD", cfg.DETCON.LOG_PERIOD, "a number of iterations >= 1"),
+        *(method.check_config(cfg) if method else []),
     ]
     wrong = [f"{key} is {found!r}; expected {expected}." for ok, key, found, expected in checks if not ok]
     if wrong:

@@ -5,13 +5,11 @@ from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
 
 import torch
-from torch import nn
 
 from detcon_d2 import d2
 from detcon_d2.checkpoint import CheckpointMetadata, DetConCheckpointer, pretraining_metadata
-from detcon_d2.data import build_detcon_train_loader, describe_masks, records_digest
+from detcon_d2.data import build_pretraining_loader, records_digest
 from detcon_d2.engine.hooks import EMAHook, StopOnSignalHook, ThroughputHook
-from detcon_d2.engine.kmeans_hook import KMeansHook
 from detcon_d2.engine.micro_batch import MicroBatches
 from detcon_d2.engine.step import StepTrainer
 from detcon_d2.solver import build_detcon_optimizer
@@ -21,7 +19,7 @@ class DetConTrainer(StepTrainer):
     """Pretrains ``MODEL.META_ARCHITECTURE`` on ``records``.
 
     The position in the stream of images follows from the iteration alone, so a resumed run sees exactly what an uninterrupted one sees.
-    Hook order: learned regions, timers, LR, EMA, checkpointer, writers, stop.
+    Hook order: the method's own, timers, LR, EMA, checkpointer, writers, stop.
     """
 
     def __init__(self, cfg: "d2.CfgNode", records: list[dict]):
@@ -35,27 +33,27 @@ class DetConTrainer(StepTrainer):
             self.network.compile_encoders(cfg.DETCON.COMPILE)
         self.records = records
         self.micro_batches = self._build_micro_batches()
-        self.kmeans_hook = None if self.network.kmeans is None else KMeansHook(cfg, self.network, records)
-        metadata = pretraining_metadata(cfg, len(records), records_digest(records), describe_masks(cfg))
+        self.method_hooks = self.network.hooks(cfg, records)
+        metadata = pretraining_metadata(cfg, len(records), records_digest(records), self.network.describe(cfg))
         self.checkpointer = DetConCheckpointer(
             self.network,
             cfg.OUTPUT_DIR,
             metadata=CheckpointMetadata(metadata, strict=cfg.DETCON.SOLVER.STRICT_RESUME),
             trainer=weakref.proxy(self),
         )
-        self.register_hooks(self.build_hooks(self.network))
+        self.register_hooks(self.build_hooks())
 
-    def build_hooks(self, model: nn.Module) -> list["d2.HookBase"]:
+    def build_hooks(self) -> list["d2.HookBase"]:
         """The hooks, in the order they need: see the class."""
         cfg = self.cfg
         hooks = [
-            *([self.kmeans_hook] if self.kmeans_hook else []),
+            *self.method_hooks,
             d2.hooks.IterationTimer(),
             ThroughputHook(cfg.SOLVER.IMS_PER_BATCH),
             d2.hooks.LRScheduler(self.optimizer, self.scheduler),
         ]
-        if hasattr(model, "update_target"):
-            hooks.append(EMAHook(model, cfg.DETCON.EMA.MOMENTUM, self.max_iter))
+        if self.network.target_pairs():
+            hooks.append(EMAHook(self.network, cfg.DETCON.EMA.MOMENTUM, self.max_iter))
         if d2.comm.is_main_process():
             keep = cfg.DETCON.SOLVER.MAX_TO_KEEP or None
             hooks.append(d2.hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=keep))
@@ -91,10 +89,13 @@ class DetConTrainer(StepTrainer):
         if fresh_target and self.cfg.DETCON.EMA.INIT == "copy":
             self.network.update_target(0.0)
         self.agree_on_start(resumed)
-        if self.kmeans_hook is not None and self.start_iter < self.max_iter:
-            self.kmeans_hook.resume(self.start_iter)
+        if self.start_iter < self.max_iter:
+            for hook in self.method_hooks:
+                hook.resume(self.start_iter)
 
     def train(self) -> None:
         """From ``start_iter`` to ``max_iter``."""
-        self.batches = iter(build_detcon_train_loader(self.cfg, self.records, start_iteration=self.start_iter))
+        self.batches = iter(
+            build_pretraining_loader(self.cfg, self.records, self.network.sample_maker(self.cfg), start_iteration=self.start_iter)
+        )
         super().train(self.start_iter, self.max_iter)

@@ -10,10 +10,10 @@ import torch
 from detcon_d2 import d2
 from detcon_d2.checkpoint import DetConCheckpointer
 from detcon_d2.config import add_detcon_config
-from detcon_d2.methods import DetConBase
+from detcon_d2.methods.base import PretrainingModel
 
 
-def load_encoder(run: str | Path, trained: bool = True) -> DetConBase:
+def load_encoder(run: str | Path, trained: bool = True) -> PretrainingModel:
     """The DetCon model of a pretraining run on the CPU, by its ``config.yaml``, in evaluation mode.
 
     Args:
@@ -45,7 +45,7 @@ def load_encoder(run: str | Path, trained: bool = True) -> DetConBase:
 
 
 @torch.no_grad()
-def encode_images(model: DetConBase, images: Sequence[np.ndarray], zoom: float) -> list[torch.Tensor]:
+def encode_images(model: PretrainingModel, images: Sequence[np.ndarray], zoom: float) -> list[torch.Tensor]:
     """Feature maps (C, h, w), float32, of images that are enlarged first, so that small images have enough cells.
 
     The images are mirrored at their borders by one cell, which is cut off again: cells at the border see less of the zero padding.

@@ -1,5 +1,7 @@
-"""The pretraining methods: one file is one method."""
+"""The pretraining methods: one file is one method. Importing this package registers every one of them."""
 
-from detcon_d2.methods.detcon import DetConB, DetConBase, DetConS
+import importlib
+import pkgutil
 
-__all__ = ["DetConB", "DetConBase", "DetConS"]
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

@@ -1,115 +1,204 @@
-"""Keeps learned regions in step with training: K on its schedule, and the regions of all images where they are refreshed by epochs."""
+"""Regions learned while training: k-means over the features of the whole image, as in ODIN (Hénaff et al. 2022, "Object discovery and
+representation networks"), R2O (Gokul et al. 2022) and CYBORGS (Wang et al. 2022). DETCON.MASKS.SOURCE kmeans gives them to any method that
+pools regions.
 
-import logging
-import re
-import time
-from pathlib import Path
+Letters: N images, (h, w) feature cells of the whole image, K regions.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
-from tqdm import tqdm
+from torch import nn
 
 from detcon_d2 import d2
-from detcon_d2.checkpoint import write_atomically
-from detcon_d2.config import kmeans_settings
-from detcon_d2.data import build_full_image_loader
-from detcon_d2.methods import DetConBase
-
-logger = logging.getLogger(__name__)
+from detcon_d2.methods.base import PretrainingModel
+from detcon_d2.modeling.kmeans import carry_to_view, spherical_kmeans
+from detcon_d2.modeling.regions import downsample_label_map
+from detcon_d2.views.whole_image import WholeImage
 
 
-class KMeansHook(d2.HookBase):
-    """Sets what the model needs to know of its learned regions before each step. Should be the first hook: a refresh is no part of a step.
+def add_learned_regions_config(node: "d2.CfgNode") -> None:
+    """Add the keys KMEANS to ``node``, which is cfg.DETCON.MASKS, in place."""
+    # k-means over the EMA encoder's features of the whole image (of the only encoder, where there is no EMA copy).
+    node.KMEANS = d2.CfgNode()
+    # K: regions of an image, at most the number of feature cells and 256.
+    node.KMEANS.K = 8
+    # K moves linearly to this number over training, as in R2O; 0: it stays.
+    node.KMEANS.K_END = 0
+    node.KMEANS.ITERATIONS = 10
+    # The whole image is resized to SIZE x SIZE, whatever its aspect ratio; 0: VIEWS.SIZE. A larger one gives more cells, and finer regions.
+    node.KMEANS.SIZE = 0
+    # The backbone's output that is clustered, one of MODEL.RESNETS.OUT_FEATURES; "": DETCON.IN_FEATURE.
+    node.KMEANS.IN_FEATURE = ""
+    # 0: regions of each batch in each step; E: of all images at the start of every E-th epoch, kept in OUTPUT_DIR/kmeans until the next.
+    node.KMEANS.REFRESH_EPOCHS = 0
 
-    With DETCON.MASKS.KMEANS.REFRESH_EPOCHS E, the first iteration with an image of epoch 0, E, 2E, ... begins with the regions of all
-    images by the encoder of that moment (the first time as it was initialised: neighbouring cells of a random network resemble each other,
-    so its regions are already patches of the image). They are kept in ``OUTPUT_DIR/kmeans``, one byte a feature cell, so that a resumed
-    run sees the same regions. Files that no checkpoint needs any more are removed.
+
+@dataclass(frozen=True)
+class KMeansSettings:
+    """DETCON.MASKS.KMEANS with its defaults resolved.
+
+    Attributes:
+        k, k_end: regions of an image in the first and the last iteration.
+        iterations: of Lloyd's algorithm.
+        size: side of the whole image in pixels.
+        in_feature: the backbone's output that is clustered.
+        refresh_epochs: E; 0: each step.
     """
 
-    def __init__(self, cfg: "d2.CfgNode", model: DetConBase, records: list[dict]):
+    k: int
+    k_end: int
+    iterations: int
+    size: int
+    in_feature: str
+    refresh_epochs: int
+
+    @classmethod
+    def from_config(cls, cfg: "d2.CfgNode", shapes: "Mapping[str, d2.ShapeSpec]") -> "KMeansSettings":
         """
         Args:
-            cfg: resolved, with DETCON.MASKS.SOURCE kmeans.
-            model: not wrapped by DDP.
-            records: the training images, whose ``index`` is their place in the list.
-        """
-        self._cfg = cfg
-        self._settings = kmeans_settings(cfg)
-        self._model = model
-        self._records = records
-        self._folder = Path(cfg.OUTPUT_DIR) / "kmeans"
-
-    def before_step(self) -> None:
-        """K of this iteration; and all regions, if it is time."""
-        iteration = self.trainer.iter
-        self._model.kmeans.num_clusters = self._settings.clusters(iteration, self.trainer.max_iter)
-        if self._refresh_before(iteration) == iteration:
-            self._refresh(iteration)
-
-    def resume(self, iteration: int) -> None:
-        """Take up the regions with which an uninterrupted run would enter ``iteration``.
+            cfg: the config.
+            shapes: of the encoder's outputs.
 
         Raises:
-            ValueError: their file is missing or of other images.
+            ValueError: for values out of range, an output that the encoder lacks, or more regions than cells.
         """
-        refresh = self._refresh_before(iteration)
-        if refresh not in (None, iteration):
-            self._load(self._path(refresh))
+        keys = cfg.DETCON.MASKS.KMEANS
+        checks = [
+            (1 <= keys.K <= 256, "K", "1..256 regions per image"),
+            (0 <= keys.K_END <= 256, "K_END", "1..256 regions per image, or 0 for K all the time"),
+            (keys.ITERATIONS >= 1, "ITERATIONS", "at least 1"),
+            (keys.SIZE >= 0, "SIZE", "a side in pixels, or 0 for that of the views"),
+            (keys.REFRESH_EPOCHS >= 0, "REFRESH_EPOCHS", "a number of epochs, or 0 for every step"),
+        ]
+        wrong = [f"DETCON.MASKS.KMEANS.{key} is {keys[key]!r}; expected {expected}." for ok, key, expected in checks if not ok]
+        if wrong:
+            raise ValueError("\n".join(wrong))
+        settings = cls(
+            k=keys.K,
+            k_end=keys.K_END or keys.K,
+            iterations=keys.ITERATIONS,
+            size=keys.SIZE or cfg.DETCON.VIEWS.SIZE,
+            in_feature=keys.IN_FEATURE or cfg.DETCON.IN_FEATURE,
+            refresh_epochs=keys.REFRESH_EPOCHS,
+        )
+        settings._check_cells(shapes)
+        return settings
 
-    def _refresh_before(self, iteration: int) -> int | None:
-        """The last iteration up to this one at which all regions are refreshed; None where each step learns its own."""
-        if not self._settings.refresh_epochs:
+    def _check_cells(self, shapes: "Mapping[str, d2.ShapeSpec]") -> None:
+        if self.in_feature not in shapes:
+            raise ValueError(
+                f"DETCON.MASKS.KMEANS.IN_FEATURE is {self.in_feature!r}, but the backbone gives {sorted(shapes)}. Add it to "
+                "MODEL.RESNETS.OUT_FEATURES."
+            )
+        side = -(-self.size // shapes[self.in_feature].stride)
+        for key, value in (("K", self.k), ("K_END", self.k_end)):
+            if value > side * side:
+                raise ValueError(
+                    f"DETCON.MASKS.KMEANS.{key} is {value}, but {self.in_feature!r} of a whole image of {self.size} pixels has "
+                    f"{side} x {side} = {side * side} cells; expected at most as many regions. Raise DETCON.MASKS.KMEANS.SIZE, or cluster "
+                    "an output of a smaller stride (KMEANS.IN_FEATURE and MODEL.RESNETS.OUT_FEATURES)."
+                )
+
+    def clusters(self, iteration: int, max_iter: int) -> int:
+        """K at an iteration: on the line from ``k`` at the first of ``max_iter`` iterations to ``k_end`` at the last."""
+        return round(self.k + (self.k_end - self.k) * min(iteration / max(max_iter - 1, 1), 1.0))
+
+
+class LearnedRegions:
+    """What a model knows of its learned regions, besides its weights. It is no part of the model's state.
+
+    Attributes:
+        settings: the config.
+        whole_image: makes what k-means needs of an image.
+        num_clusters: K of this step.
+        table: uint8 (images, h, w), regions of all training images by their index; None where each step learns its own.
+    """
+
+    def __init__(self, settings: KMeansSettings, whole_image: WholeImage):
+        """Arguments as the attributes of these names."""
+        self.settings = settings
+        self.whole_image = whole_image
+        self.num_clusters = settings.k
+        self.table: np.ndarray | None = None
+
+    @classmethod
+    def build(cls, cfg: "d2.CfgNode", shapes: "Mapping[str, d2.ShapeSpec]") -> "LearnedRegions | None":
+        """From a config and the shapes of the encoder's outputs; None where DETCON.MASKS.SOURCE is not kmeans.
+
+        Raises:
+            ValueError: as :meth:`KMeansSettings.from_config`.
+        """
+        if cfg.DETCON.MASKS.SOURCE != "kmeans":
             return None
-        images, batch = self._settings.refresh_epochs * len(self._records), self._cfg.SOLVER.IMS_PER_BATCH
-        return -(-(iteration * batch // images) * images // batch)
+        settings = KMeansSettings.from_config(cfg, shapes)
+        draws = max(settings.k, settings.k_end)
+        return cls(settings, WholeImage(cfg.SEED, settings.size, cfg.DETCON.VIEWS.INTERPOLATION, draws, cfg.DETCON.AUG.MODE == "fast"))
 
-    def _path(self, iteration: int) -> Path:
-        return self._folder / f"regions_iter{iteration:07d}.npy"
+    @property
+    def whole_image_of_samples(self) -> WholeImage | None:
+        """What samples need to have; None where regions are refreshed by epochs."""
+        return None if self.settings.refresh_epochs else self.whole_image
 
-    def _refresh(self, iteration: int) -> None:
-        start = time.perf_counter()
-        shares = d2.comm.gather(self._learn_share(iteration * self._cfg.SOLVER.IMS_PER_BATCH))
-        if d2.comm.is_main_process():
-            table = np.concatenate([share for share in shares if len(share)])
-            self._folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._path(iteration), lambda file: np.save(file, table))
-            self._remove_old(iteration)
-            logger.info(
-                "Regions of %d images by k-means, K = %d, on %d x %d cells: %.0f s.",
-                *(len(table), self._model.kmeans.num_clusters, *table.shape[1:], time.perf_counter() - start),
-            )
-        d2.comm.synchronize()
-        self._load(self._path(iteration))
+    def describe(self) -> str:
+        """One line for logs and checkpoints."""
+        return " ".join(["kmeans", *(f"{key}={value}" for key, value in asdict(self.settings).items())])
 
-    def _learn_share(self, first_position: int) -> np.ndarray:
-        """uint8 (images, h, w): regions of this process's share."""
-        trainer = self.trainer
-        loader = build_full_image_loader(self._cfg, self._records, first_position)
-        found = [np.empty(0, np.uint8)]
-        with torch.autocast(trainer.device_type, dtype=trainer.amp_dtype, enabled=trainer.amp_dtype is not None):
-            for batch in tqdm(loader, desc="regions by k-means", unit="batch", disable=not d2.comm.is_main_process()):
-                found.append(self._model.learn_regions(batch["full_image"], batch["kmeans_draws"]).byte().cpu().numpy())
-        return np.concatenate(found[1:]) if found[1:] else found[0]
+    @torch.no_grad()
+    def learn(self, model: PretrainingModel, images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+        """Regions of whole images: (N, h, w) int64 on the model's device.
 
-    def _load(self, path: Path) -> None:
-        if not path.is_file():
+        The encoder normalises by its running statistics, so that an image's regions do not depend on its batch; they, and the mode of
+        each of its modules, stay as they are.
+
+        Args:
+            model: has a ``region_encoder``.
+            images: (N, 3, H, W) uint8 RGB.
+            draws: (N, >= K) floating in [0, 1).
+        """
+        images = model.normalise(model.to_device(images)).contiguous(memory_format=model.memory_format)
+        kind = images.device.type
+        # Autocast of older versions of torch keeps the weights that it casts here, without gradient, for the forward passes of the views.
+        autocast = torch.autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False)
+        with autocast, _evaluating(model.region_encoder):
+            features = model.region_encoder(images)[self.settings.in_feature]
+        n, _, height, width = features.shape
+        cells = features.flatten(2).transpose(1, 2)
+        return spherical_kmeans(cells, self.num_clusters, model.to_device(draws), self.settings.iterations).view(n, height, width)
+
+    def cells_of_views(self, model: PretrainingModel, batch: list[dict]) -> list[torch.Tensor]:
+        """The regions of each view's feature cells, (N, h, w) each, learned from the whole images or looked up."""
+        if self.settings.refresh_epochs:
+            regions = model.to_device(self.look_up(batch))
+        else:
+            regions = self.learn(model, *(torch.stack([sample[key] for sample in batch]) for key in ("full_image", "kmeans_draws")))
+        sizes = model.to_device(torch.tensor([[sample["height"], sample["width"]] for sample in batch]))
+        cells = []
+        for i, view in enumerate(batch[0]["views"]):
+            flips = model.to_device(torch.tensor([sample["views"][i]["flip"] for sample in batch]))
+            label_maps = carry_to_view(regions, model.stacked(batch, i, "box"), flips, sizes, view["image"].shape[-2:])
+            cells.append(downsample_label_map(label_maps, tuple(-(-side // model.stride) for side in label_maps.shape[-2:])))
+        return cells
+
+    def look_up(self, batch: list[dict]) -> torch.Tensor:
+        """Regions of the images of a batch from the table: (N, h, w) int64 on the CPU."""
+        if self.table is None:
             raise ValueError(
-                f"{path} is missing: the regions that this run refreshed last. Every process needs it, on a shared disk. Restore it, or "
-                "start the run anew, without --resume."
+                "DETCON.MASKS.KMEANS.REFRESH_EPOCHS asks for regions of all images, which are not there: train with DetConTrainer, whose "
+                "hook computes them, or set REFRESH_EPOCHS 0."
             )
-        table = np.load(path, mmap_mode="r")
-        if table.dtype != np.uint8 or table.ndim != 3 or len(table) != len(self._records):
-            raise ValueError(
-                f"{path} holds {table.dtype} {table.shape}; expected uint8 ({len(self._records)}, h, w), regions of the images of "
-                "DATASETS.TRAIN. It is of another run: restore the right one, or start anew, without --resume."
-            )
-        self._model.kmeans.table = table
+        return torch.from_numpy(self.table[[sample["index"] for sample in batch]]).long()
 
-    def _remove_old(self, iteration: int) -> None:
-        """A checkpoint needs the file that was in use when it was written."""
-        names = [re.fullmatch(r"model_(\d+)\.pth", path.name) for path in Path(self._cfg.OUTPUT_DIR).iterdir()]
-        needed = {self._path(self._refresh_before(int(name[1]) + 1)) for name in names if name} | {self._path(iteration)}
-        for path in self._folder.glob("regions_iter*.npy"):
-            if path not in needed:
-                path.unlink()
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training

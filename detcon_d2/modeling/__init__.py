@@ -8,7 +8,7 @@ from detcon_d2.modeling.backbone import (
 )
 from detcon_d2.modeling.ema import ema_momentum, update_ema
 from detcon_d2.modeling.heads import DetConHead
-from detcon_d2.modeling.kmeans import KMeansRegions, carry_to_view, spherical_kmeans
+from detcon_d2.modeling.kmeans import carry_to_view, spherical_kmeans
 from detcon_d2.modeling.metrics import mean_distinct_regions, positive_fraction, projection_std, region_retrieval_top1
 from detcon_d2.modeling.regions import downsample_label_map, ids_from_draws, pool_masked_features, sample_mask_ids
 from detcon_d2.modeling.same_padding import SameConv2d, SameStem, same_padding, use_same_padding
@@ -16,7 +16,6 @@ from detcon_d2.modeling.same_padding import SameConv2d, SameStem, same_padding, 
 __all__ = [
     "BLOCKS_PER_STAGE",
     "DetConHead",
-    "KMeansRegions",
     "SameConv2d",
     "SameStem",
     "build_detcon_resnet_backbone",

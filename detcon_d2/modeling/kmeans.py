@@ -1,28 +1,19 @@
-"""Regions learned while training: k-means over the features of the whole image, as in ODIN (Henaff et al. 2022, "Object discovery and
-representation networks"), R2O (Gokul et al. 2022) and CYBORGS (Wang et al. 2022).
+"""k-means over feature cells, and its regions in the views of an image: what learned regions (``methods.odin``) are computed by.
 
 Letters: N images, C channels, (h, w) feature cells of the whole image, P = h * w, K regions, S pixels a side of a view.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-
-import numpy as np
 import torch
-from torch import nn
 from torch.nn import functional as F
-
-from detcon_d2 import d2
-from detcon_d2.config import kmeans_settings
 
 
 @torch.no_grad()
 def spherical_kmeans(features: torch.Tensor, num_clusters: int, draws: torch.Tensor, iterations: int) -> torch.Tensor:
-    """Clusters of each image's cells by cosine similarity, of images apart from each other (Dhillon and Modha 2001).
+    """Clusters the cells of each image separately by cosine similarity (Dhillon and Modha 2001).
 
-    A cell joins the centre of highest cosine, ties the lowest number; a centre becomes the l2-normalised mean of its cells, and stays where
-    it has none. The first centres are drawn as in k-means++ (Arthur and Vassilvitskii 2007) with 2 - 2 cos, the squared distance on the
-    sphere. Everything is computed in float32, under autocast too, and without a host synchronisation.
+    A cell joins the centre of highest cosine, in a tie the one of the lowest number. A centre becomes the l2-normalised mean of its cells,
+    and stays as it is if it has none. The first centres are sampled as in k-means++ (Arthur and Vassilvitskii 2007) with 2 - 2 cos, the
+    squared distance on the sphere. Everything is computed in float32, under autocast too, and without a host synchronisation.
 
     Args:
         features: (N, P, C) floating; normalised here.
@@ -81,84 +72,6 @@ def carry_to_view(
     return cells[image, rows[:, :, None], columns[:, None, :]]
 
 
-class KMeansRegions:
-    """What the model knows of learned regions, beside its weights.
-
-    Attributes:
-        in_feature: the encoder's output that is clustered.
-        num_clusters: K of this step.
-        iterations: of Lloyd's algorithm.
-        table: uint8 (images, h, w), regions of all training images by their index, or None where each step learns its own. Not part of
-            the model's state: whoever refreshes it keeps it.
-    """
-
-    def __init__(self, *, in_feature: str, num_clusters: int, iterations: int):
-        """Arguments as the attributes of these names."""
-        self.in_feature = in_feature
-        self.num_clusters = num_clusters
-        self.iterations = iterations
-        self.table: np.ndarray | None = None
-
-    @classmethod
-    def build(cls, cfg: "d2.CfgNode", shapes: "Mapping[str, d2.ShapeSpec]") -> "KMeansRegions | None":
-        """From DETCON.MASKS.KMEANS and the shapes of the encoder's outputs; None where DETCON.MASKS.SOURCE is another.
-
-        Raises:
-            ValueError: an output that the encoder does not give, or more regions than it has cells.
-        """
-        settings = kmeans_settings(cfg)
-        if settings is None:
-            return None
-        if settings.in_feature not in shapes:
-            raise ValueError(
-                f"DETCON.MASKS.KMEANS.IN_FEATURE is {settings.in_feature!r}, but the backbone gives {sorted(shapes)}. Add it to "
-                "MODEL.RESNETS.OUT_FEATURES."
-            )
-        side = -(-settings.size // shapes[settings.in_feature].stride)
-        for key, value in (("K", settings.k), ("K_END", settings.k_end)):
-            if value > side * side:
-                raise ValueError(
-                    f"DETCON.MASKS.KMEANS.{key} is {value}, but {settings.in_feature!r} of a whole image of {settings.size} pixels has "
-                    f"{side} x {side} = {side * side} cells; expected at most as many regions. Raise DETCON.MASKS.KMEANS.SIZE, or cluster "
-                    "an output of a smaller stride (KMEANS.IN_FEATURE and MODEL.RESNETS.OUT_FEATURES)."
-                )
-        return cls(in_feature=settings.in_feature, num_clusters=settings.k, iterations=settings.iterations)
-
-    @torch.no_grad()
-    def learn(self, encoder: nn.Module, images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
-        """Regions of whole images: (N, h, w) int64.
-
-        The encoder normalises by its running statistics, so that an image's regions do not depend on its batch; they, and the mode that
-        each of its modules is in, stay as they are.
-
-        Args:
-            encoder: gives ``in_feature``.
-            images: (N, 3, H, W), as the encoder takes them.
-            draws: (N, >= K) floating in [0, 1).
-        """
-        kind = images.device.type
-        # Autocast of older versions of torch keeps the weights that it casts here, without gradient, for the forward passes of the views.
-        autocast = torch.autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False)
-        with autocast, _evaluating(encoder):
-            features = encoder(images)[self.in_feature]
-        n, _, height, width = features.shape
-        found = spherical_kmeans(features.flatten(2).transpose(1, 2), self.num_clusters, draws, self.iterations)
-        return found.view(n, height, width)
-
-    def look_up(self, records: list[dict]) -> torch.Tensor:
-        """Regions of the images of a batch from the table: (N, h, w) int64 on the CPU.
-
-        Args:
-            records: the mapper's dicts, with ``index``.
-        """
-        if self.table is None:
-            raise ValueError(
-                "DETCON.MASKS.KMEANS.REFRESH_EPOCHS asks for regions of all images, which are not there: train with DetConTrainer, whose "
-                "hook computes them, or set REFRESH_EPOCHS 0."
-            )
-        return torch.from_numpy(self.table[[record["index"] for record in records]]).long()
-
-
 def _first_centers(points: torch.Tensor, num_clusters: int, draws: torch.Tensor) -> torch.Tensor:
     """k-means++ on the sphere: (N, K, C)."""
     draws = draws.to(points.device, torch.float64)
@@ -166,7 +79,7 @@ def _first_centers(points: torch.Tensor, num_clusters: int, draws: torch.Tensor)
     centers = []
     for k in range(num_clusters):
         cumulated = distance.cumsum(1)
-        # Where no cell differs from the centres so far, the last one is taken again: the lower number of the two keeps all cells.
+        # If every cell equals a centre, the last cell is chosen again; its duplicate centre gets no cells.
         chosen = (cumulated <= draws[:, k, None] * cumulated[:, -1:]).sum(1).clamp(max=points.shape[1] - 1)
         center = points[torch.arange(len(points), device=points.device), chosen]
         centers.append(center)
@@ -185,14 +98,3 @@ def _cells_of_pixels(start: torch.Tensor, end: torch.Tensor, image: torch.Tensor
     centers = 2 * torch.arange(pixels, device=start.device) + 1
     source = start[:, None] + centers * (end - start)[:, None] // (2 * pixels)
     return (2 * source + 1) * cells // (2 * image[:, None])
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training

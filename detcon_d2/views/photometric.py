@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 import numpy as np
+from fvcore.common.config import CfgNode
 
 from detcon_d2.views import color
 
@@ -100,6 +101,27 @@ class PhotometricAugmentation:
         self.blur_kernel = blur_kernel
         self.solarize_prob = solarize_prob
         self.solarize_threshold = solarize_threshold
+
+    @classmethod
+    def from_config(cls, aug: CfgNode, view: int) -> "PhotometricAugmentation":
+        """From the node DETCON.AUG, for view 0 or 1."""
+
+        def probability(key: str) -> float:
+            if len(aug[key]) != 2:
+                raise ValueError(f"DETCON.AUG.{key} is {aug[key]}; expected two probabilities, (view 1, view 2).")
+            return aug[key][view]
+
+        return cls(
+            operators=aug.OPERATORS,
+            jitter_prob=probability("JITTER_PROB"),
+            strengths=(aug.BRIGHTNESS, aug.CONTRAST, aug.SATURATION, aug.HUE),
+            gray_prob=probability("GRAY_PROB"),
+            blur_prob=probability("BLUR_PROB"),
+            blur_sigma=tuple(aug.BLUR_SIGMA),
+            blur_kernel=aug.BLUR_KERNEL,
+            solarize_prob=probability("SOLARIZE_PROB"),
+            solarize_threshold=aug.SOLARIZE_THRESHOLD,
+        )
 
     def sample(self, rng: np.random.Generator) -> PhotometricTransform:
         """Draw a transform; every call takes the same numbers from ``rng``, whatever the probabilities are."""

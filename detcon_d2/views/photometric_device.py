@@ -1,7 +1,8 @@
-"""Photometric augmentation of a batch on the model's device: the exact operators of ``data.photometric``, in float32.
+"""Photometric augmentation of a batch on the model's device: the exact operators of ``views.photometric``, in float32.
 
-What was drawn for each image stays on the host, so that nothing waits for the device: each operator is applied at once to the images whose
-turn it is. Letters: N images, n of them, (H, W) pixels.
+Sampled parameters stay on the CPU, so that there is no synchronisation. Each operator runs once, on the sub-batch that uses it at this
+step.
+Letters: N images, n of them, (H, W) pixels.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,18 +14,13 @@ from torch.nn import functional as F
 _LUMA = (0.2989, 0.587, 0.114)
 
 
-def finish_views(images: torch.Tensor, views: list[dict]) -> torch.Tensor:
-    """Images of views (N, 3, H, W), after the photometric augmentation that the loader left to the device (DETCON.AUG.WHERE), if it did."""
-    return apply_photometric(images, [view["photometric"] for view in views]) if "photometric" in views[0] else images
-
-
 @torch.no_grad()
 def apply_photometric(images: torch.Tensor, transforms: Sequence) -> torch.Tensor:
     """Each image's transform: jitter, grey, blur and solarize, with the same numbers as ``PhotometricTransform.apply_image`` to 1e-5.
 
     Args:
         images: (N, 3, H, W) RGB, uint8 or float32 in [0, 1]; not changed.
-        transforms: N of ``data.photometric.PhotometricTransform``, of one ``operators``.
+        transforms: N of ``views.photometric.PhotometricTransform``, of one ``operators``.
 
     Returns:
         float32 (N, 3, H, W) in [0, 1] on the same device.

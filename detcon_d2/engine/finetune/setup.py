@@ -12,6 +12,7 @@ from detcon_d2.checkpoint import check_weights
 from detcon_d2.config import backbone_padding
 from detcon_d2.engine.finetune.data import AUGMENTATIONS, load_detection_records
 from detcon_d2.engine.setup import DETECTOR_NORMS, load_config, prepare_together, resolve_device, resolve_norms, resolve_precision
+from detcon_d2.methods.registry import pretraining_names
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,12 @@ def check_finetuning_config(cfg: "d2.CfgNode", world_size: int) -> None:
     fp16_on_cpu = solver.AMP.ENABLED and dtype == "fp16" and not torch.cuda.is_available()
     sampler, augmentation, fraction = cfg.DATALOADER.SAMPLER_TRAIN, finetune.AUGMENTATION, finetune.LABEL_FRACTION
     checks = [
-        (architecture in d2.META_ARCH_REGISTRY, "MODEL.META_ARCHITECTURE", architecture, "'GeneralizedRCNN', 'DetConB' or 'DetConS'"),
+        (
+            architecture in d2.META_ARCH_REGISTRY,
+            "MODEL.META_ARCHITECTURE",
+            architecture,
+            f"'GeneralizedRCNN', or to pretrain one of {', '.join(pretraining_names())}",
+        ),
         (batch > 0 and batch % world_size == 0, "SOLVER.IMS_PER_BATCH", batch, f"a positive multiple of the {world_size} processes"),
         (dtype in ("bf16", "fp16"), "DETCON.SOLVER.AMP_DTYPE", dtype, "'bf16' or 'fp16'"),
         (not fp16_on_cpu, "DETCON.SOLVER.AMP_DTYPE", dtype, "'bf16' on the CPU, or SOLVER.AMP.ENABLED False"),

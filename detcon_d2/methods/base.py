@@ -1,0 +1,199 @@
+"""What every pretraining method is: :class:`PretrainingModel`. Trainer, loader, converter and reports know this class and no method.
+
+Letters: N images per process, C feature channels, (h, w) feature cells.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from detcon_d2 import d2
+from detcon_d2.modeling.backbone import zero_init_residual
+from detcon_d2.modeling.ema import update_ema
+from detcon_d2.modeling.inputs import SampleInputs
+from detcon_d2.modeling.probe import LinearProbe
+from detcon_d2.views.samplers import SampleMaker
+
+
+class PretrainingModel(SampleInputs):
+    """Encoder, probe, preparation of the views, log metrics, target updates and inference; a subclass adds heads and a loss.
+
+    A subclass is registered in META_ARCH_REGISTRY, sets the class attributes, extends :meth:`from_config`, and implements :meth:`embed` and
+    :meth:`criterion`. Nothing in it is random: random numbers come with the sample. Names of parameters are fixed: ``encoder.*``, which the
+    converter takes, ``heads.*``, ``target.*`` for EMA copies, ``memory.*`` for queues, centres and banks (DetCon's heads are older).
+    """
+
+    Samples: ClassVar[type[SampleMaker]]
+    """Makes what the loader sends of each image."""
+    online_keys: ClassVar[tuple[str, ...]]
+    """The entries of :meth:`embed` through which the loss reaches the parameters."""
+
+    def __init__(
+        self,
+        *,
+        encoder: nn.Module,
+        heads: Mapping[str, nn.Module],
+        in_feature: str,
+        num_classes: int = 0,
+        metrics_period: int = 20,
+        **inputs,
+    ):
+        """
+        Args:
+            encoder: a Detectron2 backbone with the output ``in_feature``, which the method uses.
+            heads: name -> module; each becomes an attribute.
+            num_classes: of the online linear probe; 0 for none.
+            metrics_period: iterations between two computations of the metrics of the log.
+            **inputs: as for :class:`SampleInputs`.
+        """
+        super().__init__(**inputs)
+        self.encoder = encoder
+        # Between encoder and probe: checkpoints hold the optimizer's state in this order.
+        for name, head in heads.items():
+            self.add_module(name, head)
+        self.in_feature = in_feature
+        self.metrics_period = metrics_period
+        shape = encoder.output_shape()[in_feature]
+        self.stride = shape.stride
+        self.probe = LinearProbe(shape.channels, num_classes) if num_classes else None
+
+    @classmethod
+    def from_config(cls, cfg: "d2.CfgNode") -> dict:
+        """Arguments of the constructor from a config; a subclass adds ``heads`` and what else it takes."""
+        detcon = cfg.DETCON
+        encoder = d2.build_backbone(cfg)
+        if detcon.IN_FEATURE not in (found := encoder.output_shape()):
+            raise ValueError(
+                f"DETCON.IN_FEATURE is {detcon.IN_FEATURE!r}, but the backbone gives {sorted(found)}. Add it to RESNETS.OUT_FEATURES."
+            )
+        if detcon.ZERO_INIT_RESIDUAL:
+            zero_init_residual(encoder)
+        return {
+            "encoder": encoder,
+            "in_feature": detcon.IN_FEATURE,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "num_classes": detcon.PROBE.NUM_CLASSES if detcon.PROBE.ENABLED else 0,
+            "channels_last": detcon.CHANNELS_LAST,
+            "photometric_on_device": detcon.AUG.WHERE == "device",
+            "metrics_period": detcon.LOG_PERIOD,
+        }
+
+    @classmethod
+    def add_config(cls, node: "d2.CfgNode") -> None:
+        """Add the method's own keys to ``node``, which is cfg.DETCON, in place. It is called for every registered method."""
+
+    @classmethod
+    def check_config(cls, cfg: "d2.CfgNode") -> list[tuple[bool, str, object, str]]:
+        """What the method requires: (whether it is fulfilled, key, value found, what is expected) each."""
+        return []
+
+    def sample_maker(self, cfg: "d2.CfgNode") -> SampleMaker:
+        """Makes the samples of the loader."""
+        return self.Samples.from_config(cfg, self.stride)
+
+    def embed(self, batch: list[dict], with_targets: bool = True) -> dict[str, torch.Tensor]:
+        """What loss and metrics need of a batch of samples; the first axis of each tensor is the image, so that parts can be joined.
+
+        Args:
+            batch: samples of this process.
+            with_targets: whether to compute what gets no gradient and only the loss needs.
+
+        Returns:
+            The :attr:`online_keys`, with a graph; other entries without one, among them ``features`` (N, C) of ``LinearProbe.pool``.
+        """
+        raise NotImplementedError
+
+    def criterion(self, embeddings: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The named losses of a batch, scalars. It gathers over processes itself."""
+        raise NotImplementedError
+
+    def metrics(self, embeddings: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Scalars of this process's batch that show whether the model learns; the log has them as ``learning/NAME``."""
+        return {}
+
+    def target_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
+        """(EMA copy, online module) each; the copies move after each optimizer step."""
+        return []
+
+    def hooks(self, cfg: "d2.CfgNode", records: list[dict]) -> list["MethodHook"]:
+        """Hooks of the method for a run on ``records``; they come before all others."""
+        return []
+
+    def describe(self, cfg: "d2.CfgNode") -> dict[str, str]:
+        """What a checkpoint holds about the method and a resumed run compares."""
+        branches = "online in encoder.*" + (", EMA in target.encoder.*" if len(self._encoders()) > 1 else "")
+        return {"method": type(self).__name__, "encoder": branches, "mask_parameters": "none"}
+
+    def update_target(self, momentum: float) -> None:
+        """target = momentum * target + (1 - momentum) * online, for the parameters of all :meth:`target_pairs`."""
+        for target, online in self.target_pairs():
+            update_ema(target, online, momentum)
+
+    def compile_encoders(self, backend: str) -> None:
+        """torch.compile of the encoder and its EMA copy, in place, by one of ``torch.compiler.list_backends(())``."""
+        for encoder in self._encoders():
+            encoder.compile(backend=backend, dynamic=False)
+
+    def _encoders(self) -> list[nn.Module]:
+        return [self.encoder, *(target for target, online in self.target_pairs() if online is self.encoder)]
+
+    def forward(
+        self, batched_inputs: list[dict], gradients: Mapping[str, torch.Tensor] | None = None
+    ) -> dict[str, torch.Tensor] | list[dict[str, torch.Tensor]]:
+        """
+        Args:
+            batched_inputs: in training samples of :attr:`Samples`; in evaluation Detectron2's ``{"image": (3, H, W) RGB in 0..255}``.
+            gradients: of the loss of a larger batch with respect to this part's :attr:`online_keys`, for DETCON.MICRO_BATCH.
+
+        Returns:
+            In training the named losses, with labels also ``loss_probe``; with ``gradients`` one ``loss_share`` in place of the method's
+            losses: a number whose gradient to the parameters is this part's share of that loss's. In evaluation one
+            ``{"features": (C, h, w)}`` per image. In training an EventStorage must be open, as for Detectron2's models.
+        """
+        if not self.training:
+            return self.inference(batched_inputs)
+        embeddings = self.embed(batched_inputs, with_targets=gradients is None)
+        if gradients is None:
+            losses = self.logged_criterion(embeddings)
+        else:
+            losses = {"loss_share": sum((embeddings[key].to(g.dtype) * g).sum() for key, g in gradients.items())}
+        if self.probe is not None:
+            labels = self.to_device(LinearProbe.labels_of(batched_inputs))
+            losses["loss_probe"], accuracy = self.probe.loss(embeddings["features"], labels)
+            self._log({"probe/accuracy": accuracy} if self._metrics_due() else {})
+        return losses
+
+    def logged_criterion(self, embeddings: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """:meth:`criterion`; at the iterations of the log, :meth:`metrics` go to the event storage."""
+        if self._metrics_due():
+            with torch.no_grad():
+                self._log({f"learning/{name}": value for name, value in self.metrics(embeddings).items()})
+        return self.criterion(embeddings)
+
+    @torch.no_grad()
+    def inference(self, batched_inputs: list[dict]) -> list[dict[str, torch.Tensor]]:
+        """Features of whole images; each image's map without the padding of the batch."""
+        images = [self.normalise(record["image"].to(self.pixel_mean.device)) for record in batched_inputs]
+        batch = d2.ImageList.from_tensors(images, self.encoder.size_divisibility)
+        features = self.encoder(batch.tensor.contiguous(memory_format=self.memory_format))[self.in_feature]
+        cells = [[-(-side // self.stride) for side in size] for size in batch.image_sizes]
+        return [{"features": feature[:, :height, :width]} for feature, (height, width) in zip(features, cells, strict=True)]
+
+    def _metrics_due(self) -> bool:
+        # Together with the writers, which write after iterations period - 1, 2 * period - 1, ...
+        return (d2.get_event_storage().iter + 1) % self.metrics_period == 0
+
+    @staticmethod
+    def _log(scalars: Mapping[str, torch.Tensor]) -> None:
+        for name, value in scalars.items():
+            d2.get_event_storage().put_scalar(name, float(value), smoothing_hint=False)
+
+
+class MethodHook(d2.HookBase):
+    """A hook that a method brings along."""
+
+    def resume(self, iteration: int) -> None:
+        """Called once, when a run starts or continues at ``iteration``; raises ValueError where it cannot be continued."""

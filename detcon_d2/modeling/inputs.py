@@ -1,0 +1,56 @@
+"""From the samples of a batch to normalised images on the model's device."""
+
+import torch
+from torch import nn
+
+from detcon_d2.views.photometric_device import apply_photometric
+
+
+class SampleInputs(nn.Module):
+    """A model that takes samples: pixel statistics, memory format and the photometric augmentation that the loader left to the device.
+
+    Letters: N images per process, (H, W) pixels of a view.
+    """
+
+    def __init__(
+        self,
+        *,
+        pixel_mean: tuple[float, ...],
+        pixel_std: tuple[float, ...],
+        channels_last: bool = True,
+        photometric_on_device: bool = False,
+    ):
+        """
+        Args:
+            pixel_mean, pixel_std: RGB statistics in 0..255.
+            channels_last: memory format of the images.
+            photometric_on_device: whether the loader leaves colours and blur to the model (DETCON.AUG.WHERE).
+        """
+        super().__init__()
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.photometric_on_device = photometric_on_device
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean, dtype=torch.float32).view(-1, 1, 1), False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std, dtype=torch.float32).view(-1, 1, 1), False)
+
+    def images_of(self, batch: list[dict]) -> list[torch.Tensor]:
+        """The normalised images of each view: (N, 3, H, W) float32 on the model's device."""
+        images = []
+        for i in range(len(batch[0]["views"])):
+            pixels = self.stacked(batch, i, "image")
+            if self.photometric_on_device:
+                pixels = apply_photometric(pixels, [sample["views"][i]["photometric"] for sample in batch])
+            images.append(self.normalise(pixels).contiguous(memory_format=self.memory_format))
+        return images
+
+    def stacked(self, batch: list[dict], view: int, key: str) -> torch.Tensor:
+        """An entry of one view of all samples, on the model's device."""
+        return self.to_device(torch.stack([sample["views"][view][key] for sample in batch]))
+
+    def to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor on the model's device, without waiting for earlier work there."""
+        return tensor.to(self.pixel_mean.device, non_blocking=True)
+
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """Pixels to the encoder's range. In training, float images are in [0, 1]; all others are in 0..255, as in Detectron2."""
+        images = images.float() * 255.0 if self.training and images.is_floating_point() else images.float()
+        return (images - self.pixel_mean) / self.pixel_std
