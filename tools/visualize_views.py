@@ -4,8 +4,8 @@
 import argparse
 import sys
 
-from detcon_d2.data.visualize import write_sheet
 from detcon_d2.engine import load_config
+from detcon_d2.engine.visualize import write_sheet
 
 _EPILOG = """
 example:

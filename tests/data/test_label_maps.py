@@ -7,16 +7,16 @@ import pytest
 import torch
 from PIL import Image
 
-from detcon_d2.data import build_detcon_train_loader, describe_masks, load_records, load_training_records
-from detcon_d2.data.mapper import DetConMapper
+from detcon_d2.data import describe_masks, load_records, load_training_records
 from detcon_d2.io.references import parse_label_map
 from detcon_d2.masks import grid_label_map, label_map_to_cells
 from detcon_d2.masks.store.merge import merge, take_over
 from detcon_d2.masks.store.stores import STORES
 from detcon_d2.modeling.regions import downsample_label_map, ids_from_draws, pool_masked_features
-from tests.data.conftest import PaintedSet, numbered_pixels, painted_image
+from tests.data.samples import loader_of, mapper_of
 from tests.data.test_mapper import assert_equal_samples
 from tests.masks.store.test_tar import write_tar
+from tests.painted import PaintedSet, numbered_pixels, painted_image
 
 formats = pytest.mark.parametrize("file_format", STORES)
 
@@ -41,14 +41,14 @@ def layered_set(tmp_path):
 
 def layer_of(sample: dict) -> int:
     """Which layer the regions of a sample are; the same in both views."""
-    (layer,) = {int(view["label_map"].max()) for view in sample["views"]} | {int(view["label_map"].min()) for view in sample["views"]}
+    (layer,) = {int(view["cells"].max()) for view in sample["views"]} | {int(view["cells"].min()) for view in sample["views"]}
     return layer
 
 
 @formats
 def test_training_reads_every_format_alike(painted_set, make_cfg, tmp_path, file_format):
     cfg = make_cfg(painted_set)
-    expected = [DetConMapper(cfg)(record, 7) for record in load_training_records(cfg)]
+    expected = [mapper_of(cfg)(record, 7) for record in load_training_records(cfg)]
     store = take_over(tmp_path / "m", [str(painted_set.masks)], file_format)
     cfg.DETCON.MASKS.ROOTS = (str(tmp_path / "m"),)
     if file_format != "png":
@@ -57,7 +57,7 @@ def test_training_reads_every_format_alike(painted_set, make_cfg, tmp_path, file
     records = load_training_records(make_cfg(painted_set))
     merge(store, records)
     for record, sample in zip(load_training_records(cfg), expected, strict=True):
-        assert_equal_samples(DetConMapper(cfg)(record, 7), sample)
+        assert_equal_samples(mapper_of(cfg)(record, 7), sample)
     assert describe_masks(cfg) == "grid size=2"
 
 
@@ -65,13 +65,13 @@ def test_training_reads_every_format_alike(painted_set, make_cfg, tmp_path, file
 def test_a_layer_is_drawn_for_each_position_and_shared_by_the_views(layered_set, make_cfg, file_format):
     dataset = layered_set(file_format)
     cfg = make_cfg(dataset)
-    (record, *_), mapper = load_training_records(cfg), DetConMapper(cfg)
+    (record, *_), mapper = load_training_records(cfg), mapper_of(cfg)
     assert parse_label_map(record["label_map_file_name"])[1] == 3
     drawn = [layer_of(mapper(record, position)) for position in range(60)]
     assert {drawn.count(layer) > 8 for layer in range(3)} == {True}
-    assert drawn[20:] == [layer_of(DetConMapper(cfg)(record, position)) for position in range(20, 60)]
+    assert drawn[20:] == [layer_of(mapper_of(cfg)(record, position)) for position in range(20, 60)]
     cfg.SEED = 1
-    assert drawn != [layer_of(DetConMapper(cfg)(record, position)) for position in range(60)]
+    assert drawn != [layer_of(mapper_of(cfg)(record, position)) for position in range(60)]
     assert describe_masks(cfg) == "fh_scales scales=[1.0, 2.0, 3.0] one of 3 layers"
 
 
@@ -80,7 +80,7 @@ def test_a_layer_is_drawn_for_each_position_and_shared_by_the_views(layered_set,
 def test_a_chosen_layer_is_used_everywhere(layered_set, make_cfg, file_format, layer):
     dataset = layered_set(file_format)
     cfg = make_cfg(dataset, "DETCON.MASKS.LAYER", layer)
-    mapper = DetConMapper(cfg)
+    mapper = mapper_of(cfg)
     assert {layer_of(mapper(record, position)) for position, record in enumerate(load_training_records(cfg))} == {layer}
     assert describe_masks(cfg).endswith(f" layer {layer} of 3")
 
@@ -93,7 +93,7 @@ def test_a_layer_that_does_not_exist_is_refused_at_the_start(layered_set, make_c
 
 def test_choosing_no_layer_changes_nothing_where_there_is_one(painted_set, make_cfg):
     record = load_training_records(make_cfg(painted_set))[3]
-    samples = [DetConMapper(make_cfg(painted_set, "DETCON.MASKS.LAYER", layer))(record, 5) for layer in (-1, 0)]
+    samples = [mapper_of(make_cfg(painted_set, "DETCON.MASKS.LAYER", layer))(record, 5) for layer in (-1, 0)]
     assert_equal_samples(*samples)
 
 
@@ -110,18 +110,18 @@ def test_images_in_tars_are_trained_on_as_in_a_folder(painted_set, make_cfg, tmp
         store.write(record["key"], painted_set.store.read(f"{record['key']}.png"))
     store.finish(records, {})
     cfg = make_cfg(painted_set)
-    expected = [DetConMapper(cfg)(record, 4) for record in load_training_records(cfg)]
+    expected = [mapper_of(cfg)(record, 4) for record in load_training_records(cfg)]
     cfg.DATASETS.TRAIN, cfg.DETCON.MASKS.ROOTS = (spec,), (str(tmp_path / "m"),)
     for record, sample in zip(load_training_records(cfg), expected, strict=True):
         names = {"file_name": record["file_name"], "image_id": record["key"], "label": sample["label"]}
-        assert_equal_samples(DetConMapper(cfg)(record, 4) | names, sample | names)
+        assert_equal_samples(mapper_of(cfg)(record, 4) | names, sample | names)
 
 
 def test_workers_read_shards_and_draw_the_same_layers(layered_set, make_cfg):
     dataset = layered_set("shards")
     batches = []
     for workers in (0, 2):
-        loader = iter(build_detcon_train_loader(make_cfg(dataset, "DATALOADER.NUM_WORKERS", workers), start_iteration=3))
+        loader = iter(loader_of(make_cfg(dataset, "DATALOADER.NUM_WORKERS", workers), start_iteration=3))
         batches.append([sample for _ in range(3) for sample in next(loader)])
     for one, other in zip(*batches, strict=True):
         assert_equal_samples(one, other)
@@ -136,7 +136,7 @@ def test_a_damaged_label_map_is_named_with_its_image(layered_set, make_cfg):
     data[offset + length - 1] ^= 1
     Path(path).write_bytes(data)
     with pytest.raises(ValueError, match=rf"{path}: .*damaged.*generate_masks.py again \(image {dataset.folder}/0.png\)"):
-        DetConMapper(cfg)(record, 0)
+        mapper_of(cfg)(record, 0)
 
 
 @formats
@@ -151,11 +151,11 @@ def test_a_thousand_regions_are_read_and_pooled(empty_set, make_cfg, tmp_path, f
     cfg = make_cfg(empty_set, "DETCON.VIEWS.SIZE", 256, "DETCON.VIEWS.CROP_AREA", (1.0, 1.0), "DETCON.NUM_SAMPLES", 400)
     cfg.DETCON.MASKS.ROOTS = (str(tmp_path / "m"),)
     record = load_training_records(cfg)[0]
-    view = DetConMapper(cfg)(record, 0)["views"][0]
-    assert len(view["label_map"].unique()) > 800
+    view = mapper_of(cfg)(record, 0)["views"][0]
+    assert len(view["cells"].unique()) > 800
 
-    cells = downsample_label_map(view["label_map"][None], (64, 64))
-    np.testing.assert_array_equal(cells[0], label_map_to_cells(view["label_map"].numpy(), (64, 64)))
+    cells = downsample_label_map(view["cells"][None], (64, 64))
+    np.testing.assert_array_equal(cells[0], label_map_to_cells(view["cells"].numpy(), (64, 64)))
     ids = ids_from_draws(cells, view["draws"][None])
     assert int(ids.max()) > 700 and len(ids.unique()) > 250
     # One channel holds the id of each cell: its mean over a region is the id.

@@ -13,13 +13,14 @@ import pytest
 import torch
 
 from detcon_d2 import d2
-from detcon_d2.data import build_detcon_train_loader, load_training_records
+from detcon_d2.data import load_training_records
 from tests.conftest import REPO
+from tests.data.samples import loader_of
 from tests.data.test_mapper import assert_equal_samples
 
 
 def batches(cfg, count: int, **arguments) -> list[list[dict]]:
-    return list(islice(build_detcon_train_loader(cfg, **arguments), count))
+    return list(islice(loader_of(cfg, **arguments), count))
 
 
 def pretend(monkeypatch, rank: int, world_size: int) -> None:
@@ -56,7 +57,7 @@ def test_workers_change_nothing(cfg):
 def test_spawned_workers_change_nothing(cfg):
     expected = batches(cfg, 2)
     cfg.DATALOADER.NUM_WORKERS = 1
-    loader = build_detcon_train_loader(cfg)
+    loader = loader_of(cfg)
     loader.multiprocessing_context = "spawn"
     assert_equal_batches(list(islice(loader, 2)), expected)
 
@@ -88,20 +89,20 @@ def test_global_random_numbers_are_left_alone(cfg):
 
 
 def test_datasets_can_be_pickled(cfg):
-    loader = build_detcon_train_loader(cfg)
+    loader = loader_of(cfg)
     assert_equal_samples(pickle.loads(pickle.dumps(loader.loader.dataset))[(3, 1)], loader.loader.dataset[(3, 1)])
 
 
 def test_batches_that_processes_cannot_share_are_refused(cfg, monkeypatch):
     pretend(monkeypatch, 0, 3)
     with pytest.raises(ValueError, match="IMS_PER_BATCH is 4; expected a positive multiple of the 3 process"):
-        build_detcon_train_loader(cfg)
+        loader_of(cfg)
 
 
 def test_a_negative_seed_is_refused(cfg):
     cfg.SEED = -1
     with pytest.raises(ValueError, match="SEED is -1"):
-        build_detcon_train_loader(cfg)
+        loader_of(cfg)
 
 
 class TestBadImages:
@@ -148,14 +149,14 @@ class TestBadImages:
     def test_an_unknown_choice_is_refused(self, cfg):
         cfg.DETCON.ON_BAD_IMAGE = "ignore"
         with pytest.raises(ValueError, match="ON_BAD_IMAGE is 'ignore'; expected 'refuse' or 'skip'"):
-            build_detcon_train_loader(cfg)
+            loader_of(cfg)
 
 
 def test_workers_outlive_the_signals_of_a_scheduler_and_end_with_their_loader(cfg):
     """SIGTERM from elsewhere leaves a worker at work; the loader's own ends it, also when nobody asks for more batches."""
     before = set(multiprocessing.active_children())
     cfg.DATALOADER.NUM_WORKERS = 1
-    loader = iter(build_detcon_train_loader(cfg))
+    loader = iter(loader_of(cfg))
     next(loader)
     (worker,) = set(multiprocessing.active_children()) - before
     for name in ("TERM", "USR1"):
@@ -171,12 +172,12 @@ _FEW_FILES = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
 from detcon_d2 import add_detcon_config, d2
-from detcon_d2.data import build_detcon_train_loader
+from tests.data.samples import loader_of, mapper_of, samples_of
 cfg = d2.get_cfg()
 add_detcon_config(cfg)
 cfg.merge_from_list(["INPUT.FORMAT", "RGB", "SEED", 0, "SOLVER.IMS_PER_BATCH", 128, "DATALOADER.NUM_WORKERS", 2, "DETCON.VIEWS.SIZE", 32,
                      "DETCON.MASKS.SOURCE", "grid", "DATASETS.TRAIN", (sys.argv[1],)])
-batches = iter(build_detcon_train_loader(cfg))
+batches = iter(loader_of(cfg))
 kept = [next(batches) for _ in range(4)]
 print("got", sum(len(batch) for batch in kept))
 """

@@ -78,33 +78,6 @@ def test_running_statistics_move_once_for_each_part():
         assert "running_mean" not in name or not torch.equal(buffer, moved[name]), name
 
 
-def test_both_passes_draw_the_same_regions_and_the_generator_moves_once():
-    model = build(**HELD)
-    records = batch(6)
-    for record in records:
-        for view in record["views"]:
-            del view["draws"]
-    with d2.EventStorage():
-        torch.manual_seed(7)
-        for start in (0, 2, 4):
-            model.embed(records[start : start + 2])
-        after = torch.get_rng_state()
-        found = []
-        for _ in range(2):
-            model.zero_grad()
-            torch.manual_seed(7)
-            drawn = []
-            hook = model.projector.register_forward_pre_hook(lambda _, args, drawn=drawn: drawn.append(args[0].detach().clone()))
-            in_parts(model, 2)(records)[1]()
-            hook.remove()
-            found.append(drawn)
-            assert torch.equal(torch.get_rng_state(), after)
-    # Two views of three parts, without a graph and with one.
-    first, second = found[0][:6], found[0][6:]
-    torch.testing.assert_close(first, second)
-    assert not torch.equal(first[0], first[2])
-
-
 def job(rank: int, architecture: str) -> dict[str, torch.Tensor]:
     model = build(MODEL__META_ARCHITECTURE=architecture, **HELD)
     wrapper = torch.nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from detcon_d2 import add_detcon_config, d2
 from detcon_d2.losses import detcon_loss
-from detcon_d2.modeling import downsample_label_map, ids_from_draws, pool_masked_features
+from detcon_d2.modeling import ids_from_draws, pool_masked_features
 from tests.conftest import REPO, TINY
 
 
@@ -39,7 +39,7 @@ def batch(count: int = 3, size: int = 64, samples: int = 4, labels: bool = False
         cells = torch.randint(0, regions, (2, 2), generator=generator, dtype=torch.int32)
         return {
             "image": torch.rand(3, size, size, generator=generator),
-            "label_map": cells.repeat_interleave(size // 2, 0).repeat_interleave(size // 2, 1),
+            "cells": cells,
             "draws": torch.rand(samples, generator=generator),
         }
 
@@ -50,7 +50,7 @@ def batch(count: int = 3, size: int = 64, samples: int = 4, labels: bool = False
 def prepared(model: torch.nn.Module, records: list[dict], index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     views = [record["views"][index] for record in records]
     images = (torch.stack([view["image"] for view in views]) * 255 - model.pixel_mean) / model.pixel_std
-    cells = downsample_label_map(torch.stack([view["label_map"] for view in views]), (2, 2))
+    cells = torch.stack([view["cells"] for view in views])
     return images, cells, ids_from_draws(cells, torch.stack([view["draws"] for view in views]))
 
 
@@ -141,16 +141,6 @@ def test_uint8_views_equal_float_views_of_the_same_values():
     torch.testing.assert_close(a, b)
 
 
-def test_cells_from_the_loader_equal_label_maps():
-    model, records = build(), batch()
-    cells = copy.deepcopy(records)
-    for record in cells:
-        for view in record["views"]:
-            view["cells"] = downsample_label_map(view.pop("label_map")[None], (2, 2))[0]
-    with d2.EventStorage():
-        torch.testing.assert_close(copy.deepcopy(model)(records), copy.deepcopy(model)(cells))
-
-
 def test_probe_trains_its_classifier_and_not_the_encoder():
     model = build(DETCON__PROBE__NUM_CLASSES=2)
     with d2.EventStorage() as storage:
@@ -178,7 +168,7 @@ def test_one_region_and_no_region_give_finite_losses_and_gradients(regions, arch
     model, records = build(MODEL__META_ARCHITECTURE=architecture), batch(count=2)
     for record in records:
         for view in record["views"]:
-            view["label_map"].fill_(0 if regions == "one" else 65535)
+            view["cells"].fill_(0 if regions == "one" else 65535)
     with d2.EventStorage():
         loss = model(records)["loss_detcon"]
     loss.backward()

@@ -41,7 +41,7 @@ def seen_tables(trainer: DetConTrainer) -> list[np.ndarray]:
 
     class Watch(d2.HookBase):
         def after_step(self) -> None:
-            tables.append(np.array(self.trainer.network.kmeans.table))
+            tables.append(np.array(self.trainer.network.learned_regions.table))
 
     trainer.register_hooks([Watch()])
     trainer.train()

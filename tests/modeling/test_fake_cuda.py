@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map_only
 from detcon_d2 import d2
 from detcon_d2.solver import LARS
 from tests.methods.test_detcon import batch, build
-from tests.modeling.test_kmeans import build_kmeans
+from tests.methods.test_odin import build_kmeans, learn
 from tests.views.test_photometric_device import drawn
 
 
@@ -53,6 +53,7 @@ def finish_on_the_device(records: list[dict], operators: str) -> None:
 @pytest.mark.parametrize("architecture", ["DetConB", "DetConS"])
 def test_a_step_mixes_no_devices_and_reads_nothing_back(pretend, architecture, where, amp_dtype):
     options = {"MODEL__META_ARCHITECTURE": architecture, "DETCON__LOG_PERIOD": 1000, "DETCON__PROBE__NUM_CLASSES": 2}
+    options["DETCON__AUG__WHERE"] = "worker" if where == "worker" else "device"
     model, records = build(DETCON__PROBE__ENABLED=True, **options), batch(labels=True)
     if where != "worker":
         finish_on_the_device(records, where)
@@ -61,8 +62,8 @@ def test_a_step_mixes_no_devices_and_reads_nothing_back(pretend, architecture, w
         with autocast(amp_dtype):
             losses = model(as_loaded(records))
             embeddings = model.embed(as_loaded(records))
-            assert embeddings.online1.dtype == (amp_dtype or torch.float32)
-            model.contrast(embeddings)
+            assert embeddings["online1"].dtype == (amp_dtype or torch.float32)
+            model.criterion(embeddings)
         assert {name: (loss.device.type, loss.dtype) for name, loss in losses.items()} == dict.fromkeys(losses, ("cuda", torch.float32))
         assert losses.keys() == {"loss_detcon", "loss_probe"}
         trained = [p for p in model.parameters() if p.requires_grad]
@@ -77,7 +78,7 @@ def test_learning_regions_mixes_no_devices_and_reads_nothing_back(pretend):
     model = build_kmeans()
     with FakeTensorMode(), torch.no_grad():
         pretend(model)
-        regions = model.learn_regions(torch.empty(3, 3, 128, 128, dtype=torch.uint8), torch.empty(3, 4))
+        regions = learn(model, torch.empty(3, 3, 128, 128, dtype=torch.uint8), torch.empty(3, 4))
         assert regions.shape == (3, 4, 4) and regions.device.type == "cuda"
 
 

@@ -7,11 +7,10 @@ import torch
 from PIL import Image
 
 from detcon_d2 import d2
-from detcon_d2.data import DetConMapper, load_training_records
-from detcon_d2.data.visualize import collect_rows
-from detcon_d2.masks import label_map_to_cells
-from detcon_d2.views.photometric_device import finish_views
-from detcon_d2.views.render import feature_cells
+from detcon_d2.data import load_training_records
+from detcon_d2.engine.visualize import collect_rows, feature_stride
+from detcon_d2.views.photometric_device import apply_photometric
+from tests.data.samples import mapper_of
 from tests.data.test_loader import assert_equal_batches, batches
 from tests.data.test_mapper import assert_equal_samples
 
@@ -35,7 +34,7 @@ def photo_set(empty_set):
 
 
 def samples(cfg: "d2.CfgNode", count: int) -> list[dict]:
-    mapper, records = DetConMapper(cfg), load_training_records(cfg)
+    mapper, records = mapper_of(cfg), load_training_records(cfg)
     return [mapper(records[position % len(records)], position) for position in range(count)]
 
 
@@ -49,7 +48,7 @@ def test_fast_views_are_the_exact_ones_up_to_rounding(photo_set, make_cfg, augme
             assert b.keys() == {"image", "cells", "box", "flip", "draws"}
             assert torch.equal(a["box"], b["box"]) and a["flip"] == b["flip"] and torch.equal(a["draws"], b["draws"])
             assert b["cells"].dtype == torch.int32
-            np.testing.assert_array_equal(b["cells"], label_map_to_cells(a["label_map"].numpy(), (7, 7)))
+            assert torch.equal(a["cells"], b["cells"])
             differences.append((b["image"].float() - a["image"] * 255).abs().mean().item())
         assert {key: value for key, value in one.items() if key != "views"} == {k: v for k, v in other.items() if k != "views"}
     assert np.mean(differences) < 0.8 and np.max(differences) < 4
@@ -69,9 +68,9 @@ def test_exact_views_finished_on_the_device_are_those_of_the_worker(photo_set, m
     worker, device = (samples(make_cfg(photo_set, *SIZE, *augmentation, *opts), 16) for opts in ((), DEVICE))
     for i in range(2):
         mine, theirs = ([sample["views"][i] for sample in part] for part in (worker, device))
-        finished = finish_views(torch.stack([view["image"] for view in theirs]), theirs)
+        finished = apply_photometric(torch.stack([view["image"] for view in theirs]), [view["photometric"] for view in theirs])
         torch.testing.assert_close(finished, torch.stack([view["image"] for view in mine]), atol=1e-5, rtol=0)
-        assert all(torch.equal(a["label_map"], b["label_map"]) for a, b in zip(mine, theirs))
+        assert all(torch.equal(a["cells"], b["cells"]) for a, b in zip(mine, theirs))
 
 
 def test_fast_views_finished_on_the_device_differ_by_the_resize_alone(photo_set, make_cfg):
@@ -81,7 +80,7 @@ def test_fast_views_finished_on_the_device_differ_by_the_resize_alone(photo_set,
         images = torch.stack([view["image"] for view in theirs])
         assert images.dtype == torch.uint8 and "cells" in theirs[0]
         expected = torch.stack([sample["views"][i]["image"] for sample in exact])
-        assert (finish_views(images, theirs) - expected).abs().mean() * 255 < 0.6
+        assert (apply_photometric(images, [view["photometric"] for view in theirs]) - expected).abs().mean() * 255 < 0.6
 
 
 @pytest.mark.parametrize("opts", [FAST, DEVICE, FAST + DEVICE], ids=" ".join)
@@ -108,18 +107,10 @@ def test_the_loader_reads_unusual_images_in_the_fast_mode_too(empty_set, make_cf
             assert (b["image"].float() - a["image"] * 255).abs().mean() < 1.5
 
 
-def test_an_unknown_backbone_gets_label_maps(painted_set, make_cfg):
-    cfg = make_cfg(painted_set, *FAST, "MODEL.BACKBONE.NAME", "build_my_backbone")
-    exact = samples(make_cfg(painted_set), 2)
-    for one, other in zip(exact, samples(cfg, 2), strict=True):
-        for a, b in zip(one["views"], other["views"], strict=True):
-            assert "cells" not in b and torch.equal(a["label_map"], b["label_map"])
-
-
 @pytest.mark.parametrize("key, value", [("MODE", "quick"), ("WHERE", "gpu")])
 def test_unknown_choices_are_refused(make_cfg, key, value):
     with pytest.raises(ValueError, match=rf"DETCON\.AUG\.{key} is '{value}'; expected '"):
-        DetConMapper(make_cfg(None, f"DETCON.AUG.{key}", value))
+        mapper_of(make_cfg(None, f"DETCON.AUG.{key}", value))
 
 
 @pytest.mark.parametrize(
@@ -142,21 +133,11 @@ def test_the_cells_are_those_of_the_features(make_cfg, backbone, feature, dilati
     cfg.MODEL.RESNETS.RES5_DILATION = dilation
     cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = cfg.MODEL.FPN.OUT_CHANNELS = 8
     cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 8
-    stride = d2.build_backbone(cfg).output_shape()[feature].stride
-    assert feature_cells(cfg) == (-(-size // stride),) * 2
-
-
-@pytest.mark.parametrize("feature", ["stem", "res", "res7", "p5", ""])
-def test_other_features_have_no_known_cells(make_cfg, feature):
-    assert feature_cells(make_cfg(None, "DETCON.IN_FEATURE", feature)) is None
-
-
-def test_explicit_arguments_have_exact_defaults(painted_set, make_cfg):
-    cfg = make_cfg(painted_set, *FAST, *DEVICE)
-    arguments = DetConMapper.from_config(cfg)
-    del arguments["renderer"]
-    record = load_training_records(cfg)[0]
-    assert_equal_samples(DetConMapper(**arguments)(record, 3), DetConMapper(make_cfg(painted_set))(record, 3))
+    features = d2.build_backbone(cfg).to("cpu")(torch.zeros(1, 3, size, size))[feature]
+    view = mapper_of(cfg, feature_stride(cfg)).samples(np.zeros((size, size, 3), np.uint8), np.zeros((size, size), np.uint16), 0)["views"][
+        0
+    ]
+    assert view["cells"].shape == features.shape[2:]
 
 
 def test_a_sheet_shows_regions_and_colours_wherever_they_are_made(painted_set, make_cfg):

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detcon_d2.data import build_detcon_train_loader
-from detcon_d2.data.visualize import PANEL, collect_rows, render_sheet, write_sheet
+from detcon_d2.engine.visualize import PANEL, collect_rows, render_sheet, write_sheet
 from detcon_d2.masks.overlay import overlay_regions, region_color
-from tests.data.conftest import numbered_pixels, painted_image
+from tests.data.samples import loader_of
 from tests.data.test_mapper import assert_equal_samples
+from tests.painted import numbered_pixels, painted_image
 
 
 def test_rows_are_what_training_shows_at_these_positions(painted_set, make_cfg):
     cfg = make_cfg(painted_set)
-    (batch,) = (batch for batch, _ in zip(build_detcon_train_loader(cfg, start_iteration=2), range(1)))
+    (batch,) = (batch for batch, _ in zip(loader_of(cfg, stride=32, start_iteration=2), range(1)))
     for row, sample in zip(collect_rows(cfg, 4, start_position=8), batch, strict=True):
         assert_equal_samples(row.sample, sample)
         assert row.image.shape[:2] == row.label_map.shape == (sample["height"], sample["width"])
@@ -59,11 +59,8 @@ def test_views_without_a_region_are_drawn(empty_set, make_cfg):
 
 @pytest.mark.parametrize(("dilation", "cells"), [(1, (7, 7)), (2, (14, 14))])
 def test_regions_compete_for_the_cells_of_the_features(painted_set, make_cfg, dilation, cells):
-    cfg = make_cfg(painted_set)
-    cfg.merge_from_list(
-        ["DETCON.VIEWS.SIZE", 224, "MODEL.RESNETS.RES5_DILATION", dilation, "MODEL.BACKBONE.NAME", "build_detcon_resnet_backbone"]
-    )
-    assert collect_rows(cfg, 1)[0].cells == cells
+    cfg = make_cfg(painted_set, "DETCON.VIEWS.SIZE", 224, "MODEL.RESNETS.RES5_DILATION", dilation)
+    assert collect_rows(cfg, 1)[0].sample["views"][0]["cells"].shape == cells
 
 
 def test_a_sheet_is_written_atomically_into_a_new_folder(painted_set, make_cfg, tmp_path):

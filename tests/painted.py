@@ -74,6 +74,8 @@ def make_cfg():
         cfg = d2.get_cfg()
         add_detcon_config(cfg)
         cfg.INPUT.FORMAT = "RGB"
+        cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.BACKBONE.NAME = "DetConB", "build_detcon_resnet_backbone"
+        cfg.MODEL.RESNETS.OUT_FEATURES = ["res5"]
         cfg.SEED = 0
         cfg.SOLVER.IMS_PER_BATCH = 4
         cfg.DATALOADER.NUM_WORKERS = 0
