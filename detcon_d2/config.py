@@ -29,7 +29,7 @@ def add_detcon_config(cfg: "d2.CfgNode") -> None:
     # torch.compile of the encoders by this backend, "inductor" as a rule; "": off.
     cfg.DETCON.COMPILE = ""
 
-    # g: Linear(C, HIDDEN_DIM, bias) BN ReLU Linear(HIDDEN_DIM, OUT_DIM, no bias), on every drawn region.
+    # g: Linear(C, HIDDEN_DIM, bias) BN ReLU Linear(HIDDEN_DIM, OUT_DIM, no bias), on every sampled region.
     cfg.DETCON.PROJECTOR = CN()
     cfg.DETCON.PROJECTOR.HIDDEN_DIM = 4096
     cfg.DETCON.PROJECTOR.OUT_DIM = 256
@@ -61,7 +61,7 @@ def add_detcon_config(cfg: "d2.CfgNode") -> None:
     # "bicubic_tf": a = -0.5, no antialias (the released code); "bicubic_torch": a = -0.75, no antialias; "bicubic_pil": antialiased.
     cfg.DETCON.VIEWS.INTERPOLATION = "bicubic_tf"
 
-    # Images of a process that pass through the networks at once, for batches that do not fit into memory; 0: all of them. The loss is that
+    # Images per process that pass through the networks at once, for batches that do not fit into memory; 0: all of them. The loss is that
     # of the whole batch (gradient caching), for one more forward pass; BatchNorm's statistics are those of each part.
     cfg.DETCON.MICRO_BATCH = 0
 
@@ -82,7 +82,7 @@ def add_detcon_config(cfg: "d2.CfgNode") -> None:
     cfg.DETCON.AUG.SOLARIZE_PROB = (0.0, 0.2)
     cfg.DETCON.AUG.SOLARIZE_THRESHOLD = 0.5
     # "exact": in float32, as the released code; "fast": in 8 bits, several times as fast, with regions reduced to feature cells at once.
-    # The same draws: a view differs by a mean of less than 1 of 255, mostly rounding.
+    # Both modes use the same random numbers; a view differs by a mean of less than 1 of 255, mostly rounding.
     cfg.DETCON.AUG.MODE = "exact"
     # Of jitter, grey, blur and solarizing: "worker": in the loader; "device": in the model, a batch at a time, exact in either MODE.
     cfg.DETCON.AUG.WHERE = "worker"
@@ -93,7 +93,7 @@ def add_detcon_config(cfg: "d2.CfgNode") -> None:
     cfg.DETCON.MASKS.SOURCE = "files"
     # One folder of label maps per entry of DATASETS.TRAIN, in the same order.
     cfg.DETCON.MASKS.ROOTS = ()
-    # Where images have several label maps (fh_scales): 0..layers - 1, or -1: one drawn each time an image is shown, for both views.
+    # Where images have several label maps (fh_scales): 0..layers - 1, or -1: one is sampled each time an image is shown, for both views.
     cfg.DETCON.MASKS.LAYER = -1
     cfg.DETCON.MASKS.GRID = 2
     # "refuse": an unreadable image stops the run and is named; "skip": it is named in the log and another image takes its position.
@@ -111,12 +111,12 @@ def add_detcon_config(cfg: "d2.CfgNode") -> None:
     cfg.DETCON.SOLVER.WARMUP_EPOCHS = 0.0
     # Autocast dtype when SOLVER.AMP.ENABLED: "bf16" or "fp16" (fp16 scales the loss and needs a GPU).
     cfg.DETCON.SOLVER.AMP_DTYPE = "bf16"
-    # Checkpoints kept beside model_final.pth, the newest ones; 0 keeps all.
+    # How many of the newest checkpoints are kept, in addition to model_final.pth; 0 keeps all.
     cfg.DETCON.SOLVER.MAX_TO_KEEP = 5
     # Refuse to resume with another method, depth, seed, batch, list of images, length or mask parameters than the checkpoint's.
     cfg.DETCON.SOLVER.STRICT_RESUME = True
 
-    # Iterations between two lines of the log, for which the is-it-learning figures (collapse, retrieval, regions, probe) are computed.
+    # Iterations between two lines of the log, for which the metrics of learning (collapse, retrieval, regions, probe) are computed.
     cfg.DETCON.LOG_PERIOD = 20
 
     # Refuse to fine-tune when channel order, pixel statistics, stride placement, depth, channels or norm contradict MODEL.WEIGHTS.
@@ -127,7 +127,7 @@ def add_detcon_config(cfg: "d2.CfgNode") -> None:
     # Name of the protocol ("standard", "4conv1fc", "detcon", or your own); results and checkpoints carry it.
     cfg.DETCON.FINETUNE.PROTOCOL = ""
     # The batch that learning rate and schedule of the config are meant for. Another SOLVER.IMS_PER_BATCH rescales BASE_LR, and inversely
-    # MAX_ITER, STEPS, WARMUP_ITERS, CHECKPOINT_PERIOD and EVAL_PERIOD, but for keys given on the command line; 0: never.
+    # MAX_ITER, STEPS, WARMUP_ITERS, CHECKPOINT_PERIOD and EVAL_PERIOD, except for keys given on the command line; 0: never.
     cfg.DETCON.FINETUNE.REFERENCE_IMS_PER_BATCH = 0
     # "SGD": Detectron2's, with momentum; "AdamW": for short schedules. Both read SOLVER.BASE_LR, WEIGHT_DECAY and CLIP_GRADIENTS.
     cfg.DETCON.FINETUNE.OPTIMIZER = "SGD"

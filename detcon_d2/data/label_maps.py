@@ -41,8 +41,8 @@ def attach_label_maps(records: list[dict], root: str, name: str, layer: int = -1
     store = open_store(root)
     if not -1 <= layer < store.layers:
         raise ValueError(
-            f"DETCON.MASKS.LAYER is {layer}; expected 0..{store.layers - 1}, as {root!r} has {store.layers} label map(s) an image, or -1 "
-            "to draw one each time."
+            f"DETCON.MASKS.LAYER is {layer}; expected 0..{store.layers - 1}, as {root!r} has {store.layers} label map(s) per image, or -1 "
+            "to sample one each time."
         )
     source = canonical_spec(name)
     if store.index.get("source") != source:
@@ -82,8 +82,8 @@ class LabelMapSource:
         """
         Args:
             grid: None: read ``label_map_file_name``; n: n x n equal cells of the full image.
-            layer: which of an image's label maps; -1: drawn for each position.
-            seed: >= 0, of the draw.
+            layer: which of an image's label maps; -1: one is sampled at each position.
+            seed: >= 0, of that sampling.
         """
         self._grid = None if grid is None else build_generator("grid", size=grid)
         self._layer, self._seed = layer, seed
@@ -95,7 +95,7 @@ class LabelMapSource:
             ValueError: a damaged label map, or one of another size than the image, naming both files.
         """
         if self._grid is not None:
-            # A grid draws nothing; the generators' signature asks for a generator of numbers.
+            # A grid uses no random numbers; the signature of generators asks for them.
             return self._grid(image, np.random.default_rng(0), record)
         path = record["label_map_file_name"]
         try:

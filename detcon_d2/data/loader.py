@@ -32,7 +32,7 @@ class PositionDataset(Dataset):
         Args:
             records: the images.
             mapper: called with a record and a position.
-            seed: >= 0; replacements are drawn from it and the position.
+            seed: >= 0; replacements follow from it and the position.
             on_bad_image: "refuse": raise; "skip": another image takes the position, with one warning a file (and worker).
 
         Raises:
@@ -106,7 +106,7 @@ def build_pretraining_loader(cfg: "d2.CfgNode", records: list[dict], samples: Sa
         collate_fn=_pack,
         worker_init_fn=init_worker,
         pin_memory=torch.cuda.is_available(),
-        # The loader draws a seed for its workers; from its own generator, so that the global one does not move.
+        # The loader samples a seed for its workers. With a generator of its own, the global one does not change.
         generator=torch.Generator().manual_seed(cfg.SEED),
     )
     return BatchLoader(loader)

@@ -1,4 +1,4 @@
-"""Which image stands at which position of a run."""
+"""Which image each position of a run shows."""
 
 from collections.abc import Iterator
 

@@ -68,20 +68,20 @@ def build_detcon_resnet_backbone(cfg: "d2.CfgNode", input_shape: "d2.ShapeSpec")
 
 
 def _dilate_basic_blocks(stage: list["d2.BasicBlock"]) -> None:
-    """Twice the spacing for every convolution that follows the stage's first: what these blocks, which know no dilation, lack for the
-    stride that the stage gave up. Every second output is then exactly one of the stage with stride 2, with the same weights."""
+    """Set dilation 2 on all convolutions of the stage except the first. BasicBlock takes no ``dilation``; without this, RES5_DILATION 2
+    would shrink the receptive field. Every second output then equals one of the stage with stride 2 and the same weights."""
     for conv in [conv for block in stage for conv in (block.conv1, block.conv2)][1:]:
         conv.dilation = conv.padding = (2, 2)
 
 
 def build_detcon_resnet_fpn_backbone(cfg: "d2.CfgNode", input_shape: "d2.ShapeSpec") -> "d2.FPN":
-    """:func:`build_detcon_resnet_backbone` under the feature pyramid of ``MODEL.FPN``, and one more level for the RPN (p6 above res5).
+    """:func:`build_detcon_resnet_backbone` under the feature pyramid of ``MODEL.FPN``, and one more level for the RPN (p6 from res5).
 
     For depth 200, width multipliers, ``DETCON.BACKBONE.PADDING`` and networks that end before res5; parameters are named as in
     ``build_resnet_fpn_backbone``, errors are those of the encoder's builder.
     """
     bottom_up, top_block = build_detcon_resnet_backbone(cfg, input_shape), d2.LastLevelMaxPool()
-    # Detectron2's takes "p5" for the last level, and so wants res5.
+    # Detectron2's class assumes that the last level is "p5", made from res5.
     top_block.in_feature = f"p{int(math.log2(bottom_up.output_shape()[cfg.MODEL.FPN.IN_FEATURES[-1]].stride))}"
     return d2.FPN(
         bottom_up=bottom_up,

@@ -29,7 +29,7 @@ def ema_momentum(iteration: int, max_iter: int, base_momentum: float) -> float:
 
 @torch.no_grad()
 def update_ema(target: nn.Module, online: nn.Module, momentum: float) -> None:
-    """target = momentum * target + (1 - momentum) * online for every parameter, in place. Buffers stay the target's own.
+    """target = momentum * target + (1 - momentum) * online for every parameter, in place. Buffers are not averaged.
 
     Args:
         target, online: of the same architecture; the online one not wrapped by DistributedDataParallel.

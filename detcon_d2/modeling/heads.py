@@ -1,4 +1,4 @@
-"""Projector and predictor: the two-layer perceptrons of BYOL, applied to every drawn region."""
+"""Projector and predictor: the two-layer perceptrons of BYOL, applied to every sampled region."""
 
 import math
 

@@ -1,6 +1,6 @@
 """k-means over feature cells, and its regions in the views of an image: what learned regions (``methods.odin``) are computed by.
 
-Letters: N images, C channels, (h, w) feature cells of the whole image, P = h * w, K regions, S pixels a side of a view.
+Letters: N images, C channels, (h, w) feature cells of the whole image, P = h * w, K regions, S pixels per side of a view.
 """
 
 import torch
@@ -18,7 +18,7 @@ def spherical_kmeans(features: torch.Tensor, num_clusters: int, draws: torch.Ten
     Args:
         features: (N, P, C) floating; normalised here.
         num_clusters: K in 1..P.
-        draws: (N, >= K) floating in [0, 1): the k-th picks the k-th centre, so that they alone decide.
+        draws: (N, >= K) floating in [0, 1): the k-th number picks the k-th centre.
         iterations: of Lloyd's algorithm, >= 0.
 
     Returns:

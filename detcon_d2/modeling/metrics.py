@@ -1,6 +1,6 @@
-"""Is it learning? Figures of one process's batch: no gradients, no communication, never NaN for finite input.
+"""Metrics of one process's batch that show whether a model learns: no gradients, no communication, never NaN for finite input.
 
-Letters: N images, M drawn regions a view, D embedding dimensions, (h, w) feature cells. Rows with id 65535 (no region) never count.
+Letters: N images, M sampled regions per view, D embedding dimensions, (h, w) feature cells. Rows with id 65535 (no region) never count.
 """
 
 import math
@@ -52,7 +52,7 @@ def positive_fraction(ids1: torch.Tensor, ids2: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def mean_distinct_regions(cells: torch.Tensor) -> torch.Tensor:
-    """Mean number of existing ids a view.
+    """Mean number of existing ids per view.
 
     Args:
         cells: (N, h, w), an integer dtype.

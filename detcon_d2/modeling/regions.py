@@ -1,7 +1,7 @@
 """From label maps to pooled features.
 
-Letters: N images, (H, W) pixels, (h, w) feature cells, P = h * w, C channels, M drawn regions a view. All functions run on the CPU and on
-CUDA, there without a host synchronisation. ``detcon_d2.masks.cells`` has the first two for single numpy label maps.
+Letters: N images, (H, W) pixels, (h, w) feature cells, P = h * w, C channels, M sampled regions per view. All functions run on the CPU and on
+CUDA, on CUDA without a host synchronisation. ``detcon_d2.masks.cells`` has the first two for single numpy label maps.
 """
 
 import torch
@@ -47,7 +47,7 @@ def ids_from_draws(cell_ids: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
         draws: (N, M) floating, in [0, 1); the product u * n is taken in float64.
 
     Returns:
-        (N, M) int64; 65535 in every draw of a view without any region.
+        (N, M) int64; a row of 65535 for a view without any region.
 
     Raises:
         ValueError: for other shapes.
@@ -65,7 +65,7 @@ def ids_from_draws(cell_ids: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
 
 
 def sample_mask_ids(cell_ids: torch.Tensor, num_samples: int, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Draw ids uniformly over the existing ids of each view, with replacement (method.md, "Masks" 3).
+    """Sample ids uniformly over the existing ids of each view, with replacement (method.md, "Masks" 3).
 
     Args:
         cell_ids: (N, h, w), an integer dtype, ids in 0..65535.
@@ -73,7 +73,7 @@ def sample_mask_ids(cell_ids: torch.Tensor, num_samples: int, generator: torch.G
         generator: source of randomness, on any device; by default torch's own for the device of ``cell_ids``.
 
     Returns:
-        (N, M) int64; 65535 is never drawn, but fills the row of a view without any region.
+        (N, M) int64; 65535 is never sampled, but fills the row of a view without any region.
     """
     device = cell_ids.device if generator is None else generator.device
     draws = torch.rand(len(cell_ids), num_samples, generator=generator, device=device)

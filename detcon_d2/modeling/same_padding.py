@@ -1,7 +1,8 @@
 """TensorFlow's and Haiku's "SAME" padding in Detectron2's ResNet, under the same parameter names.
 
-At stride 2 it pads the bottom and right side more where Detectron2 pads all sides alike: windows begin one pixel later at even sizes, so
-weights trained with the one give other features with the other. Sizes 32 k + 1 are padded alike, and so are convolutions of stride 1.
+At stride 2 it pads the bottom and right side more, while Detectron2 pads all sides alike. At even sizes its windows begin one pixel later,
+so weights that were trained with one padding give different features with the other. For sizes 32 k + 1, and for convolutions of stride 1,
+both paddings are the same.
 """
 
 import torch
@@ -28,7 +29,7 @@ class SameConv2d(d2.Conv2d):
     def from_conv(cls, conv: "d2.Conv2d") -> "SameConv2d":
         """One that shares weight, bias, norm and activation with ``conv``, whose padding it ignores."""
         geometry = {"stride": conv.stride, "dilation": conv.dilation, "groups": conv.groups, "bias": conv.bias is not None}
-        # Made on "meta", it draws no random numbers: one seed gives the same weights with either padding.
+        # On the device "meta" no random numbers are used, so one seed gives the same weights with either padding.
         kwargs = geometry | {"norm": conv.norm, "activation": conv.activation, "device": "meta"}
         same = cls(conv.in_channels, conv.out_channels, conv.kernel_size, **kwargs)
         same.weight, same.bias = conv.weight, conv.bias
@@ -38,7 +39,7 @@ class SameConv2d(d2.Conv2d):
         """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))."""
         axes = zip(x.shape[-2:], self.kernel_size, self.stride, self.dilation, strict=True)
         (top, bottom), (left, right) = (same_padding(*axis) for axis in axes)
-        # The convolution pads both sides alike without a copy; only what bottom and right get beyond that needs one.
+        # The convolution pads both sides alike without a copy; only the additional rows at the bottom and right need one.
         if (bottom, right) != (top, left):
             x = F.pad(x, (0, right - left, 0, bottom - top))
         x = F.conv2d(x, self.weight, self.bias, self.stride, (top, left), self.dilation, self.groups)
@@ -54,7 +55,7 @@ class SameStem(d2.BasicStem):
         """(N, in_channels, H, W) -> (N, out_channels, ceil(H / 4), ceil(W / 4))."""
         x = F.relu_(self.conv1(x))
         top, left = (same_padding(size, kernel=3, stride=2)[0] for size in x.shape[-2:])
-        # ceil_mode lets the last window reach over the far side, where nothing is that could win: the rest of the padding.
+        # ceil_mode lets the last window overlap the right and bottom edge, which equals padding there with -inf.
         return F.max_pool2d(x, kernel_size=3, stride=2, padding=(top, left), ceil_mode=True)
 
 

@@ -73,20 +73,6 @@ class ViewTransform(Transform):
         rows, columns = nearest_indices(self.height, self.size), nearest_indices(self.width, self.size)
         return sampled_label_map_to_cells(self._crop(label_map), rows, columns[::-1] if self.flip else columns, size)
 
-    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
-        """Image coordinates to view coordinates.
-
-        Args:
-            coords: (N, 2) x, y in the image; the centre of pixel i is i + 0.5.
-
-        Returns:
-            float64 (N, 2) x, y in the view; outside [0, size] for points outside the crop.
-        """
-        coords = (np.asarray(coords, dtype=np.float64) - (self.x0, self.y0)) * (self.size / self.width, self.size / self.height)
-        if self.flip:
-            coords[:, 0] = self.size - coords[:, 0]
-        return coords
-
     def _crop(self, array: np.ndarray) -> np.ndarray:
         return array[self.y0 : self.y0 + self.height, self.x0 : self.x0 + self.width]
 
@@ -128,10 +114,10 @@ class ViewAugmentation:
         self.interpolation = interpolation
 
     def sample_view(self, rng: np.random.Generator, height: int, width: int) -> ViewTransform:
-        """One draw of area and aspect; sides rounded and clamped to the image, no second try; then the position, then the flip.
+        """Samples area and aspect once, rounds the sides and clamps them to the image; then samples the position, then the flip.
 
         Args:
-            rng: of the stream GEOMETRY; both views of an image follow each other in it.
+            rng: of the stream GEOMETRY; the views of an image take their numbers from it one after the other.
             height: of the image in pixels.
             width: of the image in pixels.
         """

@@ -1,4 +1,4 @@
-"""Photometric augmentation of a view: all randomness is drawn first, what is applied is fixed (method.md, "Augmentation")."""
+"""Photometric augmentation of a view: random numbers are sampled first, the transform is deterministic (method.md, "Augmentation")."""
 
 from dataclasses import dataclass, field
 
@@ -68,14 +68,14 @@ class PhotometricAugmentation:
         """
         Args:
             operators: a key of :data:`JITTER_OPERATORS`.
-            jitter_prob: of all four operators together.
+            jitter_prob: probability that all four operators are applied.
             strengths: s of brightness, contrast, saturation, hue. Amounts are uniform in [1 - s, 1 + s], from 0 on; hue's and the additive
                 brightness's in [-s, s].
-            gray_prob: of turning grey.
-            blur_prob: of blurring.
+            gray_prob: probability of turning grey.
+            blur_prob: probability of blurring.
             blur_sigma: range in pixels, uniform.
             blur_kernel: kernel length as a fraction of the view's side.
-            solarize_prob: of solarizing.
+            solarize_prob: probability of solarizing.
             solarize_threshold: in [0, 1].
 
         Raises:
@@ -124,7 +124,7 @@ class PhotometricAugmentation:
         )
 
     def sample(self, rng: np.random.Generator) -> PhotometricTransform:
-        """Draw a transform; every call takes the same numbers from ``rng``, whatever the probabilities are."""
+        """Samples a transform; every call takes the same count of numbers from ``rng``, whatever the probabilities are."""
         jitter, gray, blur, solarize = rng.random(4) < (self.jitter_prob, self.gray_prob, self.blur_prob, self.solarize_prob)
         amounts = [rng.uniform(low, high) for low, high in self.ranges]
         order = rng.permutation(len(amounts))

@@ -1,8 +1,8 @@
 """Photometric augmentation on 8-bit images: the operators of ``photometric``, rounded after each, several times as fast.
 
-Brightness, contrast, grey and torchvision's saturation are a matrix a pixel (``cv2.transform``), solarizing is a table; hue and more HSV
-saturation, where they are neighbours, share one way to 8-bit HSV and back; less saturation needs no hue; the blur leaves out taps beyond
-three sigma.
+Brightness, contrast, grey and torchvision's saturation are one matrix per pixel (``cv2.transform``), solarizing is a table. Hue and an
+increase of HSV saturation share one conversion to 8-bit HSV and back if they follow each other; a decrease needs no hue. The blur leaves
+out taps beyond three sigma.
 
 On photographs the mean absolute difference from the exact operators is, in 1/255, where rounding alone makes 0.25: brightness 0.15,
 contrast 0.25, less saturation 0.2, more 0.3, hue 0.35, grey 0.25, blur 0.25, solarize 0.
@@ -18,7 +18,7 @@ from detcon_d2.views.photometric import CONTRAST, HUE, SATURATION, PhotometricTr
 
 _IDENTITY = np.eye(3)
 _GRAY = np.repeat(color.LUMA, 3, axis=0)
-# A neighbour's weight that never changes an 8-bit value: the blur is none.
+# With a smaller weight of the neighbours, the blur changes no 8-bit value and is skipped.
 _NO_WEIGHT = 1 / 1024
 _SIGMAS = 3
 
@@ -27,11 +27,11 @@ def apply_photometric_uint8(transform: PhotometricTransform, image: np.ndarray) 
     """``transform.apply_image`` for 8-bit images.
 
     Args:
-        transform: what to do.
+        transform: the sampled changes.
         image: uint8 (H, W, 3), RGB; not changed.
 
     Returns:
-        uint8 (H, W, 3); ``image`` itself where there is nothing to do.
+        uint8 (H, W, 3); ``image`` itself if the transform changes nothing.
     """
     saturation, hue = 1.0, 0.0
     for operator, amount in transform.jitter:

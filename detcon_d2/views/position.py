@@ -1,7 +1,7 @@
-"""Randomness by position: (SEED, position) alone determines an image, its augmentation and its drawn ids (house.md, "Interfaces").
+"""Randomness by position: (SEED, position) alone determines an image, its augmentation and its sampled ids.
 
-A position counts the images a run has shown, over all epochs and processes. Nothing random depends on workers, processes or where a run was
-resumed.
+A position counts the images that a run has shown, over all epochs and processes. Nothing random depends on workers, processes or where a
+run was resumed (method.md, "Sampling by position").
 """
 
 from enum import IntEnum

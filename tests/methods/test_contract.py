@@ -1,0 +1,215 @@
+"""What every registered method promises; the example of docs/add_a_method.md is one of them."""
+
+import copy
+import io
+import json
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+from detcon_d2 import d2
+from detcon_d2.checkpoint import load_checkpoint_file
+from detcon_d2.checkpoint.convert.conversion import convert
+from detcon_d2.data import PretrainingMapper, build_pretraining_loader, load_training_records
+from detcon_d2.engine import DetConTrainer, load_config, setup
+from detcon_d2.engine.micro_batch import MicroBatches
+from detcon_d2.methods.registry import pretraining_class, pretraining_names
+from detcon_d2.views.samplers import SampleMaker
+from tests.conftest import tiny_opts
+from tests.engine.test_trainer import BASE, _StopAfter, _Stopped, arguments, assert_same_state, final_state, run
+from tests.methods import example  # noqa: F401  (registers SimCLR)
+from tests.modeling.processes import run_processes
+
+HELD = {"MODEL__RESNETS__NORM": "FrozenBN", "DETCON__HEAD_NORM": "FrozenBN"}
+TRAINED = {"MODEL__RESNETS__NORM": "BN", "DETCON__HEAD_NORM": "BN"}
+
+every_method = pytest.mark.parametrize("method", pretraining_names())
+
+
+def options(method: str, photos: Path, output: Path, **overrides: object) -> list[str]:
+    return tiny_opts(photos, output, MODEL__META_ARCHITECTURE=method, **overrides)
+
+
+def build(method: str, photos: Path, **overrides: object) -> tuple["d2.CfgNode", torch.nn.Module, SampleMaker, list[dict]]:
+    """Config, model, sample maker and records. The network is drawn such that no path through it is closed."""
+    norms = TRAINED | {"DETCON__ZERO_INIT_RESIDUAL": False, "DETCON__LOG_PERIOD": 1}
+    cfg = load_config(BASE, options(method, photos, photos.parent / "unused", **norms | overrides))
+    torch.manual_seed(0)
+    model = d2.build_model(cfg)
+    return cfg, model, model.sample_maker(cfg), load_training_records(cfg, regions=pretraining_class(method).Samples.uses_regions)
+
+
+def batch_of(method: str, photos: Path, count: int, **overrides: object) -> tuple[torch.nn.Module, list[dict]]:
+    cfg, model, samples, records = build(method, photos, SOLVER__IMS_PER_BATCH=count, **overrides)
+    return model, next(iter(build_pretraining_loader(cfg, records, samples)))
+
+
+def leaves(value: object, path: str = "") -> dict[str, object]:
+    """Every tensor and plain value of a nested sample, by its path."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    found = {key: leaf for name, item in items for key, leaf in leaves(item, f"{path}/{name}").items()}
+    return found if isinstance(value, dict | list) else {path: value}
+
+
+def assert_equal_samples(a: list[dict], b: list[dict]) -> None:
+    one, two = leaves(a), leaves(b)
+    assert one.keys() == two.keys() and one
+    for path, value in one.items():
+        assert torch.equal(value, two[path]) if torch.is_tensor(value) else value == two[path], path
+
+
+def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_same_gradients(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys() and found
+    for name, gradient in expected.items():
+        assert (found[name] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-6, name
+
+
+@every_method
+def test_a_sample_depends_on_image_seed_and_position_alone(method, photos, monkeypatch):
+    cfg, _, samples, records = build(method, photos)
+    mapper = PretrainingMapper.from_config(cfg, samples)
+    before = copy.deepcopy(records[5])
+    first = mapper(records[5], 17)
+    torch.manual_seed(1)
+    assert_equal_samples([first], [mapper(records[5], 17)])
+    assert records[5] == before
+    other = leaves(mapper(records[5], 18))
+    assert any(not torch.equal(value, other[path]) for path, value in leaves(first).items() if path.endswith("image"))
+
+    whole = list(islice(build_pretraining_loader(cfg, records, samples), 3))
+    cfg.DATALOADER.NUM_WORKERS = 2
+    for a, b in zip(whole, build_pretraining_loader(cfg, records, samples)):
+        assert_equal_samples(a, b)
+    cfg.DATALOADER.NUM_WORKERS = 0
+    monkeypatch.setattr(d2.comm, "get_world_size", lambda: 2)
+    for rank in range(2):
+        monkeypatch.setattr(d2.comm, "get_rank", lambda rank=rank: rank)
+        for a, b in zip(whole, build_pretraining_loader(cfg, records, samples)):
+            assert_equal_samples(a[2 * rank : 2 * rank + 2], b)
+
+
+@every_method
+def test_the_loss_reaches_every_parameter_through_the_online_embeddings(method, photos):
+    model, batch = batch_of(method, photos, 4)
+    with d2.EventStorage():
+        embeddings = model.embed(batch)
+        assert {key for key, value in embeddings.items() if value.requires_grad} == set(model.online_keys)
+        assert all(len(value) == 4 for value in embeddings.values())
+        losses = model.logged_criterion(embeddings)
+        sum(losses.values()).backward()
+    assert all(torch.isfinite(loss) and loss.ndim == 0 for loss in losses.values())
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not name.startswith("probe."):
+            assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any(), name
+        else:
+            assert parameter.grad is None, name
+    for target, _ in model.target_pairs():
+        assert not any(parameter.requires_grad for parameter in target.parameters())
+
+
+@every_method
+def test_names_are_those_of_the_house(method, photos):
+    _, model, _, _ = build(method, photos)
+    roots = {name.split(".")[0] for name in model.state_dict()}
+    assert roots <= {"encoder", "heads", "target", "memory", "probe"} | {"projector", "predictor"}
+    described = model.describe(load_config(BASE, options(method, photos, photos.parent / "unused")))
+    assert described["method"] == method and described.keys() == {"method", "encoder", "mask_parameters"}
+
+
+@every_method
+def test_nothing_in_the_model_is_random(method, photos):
+    model, batch = batch_of(method, photos, 4)
+    losses = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        with d2.EventStorage():
+            losses.append(copy.deepcopy(model)(batch))
+        assert torch.equal(torch.get_rng_state(), before)
+    torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=0)
+
+
+@every_method
+def test_a_killed_and_resumed_run_is_bit_exact(method, photos, tmp_path):
+    extra = {"SOLVER__CHECKPOINT_PERIOD": 2, "SOLVER__MAX_ITER": 5, "SOLVER__WARMUP_ITERS": 0}
+    run(arguments(options(method, photos, tmp_path / "one", **extra)))
+    interrupted = arguments(options(method, photos, tmp_path / "two", **extra))
+    trainer = DetConTrainer(*setup(interrupted))
+    trainer.register_hooks([_StopAfter(3)])
+    with pytest.raises(_Stopped):
+        trainer.train()
+    assert run(interrupted, resume=True).start_iter == 2
+    assert_same_state(final_state(tmp_path / "one"), final_state(tmp_path / "two"))
+
+
+@every_method
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_batch_in_parts_is_the_whole_batch(method, photos, size):
+    model, batch = batch_of(method, photos, 4, **HELD)
+    with d2.EventStorage() as storage:
+        expected = model(batch)
+        metrics = {name: value for name, (value, _) in storage.latest().items() if name.startswith("learning/")}
+    sum(expected.values()).backward()
+    wanted = gradients(model)
+    model.zero_grad()
+    parts = MicroBatches(model, model, size, lambda: torch.autocast("cpu", enabled=False), lambda loss: loss)
+    with d2.EventStorage() as storage:
+        losses, backward = parts(batch)
+        backward()
+        found = {name: value for name, (value, _) in storage.latest().items() if name.startswith("learning/")}
+    torch.testing.assert_close(losses, {name: loss.detach() for name, loss in expected.items()}, rtol=1e-5, atol=1e-6)
+    assert_same_gradients(gradients(model), wanted)
+    assert metrics and found == pytest.approx(metrics, rel=1e-4)
+
+
+def share_of_a_batch(rank: int, method: str, photos: str) -> dict[str, torch.Tensor]:
+    model, batch = batch_of(method, Path(photos), 4, **HELD)
+    wrapper = torch.nn.parallel.DistributedDataParallel(model)
+    with d2.EventStorage():
+        losses = wrapper(batch)
+    sum(losses.values()).backward()
+    return {"loss": sum(losses.values()).detach()} | gradients(model)
+
+
+@every_method
+def test_two_processes_are_one_big_batch(method, photos, tmp_path):
+    results = run_processes(share_of_a_batch, 2, tmp_path, method, str(photos))
+    model, batch = batch_of(method, photos, 4, **HELD)
+    with d2.EventStorage():
+        loss = sum(model(batch).values())
+    loss.backward()
+    torch.testing.assert_close((results[0].pop("loss") + results[1].pop("loss")) / 2, loss.detach(), rtol=1e-5, atol=1e-6)
+    for found in results:
+        assert_same_gradients(found, gradients(model))
+
+
+@every_method
+def test_a_run_logs_metrics_and_its_checkpoint_converts_with_nothing_left_over(method, photos, tmp_path):
+    run(arguments(options(method, photos, tmp_path, DETCON__LOG_PERIOD=2)))
+    last = json.loads((tmp_path / "metrics.json").read_text().splitlines()[-1])
+    assert any(name.startswith("learning/") for name in last) and "loss_probe" in last
+    state = final_state(tmp_path)
+    convert(str(tmp_path / "model_final.pth"), tmp_path / "backbone.pkl")
+    converted = load_checkpoint_file(tmp_path / "backbone.pkl")
+    encoder = {key.removeprefix("encoder."): value for key, value in state["model"].items() if key.startswith("encoder.")}
+    encoder = {key: value for key, value in encoder.items() if not key.endswith("num_batches_tracked")}
+    found = {key.removeprefix("backbone.bottom_up."): torch.as_tensor(value) for key, value in converted["model"].items()}
+    found = {key: value for key, value in found.items() if not key.endswith("num_batches_tracked")}
+    torch.testing.assert_close(found, encoder, rtol=0, atol=0)
+    assert converted["metadata"]["method"] == method and (tmp_path / "backbone.yaml").is_file()
+
+
+@every_method
+def test_the_config_survives_a_round_trip(method, photos, tmp_path):
+    cfg = load_config(BASE, options(method, photos, tmp_path))
+    path = tmp_path / "config.yaml"
+    path.write_text(cfg.dump())
+    assert load_config(str(path), []) == cfg
+    assert type(d2.build_model(cfg)).__name__ == method
+    assert io.StringIO(cfg.dump()).read() == load_config(str(path), []).dump()
