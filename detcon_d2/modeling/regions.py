@@ -1,7 +1,7 @@
 """From label maps to pooled features.
 
-Letters: N images, (H, W) pixels, (h, w) feature cells, P = h * w, C channels, M sampled regions per view. All functions run on the CPU and on
-CUDA, on CUDA without a host synchronisation. ``detcon_d2.masks.cells`` has the first two for single numpy label maps.
+Letters: N images, (H, W) pixels, (h, w) feature cells, P = h * w, C channels, M sampled regions per view. All functions run on the CPU and
+on CUDA, there without a host synchronisation. ``detcon_d2.masks.cells`` makes cells of single numpy label maps.
 """
 
 import torch
