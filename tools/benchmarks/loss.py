@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 import torch
+from loss_growth import growth, growth_page
+from measure_loss import CLOCKS, VARIANTS, Problem, compare, describe, has_peer
+from timing import device_argument, machine
 
-from detcon_d2.benchmark.loss import CLOCKS, VARIANTS, Problem, compare, describe, has_peer
-from detcon_d2.benchmark.loss_growth import growth, growth_page
-from detcon_d2.benchmark.timing import device_argument, machine
 from detcon_d2.checkpoint import write_atomically
 
 _EPILOG = """

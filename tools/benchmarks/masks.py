@@ -11,8 +11,8 @@ from pathlib import Path
 os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))  # read when libraries are loaded
 
 import cv2
+from measure_masks import SECTIONS, describe, load_photos
 
-from detcon_d2.masks.benchmark import SECTIONS, describe, load_photos
 from detcon_d2.masks.generators.felzenszwalb import implementation
 from detcon_d2.masks.store.index import library_versions
 

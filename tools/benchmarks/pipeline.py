@@ -10,9 +10,9 @@ import json
 import tempfile
 from pathlib import Path
 
-from detcon_d2.benchmark.pipeline import as_json, compare_cells, compare_pipelines, measure_workers, profile_stages, use_one_core
-from detcon_d2.benchmark.pipeline_data import write_dataset
-from detcon_d2.benchmark.timing import machine
+from measure_pipeline import as_json, compare_cells, compare_pipelines, measure_workers, profile_stages, use_one_core
+from pipeline_data import write_dataset
+from timing import machine
 
 _EPILOG = """
 examples

@@ -5,9 +5,9 @@ import argparse
 import json
 from pathlib import Path
 
-from detcon_d2.benchmark.scaling import lines, measure_processes
-from detcon_d2.benchmark.step import Problem, usual_amp
-from detcon_d2.benchmark.timing import machine
+from measure_scaling import lines, measure_processes
+from measure_step import Problem, usual_amp
+from timing import machine
 
 _EPILOG = """
 examples

@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 
 import torch
-
-from detcon_d2.benchmark.step import Problem, largest_batch, measure_step, profile_step, usual_amp
-from detcon_d2.benchmark.timing import device_argument, machine
+from measure_step import Problem, largest_batch, measure_step, profile_step, usual_amp
+from timing import device_argument, machine
 
 _EPILOG = """
 examples

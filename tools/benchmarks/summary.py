@@ -6,7 +6,8 @@ import json
 import sys
 from pathlib import Path
 
-from detcon_d2.benchmark.summary import FILES, Run, summary_page
+from measure_summary import FILES, Run, summary_page
+
 from detcon_d2.checkpoint import write_atomically
 
 _EPILOG = f"""

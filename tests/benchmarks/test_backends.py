@@ -4,11 +4,11 @@ import io
 import sys
 from pathlib import Path
 
+import measure_backends as benchmark
 import pytest
 import torch
+from measure_backends import Speed, compare, serve
 
-from detcon_d2.engine import benchmark
-from detcon_d2.engine.benchmark import Speed, compare, serve
 from tests.conftest import REPO
 
 CONFIG = str(REPO / "configs/quickstart/mask_rcnn_R_18_FPN.yaml")

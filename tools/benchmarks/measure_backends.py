@@ -93,7 +93,7 @@ class _Worker:
 @contextmanager
 def _worker(backend: str, arguments: list[str]) -> Iterator[_Worker]:
     environ = {**os.environ, "DETCON_D2_BACKEND": backend}
-    command = [sys.executable, "-m", "detcon_d2.engine.benchmark", *arguments]
+    command = [sys.executable, __file__, *arguments]
     process = subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         yield _Worker(process)

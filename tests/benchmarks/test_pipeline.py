@@ -3,9 +3,9 @@
 import json
 
 import torch
+from measure_pipeline import VARIANTS
+from pipeline_peers import one_hot_cells
 
-from detcon_d2.benchmark.pipeline import VARIANTS
-from detcon_d2.benchmark.pipeline_peers import one_hot_cells
 from detcon_d2.masks import label_map_to_cells
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from pipeline_data import Loader, make_config
+from pipeline_peers import Peer, one_hot_cells, peers
+from timing import alternate, median_ratio
 
 from detcon_d2 import d2
-from detcon_d2.benchmark.pipeline_data import Loader, make_config
-from detcon_d2.benchmark.pipeline_peers import Peer, one_hot_cells, peers
-from detcon_d2.benchmark.timing import alternate, median_ratio
 from detcon_d2.data import build_detcon_train_loader
 from detcon_d2.io.images import read_image_fast
 from detcon_d2.masks import label_map_to_cells, read_image, read_label_map

@@ -5,7 +5,7 @@ import argparse
 import importlib.util
 import sys
 
-from detcon_d2.engine.benchmark import compare
+from measure_backends import compare
 
 _EPILOG = """
 examples

@@ -4,7 +4,7 @@ import functools
 import json
 import re
 
-from detcon_d2.benchmark.summary import summary_page
+from measure_summary import summary_page
 
 MACHINE = {"cpu": "a <processor>", "cores": 2, "versions": {"torch": "2"}}
 

@@ -7,10 +7,10 @@ import tempfile
 from pathlib import Path
 
 import torch
+from measure_step import Problem, build_step
+from timing import alternate
 
 from detcon_d2 import d2
-from detcon_d2.benchmark.step import Problem, build_step
-from detcon_d2.benchmark.timing import alternate
 from detcon_d2.engine.launch import launch
 
 

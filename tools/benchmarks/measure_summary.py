@@ -5,9 +5,10 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from typing import NamedTuple
 
-from detcon_d2.benchmark.loss import OURS as OUR_LOSS
-from detcon_d2.benchmark.loss_growth import growth_sections
-from detcon_d2.benchmark.step import OURS as OUR_STEP
+from loss_growth import growth_sections
+from measure_loss import OURS as OUR_LOSS
+from measure_step import OURS as OUR_STEP
+
 from detcon_d2.quickstart.charts import Line, line_chart, three_digits
 from detcon_d2.quickstart.report_html import bars, card, legend, page, paragraph, table
 

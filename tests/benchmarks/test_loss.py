@@ -4,9 +4,8 @@ import json
 
 import pytest
 import torch
-
-from detcon_d2.benchmark.loss import OURS, PEER, PRODUCTS, PRODUCTS_IN_PLACE, Problem, compare, describe, functions, has_peer, peak_memory
-from detcon_d2.benchmark.loss_growth import growth_page
+from loss_growth import growth_page
+from measure_loss import OURS, PEER, PRODUCTS, PRODUCTS_IN_PLACE, Problem, compare, describe, functions, has_peer, peak_memory
 
 
 @pytest.mark.parametrize("variant", ["b", "s"])

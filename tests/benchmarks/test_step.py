@@ -5,16 +5,15 @@ import statistics
 
 import pytest
 import torch
-
-from detcon_d2.benchmark.step import COMPILED, OURS, PLAIN, Problem, largest_batch, measure_step, profile_step, usual_amp
+from measure_step import COMPILED, OURS, PLAIN, Problem, largest_batch, measure_step, profile_step, usual_amp
 
 TINY = Problem(depth=18, images=2, size=33, amp_dtype=usual_amp("cpu"))
 
 
 @pytest.fixture(autouse=True)
 def small_products(monkeypatch):
-    monkeypatch.setattr("detcon_d2.benchmark.step._PEAK_SIDES", (128, 256))
-    monkeypatch.setattr("detcon_d2.benchmark.step._COPIED_BYTES", 2**24)
+    monkeypatch.setattr("measure_step._PEAK_SIDES", (128, 256))
+    monkeypatch.setattr("measure_step._COPIED_BYTES", 2**24)
 
 
 def test_ours_and_plain_are_timed_and_a_target_costs_operations():
@@ -61,7 +60,7 @@ def test_the_largest_batch_is_doubled_while_it_fits(monkeypatch, limit, largest)
 
         return step
 
-    monkeypatch.setattr("detcon_d2.benchmark.step.build_step", build_step)
+    monkeypatch.setattr("measure_step.build_step", build_step)
     assert largest_batch(TINY._replace(images=3)) == largest
     with pytest.raises(torch.cuda.OutOfMemoryError):
         largest_batch(TINY._replace(images=limit + 1))

@@ -2,7 +2,8 @@
 
 from html import escape
 
-from detcon_d2.benchmark.loss import OURS, PEER, PRODUCTS, Problem, compare
+from measure_loss import OURS, PEER, PRODUCTS, Problem, compare
+
 from detcon_d2.quickstart.charts import Line, line_chart
 from detcon_d2.quickstart.report_html import card, legend, page, paragraph
 
@@ -22,7 +23,7 @@ def growth_page(series: dict[str, dict[str, list[dict]]], machine: dict) -> str:
 
     Args:
         series: result of :func:`growth` by variant.
-        machine: of :func:`detcon_d2.benchmark.timing.machine`.
+        machine: of :func:`timing.machine`.
     """
     sections = [(heading, f'<div class="cards charts">{"".join(cards)}</div>') for heading, cards in growth_sections(series)]
     facts = ", ".join(f"{name} {value}" for name, value in machine.items() if name != "versions")

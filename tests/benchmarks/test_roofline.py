@@ -2,10 +2,9 @@
 
 import pytest
 import torch
+from roofline import Operator, count_operators, roofline_seconds
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-
-from detcon_d2.benchmark.roofline import Operator, count_operators, roofline_seconds
 
 A, B = torch.zeros(4, 8), torch.zeros(8, 16)
 ROW, LIST = torch.zeros(8), [torch.zeros(3), torch.zeros(5)]

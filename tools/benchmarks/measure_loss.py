@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from timing import alternate, median_ratio, synchronized
 
-from detcon_d2.benchmark.timing import alternate, median_ratio, synchronized
 from detcon_d2.losses.detcon import contrast, detcon_loss
 from detcon_d2.losses.tiles import clamped_norm
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from roofline import count_operators, roofline_seconds
+from timing import alternate, median_ratio, synchronized
 from torch.profiler import ProfilerActivity, profile
 
 from detcon_d2 import d2
-from detcon_d2.benchmark.roofline import count_operators, roofline_seconds
-from detcon_d2.benchmark.timing import alternate, median_ratio, synchronized
 from detcon_d2.config import add_detcon_config
 from detcon_d2.engine.allocator import keep_freed_memory
 from detcon_d2.engine.setup import has_fast_bf16

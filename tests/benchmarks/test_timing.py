@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-
-from detcon_d2.benchmark.timing import alternate, machine, median_ratio, synchronized
+from timing import alternate, machine, median_ratio, synchronized
 
 
 def test_functions_take_turns_and_the_first_one_changes():

@@ -4,10 +4,10 @@ import json
 import subprocess
 import sys
 
+import measure_masks as benchmark
 import numpy as np
 import pytest
 
-from detcon_d2.masks import benchmark
 from tests.conftest import REPO
 
 
