@@ -1,4 +1,4 @@
-"""The roofline counts what operators must compute and move, forward and backward, and bounds each by the slower of both."""
+"""The roofline counts what operators must compute and move, forward and backward, and limits each by the slower of the two."""
 
 import pytest
 import torch

@@ -1,11 +1,12 @@
-"""Functions are measured in turns, and compared round by round."""
+"""Functions are measured alternately and compared round by round."""
 
 import pytest
 import torch
-from timing import alternate, machine, median_ratio, synchronized
+from machine import describe_machine, wait_function
+from timing import alternate, median_ratio
 
 
-def test_functions_take_turns_and_the_first_one_changes():
+def test_functions_alternate_and_each_round_begins_with_another():
     calls, now = [], [0.0]
 
     def function(name: str, seconds: float):
@@ -15,11 +16,12 @@ def test_functions_take_turns_and_the_first_one_changes():
 
         return run
 
-    found = alternate({"a": function("a", 1.0), "b": function("b", 2.0)}, rounds=3, warmup=1, clock=lambda: now[0])
-    assert found == {"a": [1.0] * 3, "b": [2.0] * 3}
+    found = alternate({"a": function("a", 1.0), "b": function("b", 2.0)}, rounds=3, clock=lambda: now[0], wait=function("wait", 0.5))
+    assert found == {"a": [1.5] * 3, "b": [2.5] * 3}
+    assert calls[1::2] == ["wait"] * 8
     # The warm-up, then three rounds.
-    assert [sorted(calls[i : i + 2]) for i in range(0, 8, 2)] == [["a", "b"]] * 4
-    assert len({calls[i] for i in range(2, 8, 2)}) == 2
+    assert [sorted(calls[i : i + 4 : 2]) for i in range(0, 16, 4)] == [["a", "b"]] * 4
+    assert len({calls[i] for i in range(4, 16, 4)}) == 2
 
 
 def test_a_ratio_is_taken_round_by_round():
@@ -30,12 +32,10 @@ def test_a_ratio_is_taken_round_by_round():
 
 
 def test_the_machine_is_described_in_plain_values():
-    found = machine()
-    assert found["cores"] >= 1 and found["cpu"] and found["versions"]["torch"]
+    found = describe_machine()
+    assert found["cores"] >= 1 and found["cpu"] and found["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
 
 
-def test_on_a_gpu_a_call_waits_for_it(monkeypatch):
-    calls = []
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: calls.append("wait"))
-    assert synchronized(lambda: calls.append("work") or 5, "cuda")() == 5 and calls == ["work", "wait"]
-    assert synchronized(len, "cpu") is len
+def test_only_a_gpu_is_waited_for():
+    assert wait_function("cuda") is torch.cuda.synchronize
+    assert wait_function("cpu")() is None

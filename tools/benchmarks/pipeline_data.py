@@ -1,4 +1,4 @@
-"""Photographs as a data set on disk: JPEGs of ImageNet's usual size with FH regions, and our mapper for them."""
+"""The data set of the pipeline's benchmark: photographs as JPEGs with FH regions."""
 
 from importlib import resources
 from pathlib import Path
@@ -7,12 +7,11 @@ from PIL import Image, ImageOps
 
 from detcon_d2 import d2
 from detcon_d2.config import add_detcon_config
-from detcon_d2.data import DetConMapper, load_training_records
 from detcon_d2.masks import build_generator, list_images
 from detcon_d2.masks.generate import generate
 from detcon_d2.masks.store.stores import create_store
 
-# Of scikit-image, that it brings along.
+# Photographs in the package of scikit-image.
 _PHOTOS = (
     "astronaut.png",
     "chelsea.png",
@@ -27,10 +26,10 @@ _QUALITY = 90
 
 
 def write_dataset(folder: Path, size: tuple[int, int]) -> None:
-    """Write ``images/*.jpg`` and their FH regions, once as PNGs in ``png`` and once in ``shards``.
+    """Write ``images/*.jpg``, and their FH regions as PNGs in ``png`` and as shards in ``shards``.
 
     Args:
-        folder: exists.
+        folder: an existing folder.
         size: (width, height) of the images in pixels.
     """
     (folder / "images").mkdir()
@@ -47,9 +46,9 @@ def make_config(folder: Path, label_maps: str = "png", **aug: str) -> "d2.CfgNod
     """DetCon_B's config for the data set.
 
     Args:
-        folder: of :func:`write_dataset`.
+        folder: written by :func:`write_dataset`.
         label_maps: "png" or "shards".
-        aug: values of keys of DETCON.AUG.
+        aug: values for keys of DETCON.AUG.
     """
     cfg = d2.get_cfg()
     add_detcon_config(cfg)
@@ -57,25 +56,5 @@ def make_config(folder: Path, label_maps: str = "png", **aug: str) -> "d2.CfgNod
     cfg.SEED = 0
     cfg.DATASETS.TRAIN = (f"folder:{folder / 'images'}",)
     cfg.DETCON.MASKS.ROOTS = (str(folder / label_maps),)
-    for key, value in aug.items():
-        cfg.DETCON.AUG[key] = value
+    cfg.DETCON.AUG.update(aug)
     return cfg
-
-
-class Loader:
-    """Our mapper on a number of images, as often as asked."""
-
-    def __init__(self, cfg: "d2.CfgNode", images: int):
-        """
-        Args:
-            cfg: of :func:`make_config`.
-            images: of each call, at the positions from 0.
-        """
-        self.records = load_training_records(cfg)
-        self.mapper = DetConMapper(cfg)
-        self.images = images
-
-    def __call__(self) -> None:
-        """Makes both views of all images."""
-        for position in range(self.images):
-            self.mapper(self.records[position % len(self.records)], position)

@@ -1,9 +1,10 @@
-"""What a user would write instead of our input pipeline: torchvision's transforms v2, and lightly's DetCon transform.
+"""Input pipelines that a user could write with torchvision's transforms v2 or with lightly's DetCon transform.
 
-Each peer is a function from an image file and a label map file to two views of image and mask, 8-bit where it can, not normalised.
+Each takes an image file and a label map file, and returns two views of image and mask, in 8 bits where the library can, not normalised.
 """
 
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 
 import cv2
@@ -13,51 +14,19 @@ from PIL import Image
 from torchvision import io, tv_tensors
 from torchvision.transforms import v2
 
-Peer = Callable[[str, str], object]
+Peer = Callable[[str, str], list]
 
 
-def peers(size: int) -> dict[str, Peer]:
-    """The peers that are installed, by name, for views of ``size`` pixels with DetCon_B's augmentations."""
-    found = {"torchvision v2, PIL images": torchvision_pil(size), "torchvision v2, tensors": torchvision_tensors(size)}
+def peer_pipelines(size: int) -> dict[str, Peer]:
+    """The pipelines of the installed libraries by name, for views of ``size`` pixels with DetCon_B's augmentations."""
+    views = [_torchvision_view(size, blur_prob, solarize_prob) for blur_prob, solarize_prob in ((1.0, 0.0), (0.1, 0.2))]
+    found = {"torchvision v2, PIL images": partial(_pil_views, views), "torchvision v2, tensors": partial(_tensor_views, views)}
     if find_spec("lightly") is not None:
-        found["lightly"] = lightly(size)
+        from lightly.transforms import DetConSTransform
+
+        # It is for DetCon_S: its jitter has other strengths, and its second view has no blur.
+        found["lightly"] = partial(_lightly_views, DetConSTransform(input_size=size, normalize=None))
     return found
-
-
-def torchvision_pil(size: int) -> Peer:
-    """Images decoded and augmented by Pillow."""
-    views = _torchvision_views(size)
-
-    def load(image: str, label_map: str) -> list:
-        with Image.open(image) as file:
-            pixels, mask = file.convert("RGB"), _mask(label_map)
-        return [v2.functional.to_image(view(pixels, mask)[0]) for view in views]
-
-    return load
-
-
-def torchvision_tensors(size: int) -> Peer:
-    """Images decoded by torchvision and augmented as 8-bit tensors."""
-    views = _torchvision_views(size)
-
-    def load(image: str, label_map: str) -> list:
-        pixels, mask = tv_tensors.Image(io.decode_image(image, io.ImageReadMode.RGB)), _mask(label_map)
-        return [view(pixels, mask) for view in views]
-
-    return load
-
-
-def lightly(size: int) -> Peer:
-    """``lightly.transforms.DetConSTransform``, which is for DetCon_S: its jitter has other strengths, its second view no blur."""
-    from lightly.transforms import DetConSTransform
-
-    transform = DetConSTransform(input_size=size, normalize=None)
-
-    def load(image: str, label_map: str) -> list:
-        with Image.open(image) as file:
-            return transform(file.convert("RGB"), _mask(label_map))
-
-    return load
 
 
 def one_hot_cells(label_maps: torch.Tensor, num_ids: int, side: int) -> torch.Tensor:
@@ -75,12 +44,26 @@ def one_hot_cells(label_maps: torch.Tensor, num_ids: int, side: int) -> torch.Te
     return torch.nn.functional.avg_pool2d(one_hot, label_maps.shape[-1] // side).argmax(1)
 
 
+def _pil_views(views: list[v2.Compose], image: str, label_map: str) -> list:
+    """Images decoded and augmented by Pillow."""
+    with Image.open(image) as file:
+        pixels, mask = file.convert("RGB"), _mask(label_map)
+    return [v2.functional.to_image(view(pixels, mask)[0]) for view in views]
+
+
+def _tensor_views(views: list[v2.Compose], image: str, label_map: str) -> list:
+    """Images decoded by torchvision and augmented as 8-bit tensors."""
+    pixels, mask = tv_tensors.Image(io.decode_image(image, io.ImageReadMode.RGB)), _mask(label_map)
+    return [view(pixels, mask) for view in views]
+
+
+def _lightly_views(transform: Callable, image: str, label_map: str) -> list:
+    with Image.open(image) as file:
+        return transform(file.convert("RGB"), _mask(label_map))
+
+
 def _mask(label_map: str) -> tv_tensors.Mask:
     return tv_tensors.Mask(torch.from_numpy(cv2.imread(label_map, cv2.IMREAD_UNCHANGED).astype(np.int64)))
-
-
-def _torchvision_views(size: int) -> list[v2.Compose]:
-    return [_torchvision_view(size, blur_prob, solarize_prob) for blur_prob, solarize_prob in ((1.0, 0.0), (0.1, 0.2))]
 
 
 def _torchvision_view(size: int, blur_prob: float, solarize_prob: float) -> v2.Compose:

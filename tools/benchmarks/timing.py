@@ -1,39 +1,44 @@
-"""Alternated measurements, and the machine that they were made on."""
+"""Alternated measurements, their ratios, and what the command lines of all benchmarks share."""
 
 import argparse
-import os
-import platform
+import json
 import statistics
 import time
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
 
-import torch
+from detcon_d2.io.atomic import write_atomically
 
-_PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless", "pillow", "lightly")
+OURS = "ours"
+"""Name of this project's implementation in every comparison; variants of it begin with it."""
 
 
 def alternate(
-    functions: dict[str, Callable[[], object]], rounds: int, warmup: int = 1, clock: Callable[[], float] = time.perf_counter
-) -> dict[str, list[float]]:
-    """Time functions in turns, so that all of them see the same machine; a round compares neighbours in time.
+    functions: dict[Any, Callable[[], object]],
+    rounds: int,
+    clock: Callable[[], Any] = time.perf_counter,
+    wait: Callable[[], object] = lambda: None,
+) -> dict[Any, list]:
+    """Time several functions alternately, so that a change of the machine's load affects all of them.
 
     Args:
         functions: what to measure, by name.
-        rounds: calls of each that are measured; each round begins with another function.
-        warmup: calls of each before.
-        clock: seconds. ``time.process_time`` counts this process alone, which says more where others compete for the cores.
+        rounds: measured calls of each function, after one that is not measured. Each round begins with another function.
+        clock: returns seconds. ``time.process_time`` counts only this process, so other programs on the machine disturb it less.
+        wait: part of each measured call; on a GPU ``torch.cuda.synchronize``, because calls return before their work is done.
 
     Returns:
-        Seconds of each call, by name, in the order of the rounds.
+        Seconds of each measured call, by name, in the order of the rounds.
     """
     seconds = {name: [] for name in functions}
     names = list(functions)
-    for index in range(-warmup, rounds):
+    for index in range(-1, rounds):
         shift = index % len(names)
         for name in names[shift:] + names[:shift]:
             start = clock()
             functions[name]()
+            wait()
             elapsed = clock() - start
             if index >= 0:
                 seconds[name].append(elapsed)
@@ -45,52 +50,19 @@ def median_ratio(a: list[float], b: list[float]) -> float:
     return statistics.median(x / y for x, y in zip(a, b, strict=True))
 
 
-def synchronized(function: Callable[[], object], device: str) -> Callable[[], object]:
-    """The function, until the device ("cpu" or "cuda") has done its work: calls on CUDA return before that."""
-    if device == "cpu":
-        return function
+def benchmark_parser(description: str, epilog: str, rounds: int) -> argparse.ArgumentParser:
+    """A command line with --rounds and --json.
 
-    def run() -> object:
-        result = function()
-        torch.cuda.synchronize()
-        return result
-
-    return run
-
-
-def device_argument(text: str) -> str:
-    """``--device`` of a tool: "cpu" or "cuda"; argparse prints what ArgumentTypeError says."""
-    if text not in ("cpu", "cuda"):
-        raise argparse.ArgumentTypeError(f"found {text!r}; expected cpu or cuda")
-    if text == "cuda" and not torch.cuda.is_available():
-        raise argparse.ArgumentTypeError("PyTorch finds no CUDA device here; leave --device out to measure on the CPU")
-    return text
+    Args:
+        description, epilog: shown by --help as they are.
+        rounds: default of --rounds.
+    """
+    parser = argparse.ArgumentParser(description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=rounds, metavar="N", help="alternated measurements (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to this file")
+    return parser
 
 
-def machine() -> dict:
-    """Processor, cores, threads, load, GPU and versions of what computes."""
-    return {
-        "cpu": _cpu_model(),
-        "cores": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        "load_average": round(os.getloadavg()[0], 1),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "python": platform.python_version(),
-        "versions": {name: found for name in _PACKAGES if (found := _version(name))},
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _cpu_model() -> str:
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+def write_json(path: Path, result: dict) -> None:
+    """Write a benchmark's results, plain values, for ``summary.py`` and other programs."""
+    write_atomically(path, json.dumps(result, indent=2).encode() + b"\n")
