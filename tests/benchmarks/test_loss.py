@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from loss import OURS, PEER, PRODUCTS, PRODUCTS_IN_PLACE, LossProblem, compare_losses, describe_losses, functions, has_peer, peak_memory
-from pages import benchmark_page, loss_growth_sections
+from summary import benchmark_page, loss_growth_sections
 
 
 @pytest.mark.parametrize("variant", ["b", "s"])

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import torch
 from machine import describe_machine, device_argument, wait_function
-from pages import benchmark_page, loss_growth_sections
+from summary import benchmark_page, loss_growth_sections
 from timing import OURS, alternate, benchmark_parser, median_ratio, write_json
 
 from detcon_d2.io.atomic import write_atomically

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
+from importlib import resources
 from itertools import islice
 from pathlib import Path
 
@@ -20,14 +21,17 @@ import cv2
 import numpy as np
 import torch
 from machine import describe_machine
-from pipeline_data import make_config, write_dataset
+from PIL import Image, ImageOps
 from pipeline_peers import one_hot_cells, peer_pipelines
 from timing import OURS, alternate, benchmark_parser, median_ratio, write_json
 
 from detcon_d2 import d2
+from detcon_d2.config import add_detcon_config
 from detcon_d2.data import DetConMapper, build_detcon_train_loader, load_training_records
 from detcon_d2.io.images import read_image_fast
-from detcon_d2.masks import label_map_to_cells, read_image, read_label_map
+from detcon_d2.masks import build_generator, label_map_to_cells, list_images, read_image, read_label_map
+from detcon_d2.masks.generate import generate
+from detcon_d2.masks.store.stores import create_store
 from detcon_d2.views.geometry import ViewTransform
 from detcon_d2.views.photometric import PhotometricTransform
 from detcon_d2.views.photometric_uint8 import apply_photometric_uint8
@@ -40,13 +44,60 @@ VARIANTS = {
     f"{OURS}, fast, label maps in shards": {"MODE": "fast", "label_maps": "shards"},
     f"{OURS}, fast, colours on the device": {"MODE": "fast", "WHERE": "device", "label_maps": "shards"},
 }
-"""Name -> arguments of :func:`pipeline_data.make_config`."""
+"""Name -> arguments of :func:`make_config`."""
+# Photographs in the package of scikit-image.
+_PHOTOS = (
+    "astronaut.png",
+    "chelsea.png",
+    "coffee.png",
+    "hubble_deep_field.jpg",
+    "ihc.png",
+    "motorcycle_left.png",
+    "retina.jpg",
+    "rocket.jpg",
+)
+_QUALITY = 90
 _BATCH, _WARM_BATCHES = 32, 2
 _EPILOG = """
 examples
   python tools/benchmarks/pipeline.py --profile --json pipeline.json
   python tools/benchmarks/pipeline.py --workers 0 1 2 4 8 --images 512 --rounds 3
 """
+
+
+def write_dataset(folder: Path, size: tuple[int, int]) -> None:
+    """Write ``images/*.jpg``, and their FH regions as PNGs in ``png`` and as shards in ``shards``.
+
+    Args:
+        folder: an existing folder.
+        size: (width, height) of the images in pixels.
+    """
+    (folder / "images").mkdir()
+    for name in _PHOTOS:
+        with Image.open(resources.files("skimage") / "data" / name) as photo:
+            fitted = ImageOps.fit(photo.convert("RGB"), size, Image.Resampling.LANCZOS)
+        fitted.save(folder / "images" / Path(name).with_suffix(".jpg"), quality=_QUALITY)
+    source, generator = f"folder:{folder / 'images'}", build_generator("fh")
+    for file_format in ("png", "shards"):
+        generate(list_images(source), generator, create_store(folder / file_format, generator, source, file_format), progress=False)
+
+
+def make_config(folder: Path, label_maps: str = "png", **aug: str) -> "d2.CfgNode":
+    """DetCon_B's config for the data set.
+
+    Args:
+        folder: written by :func:`write_dataset`.
+        label_maps: "png" or "shards".
+        aug: values for keys of DETCON.AUG.
+    """
+    cfg = d2.get_cfg()
+    add_detcon_config(cfg)
+    cfg.INPUT.FORMAT = "RGB"
+    cfg.SEED = 0
+    cfg.DATASETS.TRAIN = (f"folder:{folder / 'images'}",)
+    cfg.DETCON.MASKS.ROOTS = (str(folder / label_maps),)
+    cfg.DETCON.AUG.update(aug)
+    return cfg
 
 
 def compare_pipelines(folder: Path, images: int, rounds: int) -> list[dict]:

@@ -5,17 +5,16 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
-from pages import Section, benchmark_page, grid, line_card, loss_growth_sections
 from timing import OURS
 
 from detcon_d2.io.atomic import write_atomically
-from detcon_d2.quickstart.charts import Line, three_digits
-from detcon_d2.quickstart.report_html import bars, card, paragraph, table
+from detcon_d2.quickstart.charts import Line, line_chart, three_digits
+from detcon_d2.quickstart.report_html import bars, card, legend, page, paragraph, table
 
 FILES = ("loss", "loss_growth", "pipeline", "masks", "step", "scaling")
 """Names, without ``.json``, of the files that the page shows."""
@@ -27,6 +26,8 @@ examples
   python tools/benchmarks/summary.py run1 run2 run3 --output three_runs.html    # three runs of make bench BENCH=run1, run2, run3
 """
 
+Section = tuple[str, str]
+"""A plain heading, and HTML."""
 Run = dict[str, dict]
 """The results of one run by their name in :data:`FILES`; a benchmark that did not run is absent."""
 
@@ -64,7 +65,7 @@ def summary_page(runs: Sequence[Run]) -> str:
     sections = [("Compared with others", ratios), *_bar_sections(first)]
     sections += loss_growth_sections(first.get("loss_growth", {}).get("growth", {}))
     if charts := list(_growth_charts(first)):
-        sections.append(("Growth of the rest", grid(charts)))
+        sections.append(("Growth of the rest", _grid(charts)))
     return benchmark_page("Speed and memory", next(iter(first.values()))["machine"], sections, note)
 
 
@@ -87,17 +88,17 @@ def _bar_sections(run: Run) -> Iterator[Section]:
         if name == "pipeline" and charts:
             charts = {"two views from JPEG, images/s": {row["name"]: row["images_per_second"] for row in run[name]["pipelines"]}}
         if charts:
-            yield heading, grid(card(title, _bars(values)) for title, values in charts.items())
+            yield heading, _grid(card(title, _bars(values)) for title, values in charts.items())
 
 
 def _growth_charts(run: Run) -> Iterator[str]:
     if workers := run.get("pipeline", {}).get("workers"):
         points = {mode: [(int(count), speed) for count, speed in found.items()] for mode, found in workers.items()}
-        yield line_card("loader, images/s over workers", [Line(mode, points[mode], color) for color, mode in enumerate(points)])
+        yield _line_card("loader, images/s over workers", [Line(mode, points[mode], color) for color, mode in enumerate(points)])
     if scaling := run.get("scaling"):
         rates = _step_rates(scaling)
         ideal = [(count, rates[0][1] * count / rates[0][0]) for count, _ in rates]
-        yield line_card("step, images/s over processes", [Line("measured", rates, 0), Line("linear", ideal, 5)])
+        yield _line_card("step, images/s over processes", [Line("measured", rates, 0), Line("linear", ideal, 5)])
 
 
 def _bars(values: dict[str, float]) -> str:
@@ -150,7 +151,8 @@ def _step(result: dict) -> Iterator[Comparison]:
 
 
 def _scaling(result: dict) -> Iterator[Comparison]:
-    (least, base), *_, (most, rate) = _step_rates(result)
+    rates = _step_rates(result)
+    (least, base), (most, rate) = rates[0], rates[-1]
     yield Comparison(f"{_step_name(result['problem'])}, {most} processes", "images/s", rate, base, f"{least} process", rate / base)
 
 
@@ -167,6 +169,52 @@ def _step_rates(scaling: dict) -> list[tuple[int, float]]:
 
 def _step_name(problem: dict) -> str:
     return f"{problem['method']} step, ResNet-{problem['depth']}, {problem['size']} px, batch {problem['images']}"
+
+
+def benchmark_page(title: str, machine: dict, sections: list[Section], note: str = "") -> str:
+    """A page that begins with the machine.
+
+    Args:
+        title: plain text.
+        machine: from ``describe_machine``.
+        sections: contents.
+        note: HTML to show above the sections.
+    """
+    facts = ", ".join(f"{name} {value}" for name, value in machine.items() if name != "versions")
+    return page(title, paragraph(escape(facts)) + note, sections)
+
+
+def _grid(cards: Iterable[str]) -> str:
+    """Cards side by side."""
+    return f'<div class="cards charts">{"".join(cards)}</div>'
+
+
+def _line_card(heading: str, lines: list[Line]) -> str:
+    """A chart with a legend."""
+    return card(heading, legend([(line.label, line.color) for line in lines]) + line_chart(lines, heading))
+
+
+def loss_growth_sections(growth: dict[str, dict[str, list[dict]]]) -> list[Section]:
+    """Charts of time and memory of the loss.
+
+    Args:
+        growth: results of ``measure_growth`` in loss.py, by variant.
+    """
+    return [
+        (f"Growth of DetCon_{variant.upper()}'s loss", _grid(chart for letter in found for chart in _loss_growth(letter, found[letter])))
+        for variant, found in growth.items()
+    ]
+
+
+def _loss_growth(letter: str, rows: list[dict]) -> list[str]:
+    sizes = {"N": "images", "M": "regions"}
+    xs = [row["images"] * row["processes"] if letter == "K" else row[sizes[letter]] for row in rows]
+    charts = []
+    for key, name in (("ms", "time, ms"), ("peak_mib", "peak memory, MiB")):
+        shown = [function for function in (OURS, "lightly", "products") if all(function in row[key] for row in rows)]
+        lines = [Line(function, [(x, row[key][function]) for x, row in zip(xs, rows)], color) for color, function in enumerate(shown)]
+        charts.append(_line_card(f"{name} over {letter}", lines))
+    return charts
 
 
 def read_run(folder: Path) -> Run:
