@@ -1,6 +1,6 @@
 """The DetCon loss.
 
-Letters: N images of this process, R processes, K = N * R images, M drawn regions a view, D embedding dimensions.
+Letters: N images of this process, R processes, K = N * R images, M sampled regions per view, D embedding dimensions.
 """
 
 import torch
@@ -22,40 +22,40 @@ def detcon_loss(
     local_negatives: bool = True,
     tile: tuple[int, int] | None = None,
 ) -> torch.Tensor:
-    """Contrast every drawn region of one view with all regions of both views of all images (Hénaff et al. 2021; method.md, "Loss").
+    """Contrast every sampled region of one view with all regions of both views of all images (Hénaff et al. 2021; method.md, "Loss").
 
     With normalised predictions and targets, divided by the temperature, a row r = (image b, view 1, id i) has the logits
     l_j = <pred_r, target_j> / temperature against the K * M targets of view 2 and the K * M targets of view 1. Its positives P are the
-    targets of image b, view 2, id i; image b, view 1, id i is left out of the denominator (without ``local_negatives`` all of image b
-    but P is)::
+    targets of image b, view 2, id i. The targets of image b, view 1, id i are excluded from the denominator; without
+    ``local_negatives`` all targets of image b except P are excluded::
 
         row  = w * (logsumexp_j l_j - mean_{j in P} l_j),   w = [P not empty] / (rows of image b, view 1 with id i)
         loss = mean over N * M rows, plus the same with the views swapped
 
-    Rows with id 65535 (no region) are left out as anchor, as positive and as negative; rows without a positive give loss 0 and
-    gradient 0, and count in the mean.
+    Rows with id 65535 (no region) are excluded as anchors, positives and negatives. Rows without a positive have loss 0 and gradient 0,
+    and count in the mean.
 
-    With torch.distributed initialised, the targets are gathered over the processes, with autograd iff they require grad. The mean of
-    the processes' losses is then the loss of one process with the whole batch, and after the averaging of DistributedDataParallel so
-    are the gradients.
+    If torch.distributed is initialised, the targets are gathered over the processes, with autograd iff they require grad. The mean of
+    the losses over the processes is then the loss of one process with the whole batch, and the gradients that DistributedDataParallel
+    averages are its gradients.
 
     Args:
         pred1, pred2: (N, M, D) floating, predictions of the online network for views 1 and 2.
         target1, target2: (N, M, D) floating, targets; for DetCon_S the predictions themselves.
-        ids1, ids2: (N, M) int64, drawn region ids of each view in 0..65534, or 65535.
+        ids1, ids2: (N, M) int64, sampled region ids of each view in 0..65534, or 65535 for no region.
         temperature: > 0.
         local_negatives: other regions of the same image are negatives.
-        tile: (rows, images) of the part of the (N * M, 2 * K * M) logits that is held at once, both >= 1; by default what suits the
-            device (:func:`~detcon_d2.losses.tiles.default_tile`).
+        tile: (rows, images) of the part of the (N * M, 2 * K * M) logits that is in memory at once, both >= 1; the default depends on
+            the device (:func:`~detcon_d2.losses.tiles.default_tile`).
 
     Returns:
         Scalar >= 0, float64 for float64 predictions and targets, otherwise float32; computed in that precision, under autocast too.
-        Differentiable once; create_graph raises RuntimeError. Memory beside copies of the inputs is that of a tile, with gradients to
-        the targets that of a tile's whole rows.
+        Differentiable once; create_graph raises RuntimeError. In addition to copies of the inputs, memory is needed for one tile, or
+        for the whole rows of one tile if the targets require grad.
 
     Raises:
-        ValueError: for shapes or dtypes other than these, a temperature <= 0, a tile < 1, or processes with other N, M or D (in all of
-            them).
+        ValueError: for shapes or dtypes other than these, a temperature <= 0, a tile < 1, or different N, M or D in the processes (raised
+            in all of them).
     """
     _check_inputs(pred1, pred2, target1, target2, ids1, ids2, temperature, tile)
     _check_processes(target1, target1.requires_grad or target2.requires_grad)
@@ -67,8 +67,8 @@ def detcon_loss(
         target = (target / clamped_norm(target)).masked_fill_(~counted.unsqueeze(-1), 0)
         targets, counted = _gather(target, counted)
         first = process_rank_and_count()[0] * len(ids1)
-        options = {"first": first, "temperature": temperature, "local_negatives": local_negatives, "tile": tile}
-        return contrast((pred1.to(dtype), pred2.to(dtype)), ids, targets, counted, **options)
+        options = {"temperature": temperature, "local_negatives": local_negatives, "tile": tile}
+        return contrast((pred1.to(dtype), pred2.to(dtype)), ids, targets, counted, first=first, **options)
 
 
 def contrast(
@@ -82,27 +82,26 @@ def contrast(
     local_negatives: bool = True,
     tile: tuple[int, int] | None = None,
 ) -> torch.Tensor:
-    """:func:`detcon_loss` of one process that already has the targets of all.
+    """:func:`detcon_loss` of one process that already has the targets of all processes.
 
     Args:
         preds: (N, M, D) of view 1 and view 2, float32 or float64.
         ids: (2, N, M) int64 of both views.
         targets: (2, K, M, D) like ``preds``, normalised, 0 where not ``counted``.
-        counted: (2, K, M) bool, has a region.
+        counted: (2, K, M) bool, True for targets that have a region.
         first: the process's images are first .. first + N - 1 of the K.
         temperature, local_negatives, tile: as in :func:`detcon_loss`.
     """
-    options = {"first": first, "temperature": temperature, "tile": tile}
-    relations = (_relate(ids[view], ids[1 - view], view, local_negatives, targets.dtype) for view in (0, 1))
-    loss1, loss2 = (
-        tiled_cross_entropy(pred, targets, counted, relation, view=view, **options)
-        for view, (pred, relation) in enumerate(zip(preds, relations))
-    )
-    return loss1 + loss2
+
+    def loss_of(view: int) -> torch.Tensor:
+        relations = _relate(ids[view], ids[1 - view], view, local_negatives, targets.dtype)
+        return tiled_cross_entropy(preds[view], targets, counted, relations, view=view, first=first, temperature=temperature, tile=tile)
+
+    return loss_of(0) + loss_of(1)
 
 
 def _relate(ids: torch.Tensor, other_ids: torch.Tensor, view: int, local_negatives: bool, dtype: torch.dtype) -> Relations:
-    """Relations of the rows of ``view`` from its ids and the other view's (N, M)."""
+    """Relations of the rows of ``view``, from its ids (N, M) and those of the other view."""
     same_own = ids.unsqueeze(2) == ids.unsqueeze(1)
     positive = (ids.unsqueeze(2) == other_ids.unsqueeze(1)) & (ids != NO_REGION).unsqueeze(2)
     num_positives = positive.sum(2)
@@ -113,7 +112,7 @@ def _relate(ids: torch.Tensor, other_ids: torch.Tensor, view: int, local_negativ
 
 
 def _gather(target: torch.Tensor, counted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(2, N, M, D) and (2, N, M) of this process to (2, K, M, D) and (2, K, M) of all, in one collective."""
+    """From (2, N, M, D) and (2, N, M) of this process to (2, K, M, D) and (2, K, M) of all processes, in one collective."""
     if process_rank_and_count()[1] == 1:
         return target, counted
     packed = gather_processes(torch.cat([target, counted.unsqueeze(-1).to(target.dtype)], -1))
@@ -135,7 +134,7 @@ def _check_inputs(
     shape = pred1.shape
     if len(shape) != 3 or 0 in shape:
         raise ValueError(
-            f"pred1 has shape {tuple(shape)}; expected (N, M, D): images, regions a view, embedding dimensions, none of them 0."
+            f"pred1 has shape {tuple(shape)}; expected (N, M, D): images, regions per view, embedding dimensions, none of them 0."
         )
     for name, x in (("pred1", pred1), ("pred2", pred2), ("target1", target1), ("target2", target2)):
         if x.shape != shape:
@@ -154,7 +153,7 @@ def _check_inputs(
 
 
 def _check_processes(target: torch.Tensor, requires_grad: bool) -> None:
-    """Every process finds out, before a collective could hang or mix up rows; small beside the trainer's own check of the loss."""
+    """Raise in every process before a collective could hang or mix up rows. The cost is small compared with the trainer's own check."""
     if process_rank_and_count()[1] == 1:
         return
     mine = torch.tensor([*target.shape, requires_grad], device=target.device)
@@ -162,6 +161,6 @@ def _check_processes(target: torch.Tensor, requires_grad: bool) -> None:
     if any(row != found[0] for row in found):
         shapes = "; ".join(f"rank {rank}: {tuple(row[:3])}{', with grad' if row[3] else ''}" for rank, row in enumerate(found))
         raise ValueError(
-            f"The processes hold targets (N, M, D) of different shapes or grad: {shapes}. Expected the same in all; "
-            "give every process the same number of images (a batch that is a multiple of the number of processes, drop_last)."
+            f"The targets (N, M, D) of the processes differ in shape or in requires_grad: {shapes}. Expected the same in all processes; "
+            "give every process the same number of images (a batch size that is a multiple of the number of processes, drop_last)."
         )

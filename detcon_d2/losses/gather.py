@@ -1,11 +1,11 @@
-"""Gathering over processes, with the gradient that training under DistributedDataParallel needs."""
+"""Gather tensors over processes, with the gradient that training under DistributedDataParallel needs."""
 
 import torch
 from torch import distributed as dist
 
 
 def process_rank_and_count() -> tuple[int, int]:
-    """(rank, R) of torch.distributed's default group; (0, 1) where it is not initialised."""
+    """(rank, R) of torch.distributed's default group; (0, 1) if it is not initialised."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
@@ -14,9 +14,9 @@ def process_rank_and_count() -> tuple[int, int]:
 def gather_processes(x: torch.Tensor) -> torch.Tensor:
     """``x`` of every process, in the order of the ranks: shape (R, *x.shape), the same dtype and device.
 
-    A collective: every process must call it with the same shape and dtype. Differentiable iff ``x`` requires grad (which must then
-    hold in every process): a process receives the sum over all processes of the gradients to its ``x``, so that the gradients of the
-    processes' mean loss come out right when DistributedDataParallel averages the parameters' gradients. Any backend.
+    This is a collective: every process must call it with the same shape and dtype. Differentiable iff ``x`` requires grad, which must be
+    the same in every process. The gradient of a process's ``x`` is the sum of its gradients in all processes; DistributedDataParallel
+    averages the parameters' gradients, which then are those of the mean loss over the processes. Works with any backend.
     """
     if process_rank_and_count()[1] == 1:
         return x.unsqueeze(0)
@@ -24,7 +24,7 @@ def gather_processes(x: torch.Tensor) -> torch.Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    # torch.distributed.nn.functional.all_gather is deprecated, its successor is not in torch 2.4.
+    # torch.distributed.nn.functional.all_gather is deprecated, and torch 2.4 does not have its successor.
 
     @staticmethod
     def forward(ctx, x: torch.Tensor) -> torch.Tensor:
@@ -34,7 +34,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor) -> torch.Tensor:
-        # Not reduce_scatter: gloo has it only in newer versions of torch.
+        # reduce_scatter would send less, but gloo supports it only in newer versions of torch.
         grad = grad.contiguous()
         dist.all_reduce(grad)
         return grad[dist.get_rank()]

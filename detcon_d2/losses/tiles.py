@@ -1,6 +1,6 @@
-"""Contrastive cross-entropy of the rows of one view against all targets, tile by tile of the matrix of the logits.
+"""Contrastive cross-entropy of the rows of one view against all targets. The matrix of the logits is computed in tiles.
 
-Letters: N images of this process, K images of all, M drawn regions a view, D embedding dimensions.
+Letters: N images of this process, K images of all processes, M sampled regions per view, D embedding dimensions.
 """
 
 from collections.abc import Iterator
@@ -10,24 +10,25 @@ import torch
 
 # The released code normalises with x * rsqrt(max(sum(x^2), 1e-12)); F.normalize differs for norms between 1e-12 and 1e-6.
 _MIN_NORM = 1e-6
-# exp of logits within +-60 needs no shift: float32 holds sums of a million of the largest, and single ones of the smallest.
+# Logits within +-60 need no shift before exp: float32 can represent the sum of a million exp(60), and a single exp(-60).
 _MAX_UNSHIFTED = 60.0
-# Rows (for each thread) and columns of a tile on a CPU: smaller ones stay in faster caches, but the threads wait for each other more
-# often. At most so many bytes, and at least so many rows, below which products take longer a row.
+# Rows per thread and columns of a tile on a CPU: a smaller tile stays in a faster cache, but the threads wait for each other more often.
+# A tile has at most _CPU_BYTES. It has at least _CPU_MIN_ROWS, because products of fewer rows take longer per row.
 _CPU_ROWS, _CPU_COLUMNS, _CPU_BYTES, _CPU_MIN_ROWS = 1024, 1024, 64 << 20, 256
 _GPU_BYTES = 512 << 20
-# Where rows without loss are left out; elsewhere the host would have to wait for their number.
+# Devices on which rows without a loss are not computed. On other devices the host would have to wait for the number of these rows.
 _SKIPPING_DEVICES = ("cpu",)
 
 
 class Relations(NamedTuple):
-    """What the ids say of the rows of one view and of their own image's columns.
+    """Positives and excluded columns of the rows of one view. Only the columns of a row's own image need masks; the columns of all
+    other images are negatives.
 
     Attributes:
-        weight: (N, M) >= 0, of the row's loss.
-        labels: (N, M, M), the weights of the other view's columns as positives; they sum to 1 in each row of weight > 0.
-        removed: for view 1 and view 2 (N, M, M) bool, columns that are no part of the denominator, or None for none. A row of
-            weight > 0 keeps a column.
+        weight: (N, M) >= 0, weight of the row's loss.
+        labels: (N, M, M), weights of the other view's columns as positives; they sum to 1 in each row of weight > 0.
+        removed: for view 1 and view 2 (N, M, M) bool, columns that are excluded from the denominator, or None if there are none. A row
+            of weight > 0 keeps at least one column.
     """
 
     weight: torch.Tensor
@@ -48,15 +49,16 @@ def tiled_cross_entropy(
 ) -> torch.Tensor:
     """``sum_r weight_r * (log sum_j exp l_rj - sum_j labels_rj l_rj)`` with ``l_rj = <pred_r / |pred_r|, target_j> / temperature``.
 
-    A tile of logits becomes its share of the row sums and of the gradients that are needed, and is then forgotten: memory is
-    O(tile), with gradients to the targets, which wait for a row's whole sum, O(tile's rows * 2 * K * M). The backward pass only
-    scales what the forward pass left. Rows of weight 0 give loss and gradient 0, whatever they hold.
+    Each tile of logits is added to the row sums and to the gradients that are needed, and is then discarded: memory is O(tile).
+    Gradients to the targets need the whole sum of a row first, so with them memory is O(tile's rows * 2 * K * M). The backward pass
+    only scales the gradients that the forward pass has computed. Rows of weight 0 have loss 0 and gradient 0, even if they contain
+    NaN.
 
     Args:
-        pred: (N, M, D) float32 or float64, of any length.
+        pred: (N, M, D) float32 or float64, not normalised.
         targets: (2, K, M, D) like ``pred``: views 1 and 2, normalised, 0 where not ``counted``.
-        counted: (2, K, M) bool, columns that belong to a denominator at all.
-        relations: floating tensors like ``pred``.
+        counted: (2, K, M) bool, False for columns that no denominator contains.
+        relations: its floating-point tensors have the dtype of ``pred``.
         view: 0 or 1, the view of ``pred``.
         first: the N images of ``pred`` are first .. first + N - 1 of the K.
         temperature: > 0.
@@ -72,8 +74,8 @@ def tiled_cross_entropy(
 
 
 def default_tile(targets: torch.Tensor) -> tuple[int, int]:
-    """(rows, images) of a tile: on a CPU what its caches hold; on a GPU all images, and rows for 512 MiB, or for a quarter of the free
-    memory where that is less.
+    """(rows, images) of a tile. On a CPU a tile fits its caches. On a GPU a tile has all images, and as many rows as fit in 512 MiB or in
+    a quarter of the free memory, whichever is smaller.
 
     Args:
         targets: (2, K, M, D).
@@ -92,7 +94,7 @@ def default_tile(targets: torch.Tensor) -> tuple[int, int]:
 
 
 def clamped_norm(x: torch.Tensor) -> torch.Tensor:
-    """``sqrt(max(sum(x^2), 1e-12))`` over the last axis, which stays with size 1; the released code divides by it to normalise."""
+    """``sqrt(max(sum(x^2), 1e-12))`` over the last axis, which is kept with size 1; the released code divides by it to normalise."""
     return torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=_MIN_NORM)
 
 
@@ -112,7 +114,7 @@ class _TiledCrossEntropy(torch.autograd.Function):
         grad_pred = None
         if expected is not None:
             grad_pred = expected.sub_(positive)
-            # Normalisation: no gradient along the row, unless it is shorter than the smallest norm.
+            # The gradient of the normalisation has no component along the row, unless the row is shorter than the smallest norm.
             radial = torch.linalg.vecdot(query, grad_pred).unsqueeze(2).mul_(temperature**2).masked_fill_(length <= _MIN_NORM, 0)
             grad_pred.addcmul_(query, radial, value=-1).mul_(weight.unsqueeze(2) / (length * temperature))
         if grad_targets is not None:
@@ -129,7 +131,7 @@ class _TiledCrossEntropy(torch.autograd.Function):
 
 
 class _Tiles:
-    """The logits of one view's rows, in tiles."""
+    """The logits of the rows of one view, in tiles."""
 
     def __init__(self, query, targets, counted, relations: Relations, first: int, tile: tuple[int, int], shift: bool):
         n, m, _ = query.shape
@@ -142,15 +144,15 @@ class _Tiles:
             self.row_offsets = [0, *(relations.weight > 0).sum(1).cumsum(0).tolist()]
 
     def logsumexp(self, expected: torch.Tensor | None, grad_targets: torch.Tensor | None) -> torch.Tensor:
-        """(N, M), 0 for rows that were left out. Writes the mean target under each row's softmax to ``expected`` (N, M, D) and adds
-        the gradient of the weighted sum over the rows to ``grad_targets`` (2, K, M, D); zeros are expected in both."""
+        """(N, M), 0 for rows that are not computed. Writes the mean target under each row's softmax to ``expected`` (N, M, D) and adds
+        the gradient of the weighted sum over the rows to ``grad_targets`` (2, K, M, D); both must contain zeros."""
         result = torch.zeros_like(self.weight)
         for start in range(0, self.row_offsets[-1], self.tile_rows):
             rows = slice(start, start + self.tile_rows)
             rows = rows if self.rows is None else self.rows[rows]
             query, weight = self.query[rows], self.weight[rows]
             mean = None if expected is None else expected.flatten(0, 1)[rows]
-            # A row of weight 0 may have lost every column.
+            # All columns of a row of weight 0 may be removed; its sum begins at 1, so that its logarithm is finite.
             sums = (weight == 0).to(query.dtype)
             peak = self._peak(start, query) if self.shift else torch.zeros_like(sums)
             exponentials = []
@@ -166,8 +168,8 @@ class _Tiles:
             if mean is not None:
                 expected.flatten(0, 1)[rows] = mean.div_(sums.unsqueeze(1))
             scaled = query * (weight / sums).unsqueeze(1)
-            for view, images, tile in exponentials:
-                grad_targets[view, images].flatten(0, 1).addmm_(tile.T, scaled)
+            for view, images, exponential in exponentials:
+                grad_targets[view, images].flatten(0, 1).addmm_(exponential.T, scaled)
         return result.view(len(self.row_offsets) - 1, -1)
 
     def _peak(self, start: int, query: torch.Tensor) -> torch.Tensor:
@@ -175,7 +177,7 @@ class _Tiles:
         return torch.stack(peaks).amax(0).clamp_(min=torch.finfo(query.dtype).min)
 
     def _tiles(self, start: int, query: torch.Tensor, hold: bool = False) -> Iterator[tuple[int, slice, torch.Tensor]]:
-        """(view, images, logits) of the tiles of the rows that begin with the ``start``-th; without ``hold`` in the same memory."""
+        """(view, images, logits) of each tile of the rows from number ``start`` on; without ``hold`` all tiles share the same memory."""
         _, num_images, m, _ = self.targets.shape
         buffer = query.new_empty(len(query) * min(self.tile_images, num_images) * m)
         for view in range(2):
@@ -188,7 +190,7 @@ class _Tiles:
                 yield view, images, logits
 
     def _remove(self, logits: torch.Tensor, start: int, view: int, images: slice) -> None:
-        """-inf for the removed columns of the rows' own images, and before a maximum for all columns that do not count."""
+        """Write -inf to the removed columns of the rows' own images and, if a maximum follows, to all columns that are not counted."""
         if self.shift:
             logits.masked_fill_(self.counts[view, images].flatten() == 0, -torch.inf)
         removed, m = self.removed[view], self.targets.shape[2]

@@ -1,4 +1,4 @@
-"""LARS, parameter groups, run length and learning rate."""
+"""Optimizers, parameter groups, length of the run and learning rate."""
 
 from detcon_d2.solver.build import build_detcon_optimizer, build_finetuning_optimizer, get_detcon_param_groups
 from detcon_d2.solver.lars import LARS

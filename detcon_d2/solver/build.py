@@ -1,4 +1,4 @@
-"""From config and model to optimizer."""
+"""Build the optimizer of a config."""
 
 from typing import Any
 
@@ -9,20 +9,20 @@ from torch.nn.modules.batchnorm import _NormBase
 from detcon_d2 import d2
 from detcon_d2.solver.lars import LARS
 
-# _NormBase: BatchNorm, SyncBatchNorm and InstanceNorm of any dimension, Detectron2's NaiveSyncBatchNorm among them. Its FrozenBatchNorm2d
-# has buffers only. Other norms with one-dimensional weights are caught by their number of axes.
+# _NormBase is the base of BatchNorm, SyncBatchNorm and InstanceNorm of any dimension, and of Detectron2's NaiveSyncBatchNorm. Its
+# FrozenBatchNorm2d has no parameters. Other norms with one-dimensional weights are recognised by their number of axes.
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
 def get_detcon_param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Two groups of the parameters that require grad, in the model's order, each parameter once (method.md, "Optimisation").
 
-    The first gets weight decay and LARS adaptation. The second gets neither: biases, parameters of norm layers, and whatever else has
-    at most one axis.
+    The first has weight decay and LARS adaptation. The second has neither: biases, parameters of norm layers, and all other parameters
+    with at most one axis.
 
     Args:
         model: any module.
-        weight_decay: of the first group.
+        weight_decay: weight decay of the first group.
 
     Returns:
         Two dicts with ``params``, ``weight_decay`` and ``lars`` for a torch optimizer; either list may be empty.
@@ -44,7 +44,7 @@ def get_detcon_param_groups(model: nn.Module, weight_decay: float) -> list[dict[
 
 
 def build_detcon_optimizer(cfg: "d2.CfgNode", model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer DETCON.SOLVER.OPTIMIZER over :func:`get_detcon_param_groups`.
+    """The optimizer DETCON.SOLVER.OPTIMIZER for the groups of :func:`get_detcon_param_groups`.
 
     Reads SOLVER.BASE_LR, MOMENTUM, NESTEROV (SGD only) and WEIGHT_DECAY, and DETCON.SOLVER.ETA (LARS only).
 
@@ -67,7 +67,7 @@ def build_detcon_optimizer(cfg: "d2.CfgNode", model: nn.Module) -> torch.optim.O
 def build_finetuning_optimizer(cfg: "d2.CfgNode", model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer DETCON.FINETUNE.OPTIMIZER of a detector, with Detectron2's gradient clipping.
 
-    SGD is Detectron2's own, with its keys for biases and norms; AdamW has weight decay on matrices and convolutions only.
+    SGD is Detectron2's, with its keys for biases and norms. AdamW has weight decay only in the first of :func:`get_detcon_param_groups`.
 
     Raises:
         ValueError: for an unknown optimizer.

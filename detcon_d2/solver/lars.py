@@ -8,7 +8,7 @@ from torch.optim.optimizer import Optimizer
 
 
 class LARS(Optimizer):
-    """Layer-wise adaptive rate scaling (You et al. 2017) as the released code has it (method.md, "Optimisation").
+    """Layer-wise adaptive rate scaling (You et al. 2017), as in the released code (method.md, "Optimisation").
 
     For every parameter p with gradient g::
 
@@ -18,7 +18,7 @@ class LARS(Optimizer):
         p = p - lr * m
 
     A group with ``lars=False`` is plain SGD with momentum. The state of a parameter is ``momentum_buffer``, of its shape and dtype.
-    Nothing is read back to the host, so a step does not wait for the GPU.
+    A step copies no value to the host, so it does not wait for the GPU.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class LARS(Optimizer):
             momentum: >= 0.
             weight_decay: L2 factor >= 0.
             eta: trust coefficient > 0.
-            lars: adapt the length of the step to the parameter's norm.
+            lars: scale the step by the parameter's norm over the gradient's norm.
 
         Raises:
             ValueError: for a number out of range.
@@ -45,7 +45,7 @@ class LARS(Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "eta": eta, "lars": lars})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As of every torch optimizer; raises ValueError for a number out of range."""
+        """Add a group, as in every torch optimizer; raises ValueError for a number out of range."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         for name in ("lr", "momentum", "weight_decay"):
@@ -93,7 +93,7 @@ class LARS(Optimizer):
 
 
 def _trust_ratios(params: list[torch.Tensor], grads: list[torch.Tensor], eta: float) -> list[torch.Tensor]:
-    """eta |p| / |g| for each parameter, 1 where either norm is 0; zero-dimensional tensors, so that no value leaves the device."""
+    """eta |p| / |g| for each parameter, 1 if either norm is 0; as zero-dimensional tensors, so that no value leaves the device."""
     p_norm, g_norm = (torch.stack(torch._foreach_norm(tensors)) for tensors in (params, grads))
     ratio = torch.where((p_norm > 0) & (g_norm > 0), eta * p_norm / g_norm, 1.0)
     return list(ratio.unbind())

@@ -10,20 +10,20 @@ from detcon_d2 import d2
 
 
 def resolve_schedule(cfg: "d2.CfgNode", num_images: int) -> list[str]:
-    """Write what DETCON.SOLVER's BASE_LR_256, EPOCHS and WARMUP_EPOCHS mean for this batch and data set into SOLVER, in place.
+    """Set SOLVER's learning rate and iterations from DETCON.SOLVER's BASE_LR_256, EPOCHS and WARMUP_EPOCHS, in place.
 
     BASE_LR = BASE_LR_256 * IMS_PER_BATCH / 256; MAX_ITER = floor(EPOCHS * num_images / IMS_PER_BATCH), and WARMUP_ITERS likewise.
-    A key of DETCON.SOLVER that is 0 leaves its counterpart as it is.
+    If a key of DETCON.SOLVER is 0, the key of SOLVER keeps its value.
 
     Args:
         cfg: not frozen.
         num_images: size of the data set.
 
     Returns:
-        Lines for the log that say what came out of what.
+        Lines for the log that explain the result.
 
     Raises:
-        ValueError: for a batch or data set of 0, a negative key, a run of no iterations, or a warm-up that takes all of it.
+        ValueError: for an empty batch or data set, a negative key, a run without iterations, or a warm-up that is not shorter than the run.
     """
     solver, detcon, batch = cfg.SOLVER, cfg.DETCON.SOLVER, cfg.SOLVER.IMS_PER_BATCH
     if batch <= 0 or num_images <= 0:
@@ -36,7 +36,7 @@ def resolve_schedule(cfg: "d2.CfgNode", num_images: int) -> list[str]:
 
 def _resolve_learning_rate(solver: "d2.CfgNode", base: float) -> str:
     if base == 0:
-        return f"Learning rate {solver.BASE_LR:g}, as SOLVER.BASE_LR says."
+        return f"Learning rate {solver.BASE_LR:g} from SOLVER.BASE_LR."
     solver.BASE_LR = base * solver.IMS_PER_BATCH / 256
     return f"Learning rate {solver.BASE_LR:g} = {base:g} x {solver.IMS_PER_BATCH} / 256."
 
@@ -50,12 +50,12 @@ def _resolve_length(solver: "d2.CfgNode", detcon: "d2.CfgNode", num_images: int)
     if solver.MAX_ITER <= 0:
         raise ValueError(
             f"A run of {detcon.EPOCHS:g} epochs of {num_images} images at batch {batch} has {solver.MAX_ITER} iterations; "
-            "expected at least 1. Raise DETCON.SOLVER.EPOCHS, lower SOLVER.IMS_PER_BATCH, or set EPOCHS 0 and SOLVER.MAX_ITER."
+            "expected at least 1. Raise DETCON.SOLVER.EPOCHS, lower SOLVER.IMS_PER_BATCH, or set EPOCHS to 0 and set SOLVER.MAX_ITER."
         )
     if solver.WARMUP_ITERS >= solver.MAX_ITER:
         raise ValueError(
             f"The warm-up of {solver.WARMUP_ITERS} iterations takes the whole run of {solver.MAX_ITER}: the learning rate would never "
-            "reach its peak. Lower DETCON.SOLVER.WARMUP_EPOCHS (or set it 0 and SOLVER.WARMUP_ITERS), or train longer."
+            "reach its peak. Lower DETCON.SOLVER.WARMUP_EPOCHS (or set it to 0 and set SOLVER.WARMUP_ITERS), or train longer."
         )
     epochs = detcon.EPOCHS or solver.MAX_ITER * batch / num_images
     warmup = f"{solver.WARMUP_ITERS} iterations" + (f" ({detcon.WARMUP_EPOCHS:g} epochs)" if detcon.WARMUP_EPOCHS else "")
@@ -63,5 +63,5 @@ def _resolve_length(solver: "d2.CfgNode", detcon: "d2.CfgNode", num_images: int)
 
 
 def _iterations(epochs: float, num_images: int, batch: int) -> int:
-    # Exact for epochs as written: 0.29 * 100 is 28.999... in floating point.
+    # Exact for the decimal number in the config: in floating point, 0.29 * 100 is 28.999...
     return int(Fraction(str(epochs)) * num_images // batch)

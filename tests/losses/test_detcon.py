@@ -137,7 +137,7 @@ def random_inputs(n=3, m=4, d=5, num_ids=3, seed=0):
     ("n", "ids1", "ids2"),
     [(1, 0, 0), (1, 0, 1), (1, NONE, NONE), (1, 0, NONE), (3, 0, 1), (3, NONE, NONE), (3, NONE, 0)],
 )
-def test_rows_without_positive_or_without_any_entry_give_zeros_never_nan(n, ids1, ids2, local_negatives):
+def test_rows_without_a_positive_or_without_any_column_give_zero_and_not_nan(n, ids1, ids2, local_negatives):
     pred1, pred2, target1, target2, *_ = random_inputs(n=n)
     pred1, pred2, target1, target2 = (x.requires_grad_() for x in (pred1, pred2, target1, target2))
     ids1, ids2 = torch.full((n, 4), ids1), torch.full((n, 4), ids2)
@@ -149,7 +149,7 @@ def test_rows_without_positive_or_without_any_entry_give_zeros_never_nan(n, ids1
         assert loss.item() == 0 and not gradients.any()
 
 
-def test_embeddings_of_rows_without_region_do_not_matter():
+def test_embeddings_of_rows_without_a_region_do_not_matter():
     pred1, pred2, target1, target2, ids1, ids2 = random_inputs()
     ids1[0, 1] = ids2[0, 2] = ids2[2] = NONE
     before = detcon_loss(pred1, pred2, target1, target2, ids1, ids2)

@@ -28,7 +28,7 @@ class Siamese(nn.Module):
 
 
 def run_case(case):
-    """Loss and gradients of one case, in this process; without targets it is DetCon_S's."""
+    """Loss and gradients of one case in this process; a case without targets is DetCon_S."""
     pred1, pred2 = (case[name].clone().requires_grad_() for name in ("pred1", "pred2"))
     target1, target2 = (case.get("target1", pred1), case.get("target2", pred2))
     loss = detcon_loss(pred1, pred2, target1, target2, case["ids1"], case["ids2"], local_negatives=case["local_negatives"])
@@ -44,7 +44,7 @@ def run_model(model, case):
 
 
 def job(rank, cases):
-    """Each process's share of every case, a model under DistributedDataParallel, and what unequal batches say."""
+    """In each process: its share of every case, a model under DistributedDataParallel, and the error for unequal batches."""
     shares = {name: {key: x[rank] if torch.is_tensor(x) else x for key, x in case.items()} for name, case in cases.items()}
     found = {name: run_case(case) for name, case in shares.items()}
     found["ddp"] = run_model(DistributedDataParallel(Siamese()), shares["small S float64"])
@@ -65,7 +65,7 @@ def oracle_case(case):
 
 
 def random_case(processes, with_targets, local_negatives, dtype, d=6):
-    """3 images a process, 5 regions a view, some rows without region."""
+    """3 images per process, 5 regions per view, some rows without a region."""
     generator = torch.Generator().manual_seed(processes)
     names = ("pred1", "pred2", "target1", "target2") if with_targets else ("pred1", "pred2")
     case = {name: torch.randn(processes, 3, 5, d, generator=generator, dtype=dtype) for name in names}
@@ -86,7 +86,7 @@ def build_cases(processes, fixtures_dir):
 
 @pytest.fixture(scope="module", params=[2, 4])
 def runs(request, fixtures_dir, tmp_path_factory):
-    """(number of processes, cases, one result a process)."""
+    """(number of processes, cases, one result per process)."""
     cases = build_cases(request.param, fixtures_dir)
     return request.param, cases, run_processes(job, request.param, tmp_path_factory.mktemp("gloo"), cases)
 

@@ -1,11 +1,10 @@
-"""The loss in tiles: equality with the dense matrix whatever the tile, and what is never computed or held."""
+"""The loss in tiles equals the loss of the dense matrix for any tile, and computes and stores no more than it needs."""
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from detcon_d2.losses import detcon_loss
-from detcon_d2.losses import tiles as loss_tiles
+from detcon_d2.losses import detcon_loss, tiles
 from tests.modeling.oracles import relative_error
 
 NONE = 65535
@@ -38,7 +37,7 @@ def dense_loss(pred1, pred2, target1, target2, ids1, ids2, *, temperature=0.1, l
 
 
 def random_problem(n=5, m=4, d=6, num_ids=4, seed=0, dtype=torch.float64):
-    """Embeddings and ids with duplicates, rows without region and rows without a positive."""
+    """Embeddings, and ids with duplicates, rows without a region and rows without a positive."""
     generator = torch.Generator().manual_seed(seed)
     embeddings = [torch.randn(n, m, d, generator=generator, dtype=dtype) for _ in range(4)]
     ids = [torch.randint(num_ids, (n, m), generator=generator) for _ in range(2)]
@@ -85,19 +84,19 @@ def test_any_temperature_gives_the_dense_loss_and_gradients(temperature, local_n
 
 @pytest.mark.parametrize("temperature", [0.1, 0.01])
 @pytest.mark.parametrize("local_negatives", [True, False])
-def test_devices_where_no_row_is_skipped_give_the_same(monkeypatch, local_negatives, temperature):
+def test_devices_that_skip_no_row_give_the_same_loss(monkeypatch, local_negatives, temperature):
     options = {"temperature": temperature, "local_negatives": local_negatives}
     embeddings, ids = random_problem()
     expected = value_and_gradients(dense_loss, "S", embeddings, ids, **options)
-    monkeypatch.setattr(loss_tiles, "_SKIPPING_DEVICES", ())
+    monkeypatch.setattr(tiles, "_SKIPPING_DEVICES", ())
     assert_equal(value_and_gradients(detcon_loss, "S", embeddings, ids, **options, tile=(3, 2)), expected)
 
 
 @pytest.mark.parametrize("skipping", [("cpu",), ()])
 @pytest.mark.parametrize("temperature", [0.1, 0.01])
 @pytest.mark.parametrize("local_negatives", [True, False])
-def test_rows_without_region_may_hold_anything(monkeypatch, local_negatives, temperature, skipping):
-    monkeypatch.setattr(loss_tiles, "_SKIPPING_DEVICES", skipping)
+def test_rows_without_a_region_may_contain_nan(monkeypatch, local_negatives, temperature, skipping):
+    monkeypatch.setattr(tiles, "_SKIPPING_DEVICES", skipping)
     options = {"temperature": temperature, "local_negatives": local_negatives}
     embeddings, ids = random_problem()
     expected = value_and_gradients(dense_loss, "B", embeddings, ids, **options)
@@ -124,7 +123,7 @@ def test_memory_layout_of_the_inputs_does_not_matter():
     assert_equal(value_and_gradients(detcon_loss, "B", swapped, ids), expected)
 
 
-# At 1 / 60 exp comes nearest to the ends of float32; below that the maximum is subtracted.
+# At 1 / 60 exp comes closest to the limits of float32; for lower temperatures the maximum is subtracted.
 @pytest.mark.parametrize("temperature", [0.1, 1 / 60, 0.01])
 def test_float32_sums_of_thousands_of_columns_are_exact_to_its_precision(temperature):
     embeddings, ids = random_problem(n=64, m=16, d=16, num_ids=12, dtype=torch.float32)
@@ -151,14 +150,14 @@ class Recorder(TorchDispatchMode):
 @pytest.mark.parametrize("temperature", [0.1, 0.01])
 @pytest.mark.parametrize("local_negatives", [True, False])
 @pytest.mark.parametrize("variant", ["B", "S"])
-def test_nothing_larger_than_a_tile_or_the_inputs_is_ever_made(variant, local_negatives, temperature):
+def test_no_tensor_is_larger_than_a_tile(variant, local_negatives, temperature):
     n, m, d = 40, 8, 4
     embeddings, ids = random_problem(n, m, d)
     options = {"temperature": temperature, "local_negatives": local_negatives, "tile": (50, 10)}
     with Recorder() as recorder:
         value_and_gradients(detcon_loss, variant, embeddings, ids, **options)
     assert recorder.largest == 50 * 10 * m
-    # The inputs and the masks of the images' own blocks are smaller, the matrix of the logits is not.
+    # The inputs and the masks of the images' own columns are smaller than a tile; the matrix of the logits is much larger.
     assert max(2 * n * m * d, n * m * m) < recorder.largest < n * m * 2 * n * m / 50
 
 
@@ -170,7 +169,7 @@ def test_gradients_are_computed_only_where_they_are_needed():
         with Recorder() as recorder:
             detcon_loss(*leaves, *ids, tile=(1000, 1000))
         products[name] = recorder.names.count("mm"), recorder.names.count("addmm_")
-    # Two views against two views; a product more for each gradient.
+    # Two views against two views, and one more product for each gradient.
     assert products == {"none": (4, 0), "pred": (4, 4), "targets": (4, 4), "all": (4, 8)}
     with Recorder() as recorder, torch.no_grad():
         detcon_loss(*(x.clone().requires_grad_() for x in embeddings), *ids)
@@ -202,10 +201,10 @@ def test_impossible_tiles_are_refused(tile):
 def test_default_tile_grows_with_threads_but_not_without_limit(monkeypatch):
     targets = torch.empty(2, 4096, 16, 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
-    assert loss_tiles.default_tile(targets) == (4096, 64)
-    assert loss_tiles.default_tile(targets[:, :8]) == (4096, 8)
+    assert tiles.default_tile(targets) == (4096, 64)
+    assert tiles.default_tile(targets[:, :8]) == (4096, 8)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 256)
-    assert loss_tiles.default_tile(targets) == (16384, 64)
-    # Gradients to the targets: the whole rows are held.
-    rows, _ = loss_tiles.default_tile(targets.requires_grad_())
+    assert tiles.default_tile(targets) == (16384, 64)
+    # Gradients to the targets need whole rows in memory.
+    rows, _ = tiles.default_tile(targets.requires_grad_())
     assert rows == 256

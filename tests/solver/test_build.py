@@ -1,4 +1,4 @@
-"""Which parameters decay and adapt, and which optimizer a config means."""
+"""Which parameters have weight decay and adaptation, and which optimizer a config builds."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from detcon_d2.solver import LARS, build_detcon_optimizer, build_finetuning_opti
 
 
 class Network(nn.Module):
-    """Every kind of layer that matters here; ``weights`` names what decays and adapts."""
+    """Every kind of layer that matters here; ``weights`` names the parameters that have weight decay and adaptation."""
 
     weights = ("conv.weight", "linear.weight", "scale2d")
 
@@ -34,7 +34,7 @@ def names_of(model, group):
     return [names[parameter] for parameter in group["params"]]
 
 
-def test_weights_decay_and_adapt_everything_else_does_not():
+def test_only_weights_have_decay_and_adaptation():
     model = Network()
     adapted, excluded = get_detcon_param_groups(model, 1e-4)
     assert sorted(names_of(model, adapted)) == sorted(Network.weights)
@@ -52,7 +52,7 @@ def test_groups_hold_each_trainable_parameter_once_in_the_same_order_every_time(
     assert len(grouped) == len(set(grouped)) == len(trainable) and set(grouped) == set(trainable)
 
 
-def test_the_released_codes_leaves_fall_into_the_same_groups(shared_dir):
+def test_groups_equal_those_of_the_released_code(shared_dir):
     oracle = np.load(shared_dir / "oracles" / "lars_oracle.npz")
     for name, adapts in zip(oracle["filter_names"], oracle["filter_decay_and_adapt"]):
         is_norm, leaf = "batch" in name, name.split("|")[1]

@@ -36,12 +36,12 @@ def test_published_run_lengths_on_imagenet(epochs, iterations):
     ]
 
 
-def test_keys_that_are_zero_leave_detectron2s_as_they_are():
+def test_keys_that_are_zero_do_not_change_detectron2s_keys():
     cfg = make_cfg(batch=10, BASE_LR=0.25, MAX_ITER=40, WARMUP_ITERS=7)
     lines = resolve_schedule(cfg, 100)
     assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS) == (0.25, 40, 7)
     assert lines == [
-        "Learning rate 0.25, as SOLVER.BASE_LR says.",
+        "Learning rate 0.25 from SOLVER.BASE_LR.",
         "4 epochs of 100 images at batch 10 = 40 iterations, warm-up 7 iterations.",
     ]
 
@@ -53,7 +53,7 @@ def test_iterations_are_exact_for_epochs_as_written(epochs, images, batch, itera
     assert cfg.SOLVER.MAX_ITER == iterations
 
 
-def test_a_run_that_is_all_warm_up_is_refused():
+def test_a_warm_up_as_long_as_the_run_is_refused():
     with pytest.raises(ValueError, match="warm-up of 50 iterations takes the whole run of 50"):
         resolve_schedule(make_cfg(batch=1, epochs=1.0, WARMUP_ITERS=50), 50)
 
@@ -70,7 +70,7 @@ def test_a_run_that_is_all_warm_up_is_refused():
         ({"warmup_epochs": -1.0}, 10, "DETCON.SOLVER.WARMUP_EPOCHS"),
     ],
 )
-def test_runs_that_cannot_be_are_refused(options, images, message):
+def test_impossible_runs_are_refused(options, images, message):
     with pytest.raises(ValueError, match=message):
         resolve_schedule(make_cfg(**options), images)
 
@@ -102,11 +102,11 @@ def test_learning_rate_equals_the_released_code(fixtures_dir, run):
     cfg = make_cfg(int(case["batch_size"]), float(case["epochs"]), float(case["epochs"] // 100), base_lr, WARMUP_ITERS=0)
     resolve_schedule(cfg, IMAGENET)
     assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS) == (total, warmup)
-    # A run has the iterations 0 .. T - 1 and its scheduler ends at T; the oracle's last step lies behind.
+    # A run has the iterations 0 .. T - 1 and its scheduler ends at T; the oracle's last step comes after T.
     steps, expected = case["steps"][:-1], case["lr_f64"][:-1]
     assert steps[-1] == total < case["steps"][-1]
     found = learning_rates(cfg, steps)
-    # With a warm-up the released code rounds to float32 even in its float64 run; the formula holds beside it.
+    # With a warm-up the released code rounds to float32 even in its float64 run, so the formula is compared, too.
     assert relative_error(found, expected) < (1e-7 if warmup else 1e-9)
     assert relative_error(found, formula(steps, warmup, total, cfg.SOLVER.BASE_LR)) < 1e-12
 

@@ -1,5 +1,6 @@
-"""The least time of a computation as it stands: each operator bound by its products or by its memory, whichever takes longer."""
+"""The least time that a computation can take on this machine: each operator limited by its products or by the memory (a roofline)."""
 
+import statistics
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -8,18 +9,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-# Operators that leave memory as it is, and those that write their first argument without reading it.
+# Operators that do not touch memory, and operators that write their first argument without reading it.
 _ALLOCATING = ("empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided")
 _OVERWRITING = ("copy_", "fill_", "zero_")
+# Sides of the square matrices whose fastest product is the peak. Smaller products are repeated up to the operations of the largest one.
+_PEAK_SIDES = (1024, 2048, 4096)
+# Size of the array whose copy measures the memory's bandwidth; larger than caches.
+_COPIED_BYTES = 2**29
 
 
 class Operator(NamedTuple):
     """One call of an operator.
 
     Attributes:
-        name: of PyTorch's, as "aten::mm".
+        name: PyTorch's name, such as "aten::mm".
         flops: floating-point operations of its products and convolutions.
-        nbytes: of the tensors that it has to read and to write, each once.
+        nbytes: size of the tensors that it has to read and to write, each counted once.
     """
 
     name: str
@@ -28,9 +33,9 @@ class Operator(NamedTuple):
 
 
 def count_operators(function: Callable[[], object]) -> list[Operator]:
-    """Run a function and list the operators that work on tensors, those of backward passes with them, in their order.
+    """Run a function and list the operators that work on tensors, including those of backward passes, in their order.
 
-    Views are left out. A tensor counts once, however often a kernel reads it, and whole, even if it reads a part.
+    Views are not listed. A tensor counts once, however often a kernel reads it, and with its whole size even if only a part is read.
     """
     with FlopCounterMode(display=False) as flops, _OperatorRecorder(flops) as recorder:
         function()
@@ -38,14 +43,46 @@ def count_operators(function: Callable[[], object]) -> list[Operator]:
 
 
 def roofline_seconds(operators: Iterable[Operator], peak: float, bandwidth: float) -> float:
-    """The roofline of Williams et al. (2009), operator by operator.
+    """The roofline of Williams et al. (2009), summed over the operators.
 
     Args:
-        operators: one after the other.
+        operators: executed one after another.
         peak: operations/s.
-        bandwidth: bytes/s of the memory. Tensors that stay in a cache from one operator to the next can be faster than this.
+        bandwidth: bytes/s of the memory. Tensors that stay in a cache between two operators can be faster.
     """
     return sum(max(operator.flops / peak, operator.nbytes / bandwidth) for operator in operators)
+
+
+def product_functions(device: str, dtype: torch.dtype) -> dict[str, Callable[[], object]]:
+    """Square matrix products of several sizes; all functions make the same number of operations."""
+
+    def repeat(side: int) -> Callable[[], object]:
+        a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+
+        def run() -> None:
+            for _ in range((max(_PEAK_SIDES) // side) ** 3):
+                a @ b
+
+        return run
+
+    return {f"product of {side}": repeat(side) for side in _PEAK_SIDES}
+
+
+def peak_of(seconds: list[list[float]]) -> float:
+    """Operations/s of the fastest of the :func:`product_functions`, from the times of each."""
+    return 2 * max(_PEAK_SIDES) ** 3 / min(map(statistics.median, seconds))
+
+
+def copy_function(device: str) -> Callable[[], object]:
+    """Copies an array from one place in the device's memory to another."""
+    source = torch.zeros(_COPIED_BYTES, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return lambda: target.copy_(source)
+
+
+def bandwidth_of(seconds: list[float]) -> float:
+    """Bytes/s read and written by the :func:`copy_function`, from its times."""
+    return 2 * _COPIED_BYTES / statistics.median(seconds)
 
 
 class _OperatorRecorder(TorchDispatchMode):
@@ -63,6 +100,7 @@ class _OperatorRecorder(TorchDispatchMode):
 
 
 def _moved_bytes(func: Any, args: tuple, kwargs: dict, result: Any) -> int:
+    """Bytes that a call reads and writes; 0 for a view or an allocation."""
     schema, name = func._schema, func._schema.name.removeprefix("aten::")
     if name in _ALLOCATING:
         return 0
@@ -77,10 +115,10 @@ def _moved_bytes(func: Any, args: tuple, kwargs: dict, result: Any) -> int:
 
 
 def _tensors(values: Any) -> list[torch.Tensor]:
-    """Each tensor once."""
+    """All tensors in the values, each once."""
     return list({id(leaf): leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)}.values())
 
 
 def _nbytes(tensor: torch.Tensor) -> int:
-    """Of memory: an expanded tensor has less of it than elements."""
+    """Size in memory, which for an expanded tensor is smaller than its elements need."""
     return min(tensor.nbytes, tensor.untyped_storage().nbytes())

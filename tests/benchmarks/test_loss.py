@@ -1,17 +1,16 @@
-"""The loss benchmark measures what it says: the same loss on all sides, the products it names, memory of a process of its own."""
+"""The benchmark of the loss: all implementations compute the same loss, and memory is that of a process of its own."""
 
 import json
 
 import pytest
 import torch
-
-from detcon_d2.benchmark.loss import OURS, PEER, PRODUCTS, PRODUCTS_IN_PLACE, Problem, compare, describe, functions, has_peer, peak_memory
-from detcon_d2.benchmark.loss_growth import growth_page
+from loss import OURS, PEER, PRODUCTS, PRODUCTS_IN_PLACE, LossProblem, compare_losses, describe_losses, functions, has_peer, peak_memory
+from summary import benchmark_page, loss_growth_sections
 
 
 @pytest.mark.parametrize("variant", ["b", "s"])
-def test_every_loss_that_is_there_has_the_same_gradients(variant):
-    found = functions(Problem(variant, 3, 4, 8, drawn=True))
+def test_every_installed_loss_has_the_same_gradients(variant):
+    found = functions(LossProblem(variant, 3, 4, 8, drawn=True))
     assert (PEER in found) == has_peer()
     expected = found[OURS]()
     for name in {PEER} & set(found):
@@ -19,8 +18,8 @@ def test_every_loss_that_is_there_has_the_same_gradients(variant):
             assert torch.allclose(gradient, other, atol=1e-6)
 
 
-def test_ids_give_every_row_a_positive_unless_they_are_drawn():
-    problem = Problem("b", 32, 8, 4, peer=False)
+def test_ids_give_every_row_a_positive_unless_they_are_sampled():
+    problem = LossProblem("b", 32, 8, 4, peer=False)
     rows = [(gradient != 0).any(-1).float().mean() for gradient in functions(problem)[OURS]()]
     assert rows == [1, 1]
     rows = [(gradient != 0).any(-1).float().mean() for gradient in functions(problem._replace(drawn=True))[OURS]()]
@@ -28,40 +27,40 @@ def test_ids_give_every_row_a_positive_unless_they_are_drawn():
 
 
 def test_a_share_of_several_processes_sees_more_negatives():
-    problem = Problem("b", 3, 4, 8, processes=2)
+    problem = LossProblem("b", 3, 4, 8, processes=2)
     shared, alone = (functions(problem._replace(processes=count))[OURS]()[0] for count in (2, 1))
     assert list(functions(problem)) == [OURS]
     assert shared.isfinite().all() and not torch.allclose(shared, alone)
 
 
 def test_the_products_can_be_left_out():
-    assert list(functions(Problem("b", 2, 3, 4, peer=False, products=False))) == [OURS]
+    assert list(functions(LossProblem("b", 2, 3, 4, peer=False, products=False))) == [OURS]
 
 
 def test_a_row_is_plain_values_and_its_text_names_everything():
-    row = compare(Problem("s", 2, 3, 4, peer=False), rounds=2, memory=False)
+    row = compare_losses(LossProblem("s", 2, 3, 4, peer=False), rounds=2, memory=False)
     assert json.loads(json.dumps(row)) == row
     assert list(row["ms"]) == [OURS, PRODUCTS, PRODUCTS_IN_PLACE]
-    assert all(name in describe(row) for name in row["ms"]) and "DetCon_S N=2 M=3 D=4 R=1" in describe(row)
+    assert all(name in describe_losses(row) for name in row["ms"]) and "DetCon_S N=2 M=3 D=4 R=1" in describe_losses(row)
 
 
 def test_memory_is_what_a_call_adds_and_less_than_one_matrix_of_logits():
-    problem = Problem("b", 128, 16, 8, peer=False)
+    problem = LossProblem("b", 128, 16, 8, peer=False)
     matrix = (128 * 16) * (2 * 128 * 16) * 4 / 2**20
     assert 0 < peak_memory(problem, OURS) < matrix / 2
     with pytest.raises(KeyError):
         peak_memory(problem, "another")
 
 
-def test_growth_is_drawn_for_what_was_measured():
-    rows = [compare(Problem("b", n, 2, 4, peer=False), 1, memory=False) | {"peak_mib": {OURS: float(n)}} for n in (2, 4)]
-    page = growth_page({"b": {"N": rows}}, {"cpu": "a <processor>"})
+def test_charts_of_growth_show_what_was_measured():
+    rows = [compare_losses(LossProblem("b", n, 2, 4, peer=False), 1, memory=False) | {"peak_mib": {OURS: float(n)}} for n in (2, 4)]
+    page = benchmark_page("Growth", {"cpu": "a <processor>"}, loss_growth_sections({"b": {"N": rows}}))
     assert page.count("<polyline") == 3 and "time, ms over N" in page and "a &lt;processor&gt;" in page
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="measures on a GPU, and there is none")
 def test_a_gpu_is_measured():
-    problem = Problem("s", 64, 16, 32, peer=False, device="cuda")
+    problem = LossProblem("s", 64, 16, 32, peer=False, device="cuda")
     gradients = [functions(problem._replace(device=device))[OURS]() for device in ("cuda", "cpu")]
     for found, expected in zip(*gradients, strict=True):
         assert torch.allclose(found.cpu(), expected, atol=1e-5)

@@ -1,10 +1,10 @@
-"""The page of ``make bench`` shows every figure beside its peer, the ratios of each run, and names what was not measured."""
+"""The page of ``make bench`` shows every result with its peer's, the ratios of each run, and names what was not measured."""
 
 import functools
 import json
 import re
 
-from detcon_d2.benchmark.summary import summary_page
+from summary import summary_page
 
 MACHINE = {"cpu": "a <processor>", "cores": 2, "versions": {"torch": "2"}}
 
@@ -48,25 +48,25 @@ def rows_of(page: str) -> list[list[str]]:
     return [[re.sub("<.*?>", "", cell) for cell in re.findall("<t[hd]>(.*?)</t[hd]>", row)] for row in rows]
 
 
-def test_every_figure_stands_beside_its_peer_with_the_ratio_of_each_run():
+def test_every_result_is_compared_with_the_ratio_of_each_run():
     second = a_run(loss_ms=40.0)
     second["pipeline"]["pipelines"][0]["images_per_second"] = 22.0  # another peer is the fastest
     rows = rows_of(summary_page([a_run(), second]))
     assert ["DetCon_B loss, N = 128, M = 16, time", "50 ms", "200 ms", "lightly", "4, 5"] in rows
     assert ["DetCon_B loss, N = 128, M = 16, memory", "10 MiB", "120 MiB", "lightly", "12, 12"] in rows
     assert ["two views from JPEG, ours, fast", "300 images/s", "20 images/s", "the fastest peer", "15, 15"] in rows
-    assert ["regions to cells, a view", "0.14 ms", "77.0 ms", "one-hot", "550, 550"] in rows
+    assert ["regions to cells, per view", "0.14 ms", "77 ms", "one-hot", "550, 550"] in rows
     assert ["masks, fh, 500x375", "26 ms", "182 ms", "scikit-image", "7, 7"] in rows
     assert ["masks, 2 processes, 500x375", "70 images/s", "35 images/s", "1 process", "2, 2"] in rows
-    assert ["DetConB step, ResNet-18, 97 px, batch 32", "2.00 s", "6.00 s", "plain fp32", "3, 3"] in rows
-    assert ["DetConB step, ResNet-18, 97 px, batch 32", "0.50 TFLOP/s", "2.00 TFLOP/s", "the fastest product", "0.25, 0.25"] in rows
+    assert ["DetConB step, ResNet-18, 97 px, batch 32", "2 s", "6 s", "plain fp32", "3, 3"] in rows
+    assert ["DetConB step, ResNet-18, 97 px, batch 32", "0.5 TFLOP/s", "2 TFLOP/s", "the fastest product", "0.25, 0.25"] in rows
     roofline = "every operator as fast as its product or memory"
-    assert ["DetConB step, ResNet-18, 97 px, batch 32", "2.00 s", "1.00 s", roofline, "0.5, 0.5"] in rows
-    assert ["DetConB step, ResNet-18, 97 px, batch 32, 2 processes", "51.2 images/s", "32.0 images/s", "1 process", "1.6, 1.6"] in rows
+    assert ["DetConB step, ResNet-18, 97 px, batch 32", "2 s", "1 s", roofline, "0.5, 0.5"] in rows
+    assert ["DetConB step, ResNet-18, 97 px, batch 32, 2 processes", "51.2 images/s", "32 images/s", "1 process", "1.6, 1.6"] in rows
     assert len(rows) == 11
 
 
-def test_growth_is_drawn_and_text_is_escaped():
+def test_growth_has_charts_and_text_is_escaped():
     page = summary_page([a_run()])
     # Loss: time and memory of ours and lightly; the loader; the step and the straight line.
     assert page.count("<polyline") == 4 + 1 + 2
@@ -88,6 +88,6 @@ def test_the_tool_reads_folders_and_refuses_empty_ones(tmp_path, run_tool):
     assert tool(run).returncode == 0 and "<!DOCTYPE html>" in (run / "summary.html").read_text()
     (tmp_path / "none").mkdir()
     refused = tool(tmp_path / "none")
-    assert refused.returncode == 1 and "holds none of loss.json" in refused.stderr and "Traceback" not in refused.stderr
+    assert refused.returncode == 1 and "has none of loss.json" in refused.stderr and "Traceback" not in refused.stderr
     (run / "loss.json").write_text("{")
-    assert "loss.json is no JSON" in tool(run).stderr
+    assert "loss.json is not JSON" in tool(run).stderr

@@ -1,11 +1,10 @@
-"""The roofline counts what operators must compute and move, forward and backward, and bounds each by the slower of both."""
+"""The roofline counts what operators must compute and move, forward and backward, and limits each by the slower of the two."""
 
 import pytest
 import torch
+from roofline import Operator, count_operators, roofline_seconds
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-
-from detcon_d2.benchmark.roofline import Operator, count_operators, roofline_seconds
 
 A, B = torch.zeros(4, 8), torch.zeros(8, 16)
 ROW, LIST = torch.zeros(8), [torch.zeros(3), torch.zeros(5)]

@@ -1,1 +1,0 @@
-"""What the tools in ``tools/benchmarks`` measure; nothing else imports it."""
