@@ -27,7 +27,7 @@ from timing import OURS, alternate, benchmark_parser, median_ratio, write_json
 
 from detcon_d2 import d2
 from detcon_d2.config import add_detcon_config
-from detcon_d2.data import DetConMapper, build_detcon_train_loader, load_training_records
+from detcon_d2.data import PretrainingMapper, build_pretraining_loader, load_training_records
 from detcon_d2.io.images import read_image_fast
 from detcon_d2.masks import build_generator, label_map_to_cells, list_images, read_image, read_label_map
 from detcon_d2.masks.generate import generate
@@ -36,7 +36,8 @@ from detcon_d2.views.geometry import ViewTransform
 from detcon_d2.views.photometric import PhotometricTransform
 from detcon_d2.views.photometric_uint8 import apply_photometric_uint8
 from detcon_d2.views.position import Stream, position_rng
-from detcon_d2.views.render import feature_cells, to_planes
+from detcon_d2.views.render import to_planes
+from detcon_d2.views.samplers import RegionViews
 
 VARIANTS = {
     f"{OURS}, exact": {"MODE": "exact"},
@@ -140,8 +141,9 @@ def compare_cells(folder: Path, num_ids: int, rounds: int) -> dict[str, float]:
     """
     cfg = make_config(folder)
     maps = _repeat([read_label_map(record["label_map_file_name"]) for record in load_training_records(cfg)], _BATCH)
-    mapper, size = DetConMapper(cfg), feature_cells(cfg)
-    views = [_sample_views(mapper, *label_map.shape, index)[0][0] for index, label_map in enumerate(maps)]
+    samples = _samples(cfg)
+    size = (cfg.DETCON.VIEWS.SIZE // _STRIDE,) * 2
+    views = [samples.sample_geometry(index, *label_map.shape)[0] for index, label_map in enumerate(maps)]
     batch = torch.from_numpy(np.stack([view.apply_segmentation(label_map) for view, label_map in zip(views, maps)]).astype(np.int64))
     functions = {
         # A quarter of the batch at a time: the whole batch would take 5 GB.
@@ -158,17 +160,18 @@ def compare_cells(folder: Path, num_ids: int, rounds: int) -> dict[str, float]:
 def profile_stages(folder: Path, images: int, rounds: int) -> dict[str, dict[str, float]]:
     """Milliseconds of processor time per image (two views) in each stage, for both modes."""
     cfg = make_config(folder)
-    mapper, cells = DetConMapper(cfg), feature_cells(cfg)
+    samples = _samples(cfg)
+    cells = (cfg.DETCON.VIEWS.SIZE // _STRIDE,) * 2
     names, png = _files(_repeat(load_training_records(cfg), images))
     _, shards = _files(_repeat(load_training_records(make_config(folder, "shards")), images))
     pictures = {name: read_image(name) for name in set(names)}
     maps = {name: read_label_map(label_map) for name, label_map in zip(names, png)}
-    sampled = [_sample_views(mapper, *pictures[name].shape[:2], position) for position, name in enumerate(names)]
+    sampled = [_sample_views(samples, position, *pictures[name].shape[:2]) for position, name in enumerate(names)]
     views, transforms = zip(*(pair for pairs in sampled for pair in pairs))
     pictures, maps = ([found[name] for name in names for _ in range(2)] for found in (pictures, maps))
     exact = list(map(ViewTransform.apply_image, views, pictures))
     fast = list(map(ViewTransform.apply_image_uint8, views, pictures))
-    sample = partial(_sample_views, mapper, 375, 500)
+    sample = partial(_sample_views, samples, height=375, width=500)
     # Stage -> for both modes the function and the lists of its arguments.
     stages = {
         "decode": ((read_image, names), (read_image_fast, names)),
@@ -176,10 +179,7 @@ def profile_stages(folder: Path, images: int, rounds: int) -> dict[str, dict[str
         "read label map, shard": ((read_label_map, shards),) * 2,
         "draw": ((sample, range(images)),) * 2,
         "crop and resize": ((ViewTransform.apply_image, views, pictures), (ViewTransform.apply_image_uint8, views, pictures)),
-        "regions": (
-            (lambda view, label_map: view.apply_segmentation(label_map).astype(np.int32), views, maps),
-            (lambda view, label_map: view.apply_cells(label_map, cells), views, maps),
-        ),
+        "regions": ((lambda view, label_map: view.apply_cells(label_map, cells), views, maps),) * 2,
         "to planes": ((to_planes, exact), (to_planes, fast)),
     }
     for name, others_off in {
@@ -204,7 +204,7 @@ def measure_workers(folder: Path, workers: list[int], images: int) -> dict[str, 
 
 def _mapper_calls(cfg: "d2.CfgNode", images: int) -> Callable[[], None]:
     """Makes both views of the images at the first ``images`` positions."""
-    return partial(_call_all, DetConMapper(cfg), _repeat(load_training_records(cfg), images), range(images))
+    return partial(_call_all, PretrainingMapper.from_config(cfg, _samples(cfg)), _repeat(load_training_records(cfg), images), range(images))
 
 
 def _call_all(function: Callable, *arguments: Iterable) -> None:
@@ -222,16 +222,23 @@ def _repeat(items: list, count: int) -> list:
     return [items[index % len(items)] for index in range(count)]
 
 
-def _sample_views(mapper: DetConMapper, height: int, width: int, position: int) -> list[tuple[ViewTransform, PhotometricTransform]]:
-    """The transforms that the mapper samples for both views of an image."""
-    geometry, photometric = (position_rng(0, position, stream) for stream in (Stream.GEOMETRY, Stream.PHOTOMETRIC))
-    return [(mapper.geometry.sample_view(geometry, height, width), augmentation.sample(photometric)) for augmentation in mapper.photometric]
+def _samples(cfg: "d2.CfgNode") -> RegionViews:
+    """DetCon's sample maker for a backbone that ends with res5."""
+    return RegionViews.from_config(cfg, _STRIDE)
+
+
+def _sample_views(samples: RegionViews, position: int, height: int, width: int) -> list[tuple[ViewTransform, PhotometricTransform]]:
+    """The transforms that are sampled for both views of an image."""
+    rng = position_rng(0, position, Stream.PHOTOMETRIC)
+    geometry = samples.sample_geometry(position, height, width)
+    return [(view, augmentation.sample(rng)) for view, augmentation in zip(geometry, samples.photometric)]
 
 
 def _loader_speed(cfg: "d2.CfgNode", workers: int, images: int) -> float:
     cfg.DATALOADER.NUM_WORKERS = workers
-    cfg.SOLVER.IMS_PER_BATCH = _BATCH
-    batches, count = iter(build_detcon_train_loader(cfg)), -(-images // _BATCH)
+    cfg.SOLVER.IMS_PER_STRIDE = 32
+_BATCH = _BATCH
+    batches, count = iter(build_pretraining_loader(cfg, load_training_records(cfg), _samples(cfg))), -(-images // _BATCH)
     deque(islice(batches, _WARM_BATCHES), maxlen=0)
     start = time.perf_counter()
     deque(islice(batches, count), maxlen=0)

@@ -141,8 +141,7 @@ def build_step(problem: StepProblem, channels_last: bool = True, compiler: str =
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if hasattr(network, "update_target"):
-            network.update_target(0.99)
+        network.update_target(0.99)
         return loss.item()
 
     return step
@@ -209,13 +208,13 @@ def _config(problem: StepProblem, channels_last: bool) -> "d2.CfgNode":
 
 def _batch(problem: StepProblem, network: torch.nn.Module) -> list[dict]:
     """Random images with four regions each."""
-    cells = -(-problem.size // network.encoder.output_shape()[network.in_feature].stride)
+    cells = -(-problem.size // network.stride)
 
     def view() -> dict:
         return {
             "image": torch.randint(256, (3, problem.size, problem.size), dtype=torch.uint8).to(problem.device),
             "cells": torch.randint(4, (cells, cells)).to(problem.device),
-            "draws": torch.rand(network.num_samples).to(problem.device),
+            "draws": torch.rand(_SAMPLES).to(problem.device),
         }
 
     return [{"views": [view(), view()]} for _ in range(problem.images)]
