@@ -8,6 +8,7 @@ from PIL import Image
 
 from detcon_d2.engine.visualize import PANEL, collect_rows, render_sheet, write_sheet
 from detcon_d2.masks.overlay import overlay_regions, region_color
+from tests.conftest import REPO
 from tests.data.samples import loader_of
 from tests.data.test_mapper import assert_equal_samples
 from tests.painted import numbered_pixels, painted_image
@@ -79,7 +80,9 @@ def test_impossible_numbers_are_refused(painted_set, make_cfg, tmp_path):
 def test_the_tool_draws_and_explains(painted_set, tmp_path, run_tool):
     output = tmp_path / "sheet.jpg"
     opts = ["INPUT.FORMAT", "RGB", "SEED", "1", "DATASETS.TRAIN", f"('{painted_set.name}',)", "DETCON.MASKS.ROOTS"]
-    tool = functools.partial(run_tool, "visualize_views.py", "--output", output, "--num-images", "2", *opts)
+    tool = functools.partial(
+        run_tool, "visualize_views.py", "--config-file", REPO / "configs/Base-DetCon.yaml", "--output", output, "--num-images", "2", *opts
+    )
     done = tool(f"('{painted_set.masks}',)")
     assert done.returncode == 0 and str(output) in done.stdout and output.stat().st_size > 10000, done.stderr
     failed = tool("('/nowhere',)")

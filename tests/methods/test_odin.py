@@ -113,7 +113,7 @@ def test_regions_of_an_image_do_not_depend_on_its_batch():
 
 
 def test_regions_come_from_the_table_where_images_are_not_sent():
-    model, plain, records = build_kmeans(), build(), batch()
+    model, plain, records = build_kmeans(DETCON__MASKS__KMEANS__REFRESH_EPOCHS=1), build(), batch()
     plain.load_state_dict(model.state_dict())
     rng = np.random.default_rng(0)
     model.learned_regions.table = rng.integers(0, 4, (10, 4, 4), dtype=np.uint8)

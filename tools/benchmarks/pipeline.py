@@ -58,6 +58,7 @@ _PHOTOS = (
     "rocket.jpg",
 )
 _QUALITY = 90
+_STRIDE = 32
 _BATCH, _WARM_BATCHES = 32, 2
 _EPILOG = """
 examples
@@ -236,8 +237,7 @@ def _sample_views(samples: RegionViews, position: int, height: int, width: int) 
 
 def _loader_speed(cfg: "d2.CfgNode", workers: int, images: int) -> float:
     cfg.DATALOADER.NUM_WORKERS = workers
-    cfg.SOLVER.IMS_PER_STRIDE = 32
-_BATCH = _BATCH
+    cfg.SOLVER.IMS_PER_BATCH = _BATCH
     batches, count = iter(build_pretraining_loader(cfg, load_training_records(cfg), _samples(cfg))), -(-images // _BATCH)
     deque(islice(batches, _WARM_BATCHES), maxlen=0)
     start = time.perf_counter()

@@ -22,6 +22,7 @@ from detcon_d2.engine.step import AMP_DTYPES, wrap_ddp
 from detcon_d2.solver import build_detcon_optimizer
 
 COMPILED, PLAIN = "ours, compiled", "plain fp32"
+_SAMPLES = 16
 _EPILOG = """
 examples
   python tools/benchmarks/step.py                                             # DetCon_B, ResNet-50, 224 px, batch 16, all cores
