@@ -5,14 +5,13 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from fvcore.transforms.transform import Transform
 
 from detcon_d2.masks.cells import sampled_label_map_to_cells
 from detcon_d2.views.resize import INTERPOLATIONS, nearest_indices, resize_cubic, resize_uint8
 
 
 @dataclass(frozen=True)
-class ViewTransform(Transform):
+class ViewTransform:
     """A fixed crop, resize to a square and horizontal flip, in that order. Applies to images of the height and width it was sampled for.
 
     Attributes:
