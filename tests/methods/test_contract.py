@@ -1,7 +1,6 @@
 """What every registered method promises; the example of docs/add_a_method.md is one of them."""
 
 import copy
-import io
 import json
 from itertools import islice
 from pathlib import Path
@@ -210,6 +209,6 @@ def test_the_config_survives_a_round_trip(method, photos, tmp_path):
     cfg = load_config(BASE, options(method, photos, tmp_path))
     path = tmp_path / "config.yaml"
     path.write_text(cfg.dump())
-    assert load_config(str(path), []) == cfg
-    assert type(d2.build_model(cfg)).__name__ == method
-    assert io.StringIO(cfg.dump()).read() == load_config(str(path), []).dump()
+    again = load_config(str(path), [])
+    assert again.dump() == cfg.dump() and again.DETCON == cfg.DETCON
+    assert type(d2.build_model(again)).__name__ == method
