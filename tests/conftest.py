@@ -23,8 +23,8 @@ PATIENCE = 600
 """Seconds after which a test gives up waiting for another process. Only a process that hangs takes so long, however busy the machine is."""
 
 SEED = int(os.environ.get("DETCON_D2_TEST_SEED", "0"))
-"""Seed of all random tests: always the same in ``make test``, a new one in every round of ``make fuzz``. A test marked ``seeded`` searches with
-it for examples that break it, as hypothesis does."""
+"""Seed of all random tests: the same in every ``make test``, another one in every round of ``make fuzz``. Tests marked ``seeded`` use it to
+search for examples that break them, as hypothesis does."""
 
 # No check may depend on the time that something takes, and no earlier run may change what a test does.
 _ANYWHERE = {
