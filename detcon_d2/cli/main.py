@@ -7,21 +7,21 @@ import sys
 import detcon_d2
 
 COMMANDS = {
-    "train_net": ("detcon_d2.cli.train_net:main", "pretrain, fine-tune a detector, or evaluate one"),
-    "generate_masks": ("detcon_d2.masks.commands.generate:main", "make the label maps (regions) of a data set"),
-    "merge_masks": ("detcon_d2.masks.commands.merge:main", "check, repair, merge and convert folders of label maps"),
-    "visualize_masks": ("detcon_d2.masks.commands.visualize:main", "draw the regions of several sources next to each other"),
-    "score_masks": ("detcon_d2.masks.commands.score:main", "score regions against human segmentations"),
-    "visualize_views": ("detcon_d2.cli.visualize_views:main", "draw the views and regions that pretraining sees"),
-    "convert_to_d2": ("detcon_d2.checkpoint.convert.command:main", "convert a checkpoint of any known style to a backbone"),
-    "zoo": ("detcon_d2.checkpoint.zoo.command:main", "list, download and check published checkpoints"),
-    "predict": ("detcon_d2.cli.predict:main", "draw a detector's boxes and masks on images"),
-    "quickstart": ("detcon_d2.quickstart.command:quickstart", "the whole job on built-in images, in minutes"),
-    "report": ("detcon_d2.quickstart.command:report", "write the HTML report of a quickstart again"),
-    "evidence": ("detcon_d2.quickstart.command:evidence", "compare initialisations over several seeds on built-in images"),
+    "train_net": ("detcon_d2.cli.train_net", "pretrain, fine-tune a detector, or evaluate one"),
+    "generate_masks": ("detcon_d2.masks.commands.generate", "make the label maps (regions) of a data set"),
+    "merge_masks": ("detcon_d2.masks.commands.merge", "check, repair, merge and convert folders of label maps"),
+    "visualize_masks": ("detcon_d2.masks.commands.visualize", "draw the regions of several sources next to each other"),
+    "score_masks": ("detcon_d2.masks.commands.score", "score regions against human segmentations"),
+    "visualize_views": ("detcon_d2.cli.visualize_views", "draw the views and regions that pretraining sees"),
+    "convert_to_d2": ("detcon_d2.checkpoint.convert.command", "convert a checkpoint of any known style to a backbone"),
+    "zoo": ("detcon_d2.checkpoint.zoo.command", "list, download and check published checkpoints"),
+    "predict": ("detcon_d2.cli.predict", "draw a detector's boxes and masks on images"),
+    "quickstart": ("detcon_d2.quickstart.quickstart", "the whole job on built-in images, in minutes"),
+    "report": ("detcon_d2.quickstart.report.report", "write the HTML report of a quickstart again"),
+    "evidence": ("detcon_d2.quickstart.experiment", "compare methods over several seeds on built-in images"),
 }
-"""Name -> function ``(argv: list[str]) -> exit status or None``, as "module:function", and what it does. A function is imported only when
-its command is called, so that ``generate_masks`` never imports torch."""
+"""Name -> module whose ``main(argv)`` returns the exit status or None, and what the command does. A module is imported only when its
+command is called, so that ``generate_masks`` never imports torch."""
 
 
 def main(argv: list[str] | None = None) -> int | None:
@@ -46,7 +46,6 @@ def main(argv: list[str] | None = None) -> int | None:
         hint = f"Did you mean {similar[0]}?" if similar else "'detcon_d2 --help' lists the commands."
         print(f"detcon_d2: {name} is not a command. {hint}", file=sys.stderr)
         return 2
-    module, function = COMMANDS[name][0].split(":")
     # The name that argparse and error messages show; spawned processes get it too.
     sys.argv = [f"detcon_d2 {name}", *arguments]
-    return getattr(importlib.import_module(module), function)(arguments)
+    return importlib.import_module(COMMANDS[name][0]).main(arguments)
