@@ -3,14 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 D2_PACKAGES := omegaconf cloudpickle
 
-# The stamp is named by setup.py's content, not its time, so that a new clone can use a venv that was made elsewhere.
+# The name of the stamp depends on the content of setup.py, not on its time, so that a new clone can use a venv that was made elsewhere.
 STAMP := $(VENV)/.installed-$(firstword $(shell cksum < setup.py))
-# This checkout goes first: whatever the venv has installed, these sources are what runs, in subprocesses too.
+# This checkout comes first on the path: its sources run, in subprocesses too, whatever the venv has installed.
 RUN = PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" $(VENV)/bin/python
 # Two workers with one thread each fit two cores.
-TEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist worksteal --durations=10 $(PYTEST_ARGS)
+TEST = OMP_NUM_THREADS=1 PYTHONHASHSEED=$${DETCON_D2_TEST_SEED:-0} $(RUN) -m pytest -q -n 2 --dist worksteal --durations=10 $(PYTEST_ARGS)
 
-.PHONY: help venv quickstart evidence bench test test-detectron2 lint clean
+.PHONY: help venv quickstart evidence bench test test-detectron2 fuzz lint clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets.
@@ -41,6 +41,15 @@ bench: $(STAMP) ## Speed and memory beside peers, in a quarter of an hour: figur
 	$(RUN) tools/benchmarks/step.py --rounds 3 --profile 12 --json "$(BENCH)/step.json"
 	$(RUN) tools/benchmarks/scaling.py --json "$(BENCH)/scaling.json"
 	$(RUN) tools/benchmarks/summary.py "$(BENCH)"
+
+FUZZ_ROUNDS ?= 10
+FUZZ_SEED ?= $(shell od -An -N2 -tu2 /dev/urandom)
+fuzz: $(STAMP) ## Run the random tests with new seeds: FUZZ_ROUNDS rounds (default 10) from FUZZ_SEED (default random).
+	@first=$(strip $(FUZZ_SEED)); for seed in $$(seq $$first $$((first + $(FUZZ_ROUNDS) - 1))); do \
+		export DETCON_D2_TEST_SEED=$$seed HYPOTHESIS_PROFILE=fuzz; \
+		$(TEST) -m 'hypothesis or seeded' --hypothesis-seed=$$seed \
+			|| { echo "Repeat this round with: make fuzz FUZZ_ROUNDS=1 FUZZ_SEED=$$seed" >&2; exit 1; }; \
+	done
 
 lint: $(STAMP) ## ruff: lint and format check.
 	$(VENV)/bin/python -m ruff check .

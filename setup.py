@@ -14,14 +14,14 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=find_packages(include=["detcon_d2", "detcon_d2.*"]),
-    package_data={
-        "detcon_d2.detectron2_subset.config": ["defaults.yaml"],
-        "detcon_d2.detectron2_subset.data.datasets": ["coco_categories.json"],
-    },
+    # configs/ at the top of the repository is a folder of the installed package; detcon_d2/model_zoo finds it in both places.
+    packages=[*find_packages(include=["detcon_d2", "detcon_d2.*"]), "detcon_d2.model_zoo.configs"],
+    package_dir={"detcon_d2.model_zoo.configs": "configs"},
+    package_data={"": ["*.yaml", "*.json"], "detcon_d2.model_zoo.configs": ["*/*.yaml"]},
+    entry_points={"console_scripts": ["detcon_d2=detcon_d2.cli.main:main"]},
     install_requires=[
-        "torch>=2.4",
-        "torchvision>=0.19",
+        "torch>=2.6",
+        "torchvision>=0.21",
         "fvcore>=0.1.5.post20221221",
         "iopath>=0.1.9",
         "pycocotools>=2.0.6",
@@ -39,7 +39,16 @@ setup(
         "yacs>=0.1.8",
     ],
     extras_require={
-        "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.90", "ruff>=0.6", "safetensors>=0.4", "numba>=0.60", "zlib-ng>=0.5"],
+        "test": [
+            "pytest>=8",
+            "pytest-xdist>=3.5",
+            "hypothesis>=6.90",
+            "ruff>=0.6",
+            "setuptools>=70.1",  # builds the wheel that a test installs
+            "safetensors>=0.4",
+            "numba>=0.60",
+            "zlib-ng>=0.5",
+        ],
         "fast": ["numba>=0.60", "zlib-ng>=0.5"],
         "bench": ["lightly>=1.6"],
         "cluster": ["ray[data]>=2.9"],

@@ -1,6 +1,7 @@
 """Fixtures shared by all tests. Nothing here needs files outside the repository unless its name says so."""
 
 import os
+import random
 import runpy
 import sys
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import HealthCheck, settings
 from PIL import Image
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -17,6 +20,32 @@ pytest_plugins = ["tests.painted"]
 
 REPO = Path(__file__).resolve().parents[1]
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+PATIENCE = 600
+"""Seconds after which a test gives up waiting for another process. Only a process that hangs takes so long, however busy the machine is."""
+
+SEED = int(os.environ.get("DETCON_D2_TEST_SEED", "0"))
+"""Seed of all random tests: the same in every ``make test``, another one in every round of ``make fuzz``. Tests marked ``seeded`` use it to
+search for examples that break them, as hypothesis does."""
+
+# No check may depend on the time that something takes, and no earlier run may change what a test does.
+_ANYWHERE = {
+    "deadline": None,
+    "database": None,
+    "print_blob": True,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+}
+settings.register_profile("test", derandomize=True, **_ANYWHERE)
+settings.register_profile("fuzz", max_examples=1000, **_ANYWHERE)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "test"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Seed the global generators before a test and its fixtures, so that what they return does not depend on the tests before."""
+    random.seed(SEED)
+    np.random.seed(SEED)
+    torch.manual_seed(SEED)
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +66,7 @@ def pytest_report_header(config: pytest.Config) -> str:
     from detcon_d2 import d2
 
     shared = "present" if _SHARED.is_dir() else "absent: tests that need it are skipped"
-    return f"detectron2 backend: {d2.describe_backend()}; ../shared: {shared}"
+    return f"detectron2 backend: {d2.describe_backend()}; ../shared: {shared}; seed of random tests: {SEED}"
 
 
 class ToolResult(NamedTuple):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPO, TINY
+from tests.conftest import PATIENCE, REPO, TINY
 from tests.detectors import NARROW, SHORT, flat
 
 BACKENDS = ["subset", *(["detectron2"] if importlib.util.find_spec("detectron2") else [])]
@@ -25,7 +25,7 @@ DETECTOR = (
 def run(backend: str, tool: str, *words: object) -> str:
     environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPO), *sys.path]), "OMP_NUM_THREADS": "1", "DETCON_D2_BACKEND": backend}
     command = [sys.executable, str(REPO / "tools" / tool), *map(str, words)]
-    result = subprocess.run(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300)
+    result = subprocess.run(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=PATIENCE)
     assert result.returncode == 0, result.stdout[-3000:]
     return result.stdout
 

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from detcon_d2 import d2
+from tests.conftest import PATIENCE
 
 
 def test_every_name_is_the_backends_own_object():
@@ -30,9 +31,9 @@ def test_spawned_process_has_the_same_backend_and_registry():
     queue = context.Queue()
     process = context.Process(target=_registered, args=(queue,))
     process.start()
-    process.join(120)
+    process.join(PATIENCE)
     assert process.exitcode == 0
-    assert queue.get(timeout=5) == (d2.BACKEND, True, "detcon_d2.methods.detcon")
+    assert queue.get(timeout=PATIENCE) == (d2.BACKEND, True, "detcon_d2.methods.detcon")
 
 
 def test_unknown_name_says_what_to_do():

@@ -21,6 +21,8 @@ ORDER = (
     "evaluation",
     "engine",
     "quickstart",
+    "model_zoo",
+    "cli",
 )
 LIGHT = ORDER[:3]
 

@@ -1,7 +1,8 @@
-"""What tools/train_net.py runs in every process."""
+"""What train_net runs in every process."""
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable
 
@@ -17,21 +18,22 @@ from detcon_d2.methods.registry import pretraining_class
 
 _EPILOG = """
 examples:
-  pretrain on a folder of images (label maps first: tools/generate_masks.py --help)
-    train_net.py --config-file configs/DetCon/detcon_b_R_50_in1k_300ep.yaml --num-gpus 8 \\
+  pretrain on a folder of images (label maps first: generate_masks --help)
+    %(prog)s --config-file configs/DetCon/detcon_b_R_50_in1k_300ep.yaml --num-gpus 8 \\
         DATASETS.TRAIN '("folder:/data/photos",)' DETCON.MASKS.ROOTS '("/data/photos_fh",)' OUTPUT_DIR output/photos
 
   no label maps at hand: a 2x2 grid of regions, computed on the fly
-    train_net.py --config-file ... DETCON.MASKS.SOURCE grid DETCON.MASKS.GRID 2
+    %(prog)s --config-file ... DETCON.MASKS.SOURCE grid DETCON.MASKS.GRID 2
 
   fine-tune a detector, then evaluate any checkpoint of it (results.json in OUTPUT_DIR)
-    train_net.py --config-file configs/COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_standard_1x.yaml --num-gpus 8 MODEL.WEIGHTS backbone.pkl
-    train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/.../model_final.pth
+    %(prog)s --config-file configs/COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_standard_1x.yaml --num-gpus 8 MODEL.WEIGHTS backbone.pkl
+    %(prog)s --config-file ... --eval-only MODEL.WEIGHTS output/.../model_final.pth
 
   continue a run that was stopped or killed
-    train_net.py --config-file ... --resume
+    %(prog)s --config-file ... --resume
 
-  without a GPU, --num-gpus N starts N processes on the CPU (gloo). Under torchrun or srun their environment is used.
+  --config-file takes a path or, where there is no such file, the name of a config of this package (with or without configs/).
+  Without a GPU, --num-gpus N starts N processes on the CPU (gloo). Under torchrun or srun their environment is used.
 """
 
 
@@ -49,7 +51,7 @@ def main(args: argparse.Namespace) -> None:
     except (ValueError, FileNotFoundError) as error:
         # A user's mistake is told without a traceback.
         if d2.comm.is_main_process():
-            print(f"train_net.py: {error}", file=sys.stderr)
+            print(f"{os.path.basename(sys.argv[0])}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     run()
 

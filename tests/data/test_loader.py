@@ -14,7 +14,7 @@ import torch
 
 from detcon_d2 import d2
 from detcon_d2.data import load_training_records
-from tests.conftest import REPO
+from tests.conftest import PATIENCE, REPO
 from tests.data.samples import loader_of
 from tests.data.test_mapper import assert_equal_samples
 
@@ -164,7 +164,7 @@ def test_workers_outlive_the_signals_of_a_scheduler_and_end_with_their_loader(cf
     worker.join(1)
     assert worker.is_alive() and next(loader)
     worker.terminate()
-    worker.join(10)
+    worker.join(PATIENCE)
     assert worker.exitcode == 0
 
 
@@ -187,7 +187,7 @@ def test_large_batches_need_few_file_descriptors(painted_set):
     """Eight tensors a record, each with a descriptor, would exhaust the usual 1,024 at batch 128."""
     environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPO), *sys.path])}
     command = [sys.executable, "-c", _FEW_FILES, painted_set.name]
-    result = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=PATIENCE)
     assert "got 512" in result.stdout, result.stderr[-2000:]
 
 
@@ -195,10 +195,12 @@ def test_workers_end_when_their_parent_is_killed(painted_set):
     code = _FEW_FILES + "import multiprocessing, os, signal\n"
     code += "print(*(p.pid for p in multiprocessing.active_children()), flush=True)\nos.kill(os.getpid(), signal.SIGKILL)\n"
     environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPO), *sys.path])}
-    result = subprocess.run([sys.executable, "-c", code, painted_set.name], env=environ, stdout=subprocess.PIPE, text=True, timeout=120)
+    result = subprocess.run(
+        [sys.executable, "-c", code, painted_set.name], env=environ, stdout=subprocess.PIPE, text=True, timeout=PATIENCE
+    )
     pids = result.stdout.splitlines()[-1].split()
     assert len(pids) == 2
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while any(_runs(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not any(_runs(pid) for pid in pids)

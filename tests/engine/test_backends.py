@@ -9,7 +9,7 @@ import torch
 
 from detcon_d2.checkpoint import load_torch
 from detcon_d2.engine import DetConTrainer, setup
-from tests.conftest import tiny_opts
+from tests.conftest import PATIENCE, tiny_opts
 from tests.engine.test_trainer import arguments, start
 
 
@@ -25,7 +25,7 @@ def test_three_iterations_from_one_initial_checkpoint_agree(photos, tmp_path, ar
         monkeypatch.setenv("DETCON_D2_BACKEND", backend)
         runs[backend] = start(tiny_opts(photos, tmp_path / backend, MODEL__WEIGHTS=tmp_path / "initial.pth", **extra))
     for process in runs.values():
-        output, _ = process.communicate(timeout=200)
+        output, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, output
     subset, real = (load_torch(tmp_path / backend / "model_final.pth") for backend in runs)
     assert subset["metadata"]["backend"].startswith("subset") and real["metadata"]["backend"].startswith("detectron2")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from detcon_d2.engine.launch import ClusterProcess, _first_host, cluster_process, launch
-from tests.conftest import REPO
+from tests.conftest import PATIENCE, REPO
 
 SLURM = {
     "SLURM_PROCID": "9",
@@ -96,5 +96,5 @@ def test_sruns_environment_starts_the_job(tmp_path):
     tasks = [
         subprocess.Popen([sys.executable, script], env=job_environment(SLURM_PROCID=rank, SLURM_LOCALID=rank, **step)) for rank in "01"
     ]
-    assert [task.wait(120) for task in tasks] == [0, 0]
+    assert [task.wait(PATIENCE) for task in tasks] == [0, 0]
     assert (tmp_path / "1").read_text() == "2 1 2 [0, 1]"

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -181,7 +181,7 @@ def test_truncated_files_are_refused_wherever_they_end(tmp_path, file_format):
     junk=st.binary(min_size=1, max_size=40),
     file_format=st.sampled_from(["JPEG", "PNG", "GIF", "TIFF"]),
 )
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(max_examples=60)
 def test_damaged_files_give_an_image_or_an_image_read_error(tmp_path, position, junk, file_format):
     data = bytearray(photo_bytes(file_format))
     start = int(position * len(data))

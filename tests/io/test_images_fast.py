@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skimage.data
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -105,7 +105,6 @@ def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100, deadline=None)
 @given(position=st.floats(0, 1, exclude_max=True), junk=st.binary(min_size=1, max_size=40))
 def test_damaged_files_give_an_image_or_an_image_read_error(tmp_path, position, junk):
     data = bytearray(jpeg(exif=Image.Exif()))

@@ -47,27 +47,30 @@ def start(*arguments: object) -> int:
     return child
 
 
-def run_to_the_end(*arguments: object) -> float:
-    """Seconds that a run took."""
-    started = time.monotonic()
+def run_to_the_end(*arguments: object) -> None:
+    """Run without a kill."""
     status = os.waitpid(start(*arguments), 0)[1]
     assert status == 0, status
-    return time.monotonic() - started
 
 
 def main(images: str, output: str, file_format: str, seed: str, kills: str) -> None:
     """Prints how many images were done after each kill; ends with a run that is left alone."""
     draw = random.Random(int(seed))
-    seconds = run_to_the_end(images, f"{output}_whole", file_format)
+    run_to_the_end(images, f"{output}_whole", file_format)
     store = create_store(output, SlowRegions(), f"folder:{images}", file_format, images_per_file=20)
+    count, total = 0, len(list_images(f"folder:{images}"))
     for _ in range(int(kills)):
         children = [start(images, output, file_format, (index, 2)) for index in range(2)]
-        # Two processes take half the time, so ten kills meet work in progress.
-        time.sleep(draw.uniform(0, 0.3 * seconds))
+        # A kill follows progress, not the clock, so that it meets work in progress on a busy machine too.
+        target = min(total, count + draw.randint(0, total // 4))
+        while len(type(store)(output).keys()) < target:
+            time.sleep(SECONDS)
+        time.sleep(draw.uniform(0, 2 * SECONDS))
         for child in children:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-        print(len(type(store)(output).keys()), flush=True)
+        count = len(type(store)(output).keys())
+        print(count, flush=True)
     run_to_the_end(images, output, file_format)
 
 

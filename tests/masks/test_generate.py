@@ -21,7 +21,7 @@ from detcon_d2.masks.generators.registry import GridRegions
 from detcon_d2.masks.store import storage as storage_module
 from detcon_d2.masks.store.stores import create_store
 from detcon_d2.masks.worker import image_rng
-from tests.conftest import REPO, write_photos
+from tests.conftest import PATIENCE, REPO, write_photos
 
 FH = {"scale": 100.0, "min_size": 50}
 
@@ -223,12 +223,12 @@ def test_an_interrupted_run_continues_to_the_same_bytes(large_photos, uninterrup
     # A shell that started the tests in the background has them ignore Ctrl-C, and children inherit that.
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     process = tool(*arguments, start_new_session=True, preexec_fn=heard)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while len(made(tmp_path / "m")) < 6 and time.monotonic() < deadline:
         time.sleep(0.005)
     # A terminal sends Ctrl-C to the workers too; SIGKILL meets the parent only, and the workers must notice.
     os.killpg(process.pid, how) if how == signal.SIGINT else process.kill()
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=PATIENCE)
     if how == signal.SIGINT:
         assert process.returncode == 130 and "the same command continues" in errors and "Traceback" not in errors
     assert _wait_until_gone(process.pid)
@@ -237,15 +237,15 @@ def test_an_interrupted_run_continues_to_the_same_bytes(large_photos, uninterrup
 
     (tmp_path / "m" / f".tmp-{socket.gethostname().replace('-', '_')}-{process.pid}-0").touch()
     process = tool(*arguments)
-    output, errors = process.communicate(timeout=100)
+    output, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
     assert f"{len(done)} were there" in output
     assert contents(tmp_path / "m") == uninterrupted[file_format]
 
 
 def _wait_until_gone(session: int) -> bool:
-    """Whether every process of a session ends within 30 s."""
-    for _ in range(300):
+    """Whether every process of a session ends in time."""
+    for _ in range(10 * PATIENCE):
         try:
             os.killpg(session, 0)
         except ProcessLookupError:

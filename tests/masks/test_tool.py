@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from detcon_d2.masks import LabelMapStore
-from tests.conftest import REPO, write_photos
+from tests.conftest import PATIENCE, REPO, write_photos
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPO), os.environ.get("PYTHONPATH", "")])}
 
 
 def tool(*arguments: object) -> subprocess.CompletedProcess:
     command = [sys.executable, str(REPO / "tools" / "generate_masks.py"), *map(str, arguments)]
-    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=100)
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE)
 
 
 def test_a_trial_then_the_rest_then_the_lines_for_the_config(photos, tmp_path):
@@ -61,7 +61,7 @@ def test_masks_load_neither_torch_nor_detectron2():
     names = {".".join(path.relative_to(REPO).with_suffix("").parts) for path in paths}
     modules = sorted(names - {"detcon_d2.masks.generators.felzenszwalb_kernels"})  # loaded by the first FH image, with numba
     code = f"import sys, {', '.join(modules)}; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 

@@ -11,14 +11,14 @@ import pytest
 from PIL import Image
 
 from detcon_d2.masks import list_images
-from tests.conftest import REPO
+from tests.conftest import PATIENCE, REPO
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPO), os.environ.get("PYTHONPATH", "")])}
 
 
 def tool(name: str, *arguments: object) -> subprocess.CompletedProcess:
     command = [sys.executable, str(REPO / "tools" / name), *map(str, arguments)]
-    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=100)
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from detcon_d2.checkpoint.convert.conversion import convert
 from detcon_d2.checkpoint.zoo.resolve import CACHE_VARIABLE, MIRROR_VARIABLE, place
 from tests.checkpoint.http_server import Site, serve
 from tests.checkpoint.pretrained import rewrite
-from tests.conftest import REPO
+from tests.conftest import PATIENCE, REPO
 from tests.detectors import NARROW
 
 NAMES = ["entry.lock", "model_final.pth", "record.json", "tiny.pkl", "tiny.yaml"]
@@ -235,7 +235,7 @@ def test_two_processes_download_once_and_the_prefix_comes_with_the_config_keys(t
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPO) as other:
         assert "No 'nothing_like_it' in the model zoo" in other.stdout.readline() and other.stdout.readline() == "ready\n"
         print(file=other.stdin, flush=True)
-        here, there = resolve_entry("tiny"), other.communicate(timeout=100)[0].strip()
+        here, there = resolve_entry("tiny"), other.communicate(timeout=PATIENCE)[0].strip()
     assert other.returncode == 0 and str(here) == there == str(tmp_path / "tiny" / "tiny.pkl") and len(site.requests) == 1
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from detcon_d2.engine import FinetuneTrainer, setup_finetuning
-from tests.conftest import REPO
+from tests.conftest import PATIENCE, REPO
 from tests.detectors import BASE, arguments, detector_opts
 
 LOSSES = ("total_loss", "loss_cls", "loss_box_reg", "loss_mask", "loss_rpn_cls", "loss_rpn_loc")
@@ -37,7 +37,7 @@ def runs(shapes, tmp_path_factory) -> dict[str, Path]:
         names = {backend: backend if step == "train" else f"{backend}_eval" for backend in ("subset", "detectron2")}
         processes = [start(backend, detector_opts(shapes, folder / name, **extra), *flags) for backend, name in names.items()]
         for process in processes:
-            output, _ = process.communicate(timeout=200)
+            output, _ = process.communicate(timeout=PATIENCE)
             assert process.returncode == 0, output
     return {path.name: path for path in folder.iterdir() if path.is_dir()}
 

@@ -1,6 +1,5 @@
 """Pictures in, pictures with detections and COCO results out; what cannot be read is named and costs the exit code only."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -12,9 +11,9 @@ from pycocotools import mask as coco_mask
 
 from detcon_d2 import d2
 from detcon_d2.checkpoint import load_torch
+from detcon_d2.cli.predict import main
 from detcon_d2.engine import FinetuneTrainer, load_config, setup_finetuning
 from detcon_d2.engine.finetune.predict import Categories, Predictor, draw_detections, find_categories, find_images, to_coco_results
-from tests.conftest import REPO
 from tests.detectors import BASE, arguments, detector_opts
 
 
@@ -28,10 +27,7 @@ def detector(shapes, tmp_path_factory) -> Path:
 
 
 def predict_tool(*flags: object) -> int:
-    location = importlib.util.spec_from_file_location("predict_tool", REPO / "tools" / "predict.py")
-    tool = importlib.util.module_from_spec(location)
-    location.loader.exec_module(tool)
-    return tool.main(tool.argument_parser().parse_args([str(flag) for flag in flags]))
+    return main([str(flag) for flag in flags])
 
 
 def flags(detector: Path, output: Path) -> list[object]:

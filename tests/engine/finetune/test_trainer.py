@@ -14,7 +14,7 @@ import torch
 from detcon_d2 import d2
 from detcon_d2.checkpoint import load_torch
 from detcon_d2.engine import FinetuneTrainer, NonFiniteLossError, launch, main, setup_finetuning
-from tests.conftest import REPO
+from tests.conftest import PATIENCE, REPO
 from tests.detectors import BASE, arguments, detector_opts, spec
 
 
@@ -42,7 +42,7 @@ def results(folder: Path) -> dict:
 def train_net(opts: list[str], *flags: str, config: str = BASE) -> subprocess.CompletedProcess:
     command = [sys.executable, str(REPO / "tools" / "train_net.py"), "--config-file", config, *flags, *opts]
     environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPO), *sys.path]), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=200)
+    return subprocess.run(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,8 @@ import skimage
 
 from detcon_d2.masks.generators import felzenszwalb as fh
 from detcon_d2.masks.generators import felzenszwalb_kernels as kernels
-from tests.conftest import REPO
+from tests.conftest import REPO, SEED
 
-SEED = np.random.SeedSequence().entropy % 2**32
 IMAGES_OF_A_KIND = 36
 KINDS = {
     "noise": lambda image, rng: image,
@@ -75,6 +74,7 @@ def test_numba_does_the_work_here():
     assert fh.implementation() == "numba"
 
 
+@pytest.mark.seeded
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_label_is_scikit_images(kind):
@@ -106,6 +106,7 @@ def test_no_step_needs_its_replacement(sigma):
     assert fh._same_blur(kernels, sigma) and fh._same_costs(kernels)
 
 
+@pytest.mark.seeded
 def test_where_the_order_of_equal_costs_is_said_not_to_matter_it_does_not():
     seen = {True: 0, False: 0}
     for index in range(120):

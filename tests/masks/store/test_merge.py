@@ -13,7 +13,7 @@ from detcon_d2.masks import build_generator, list_images, open_store
 from detcon_d2.masks.generate import generate, parse_part
 from detcon_d2.masks.store.merge import check, merge, take_over
 from detcon_d2.masks.store.stores import STORES, create_store
-from tests.conftest import REPO, write_photos
+from tests.conftest import PATIENCE, REPO, write_photos
 from tests.masks.test_generate import contents
 from tests.masks.test_tool import ENVIRONMENT, tool
 
@@ -38,7 +38,7 @@ def run(images: Path, output: Path, file_format: str, **options):
 
 def merge_tool(*arguments: object) -> subprocess.CompletedProcess:
     command = [sys.executable, str(REPO / "tools" / "merge_masks.py"), *map(str, arguments)]
-    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=100)
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE)
 
 
 @pytest.mark.parametrize(("text", "part"), [("0/1", (0, 1)), ("15/16", (15, 16))])

@@ -10,7 +10,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis.extra import numpy as hnp
 
 from detcon_d2.masks import LabelMapStore, grid_label_map, read_label_map
@@ -25,7 +25,6 @@ def create(root, generator="fh", params=FH, source="folder:/a", **options) -> La
 
 
 @given(hnp.arrays(np.uint16, hnp.array_shapes(min_dims=2, max_dims=2, max_side=20)))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_label_maps_come_back_as_they_were(tmp_path, label_map):
     store = create(tmp_path / "m")
     store.write("a/b c.jpg", label_map)
