@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from tests.detectron2_subset.detectors import SIZES, batch, build_tiny, detect, enliven, tiny_config, train_step
+from tests.detectron2_subset.modeling.tiny_detector import SIZES, batch, build_tiny, detect, enliven, tiny_config, train_step
 
 LOSSES = ["loss_cls", "loss_box_reg", "loss_mask", "loss_rpn_cls", "loss_rpn_loc"]
 

@@ -14,7 +14,7 @@ from tests.detectron2_subset.conftest import Backend
 
 HEIGHT, WIDTH = 170, 220
 CATEGORIES = {3: "cup", 5: "dog", 9: "tree", 12: "never annotated"}
-NAME = "detcon_test_coco_world"
+NAME = "detcon_test_coco_dataset"
 
 
 def write_world(folder: Path, images: int = 8, seed: int = 0) -> Path:

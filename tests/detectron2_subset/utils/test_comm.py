@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from tests.detectron2_subset.workers import join_and_report, report
+from tests.detectron2_subset.utils.processes import join_and_report, report
 
 
 def test_one_process_needs_no_group(backend):

@@ -12,8 +12,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from tests.detectron2_subset import coco_world
-from tests.detectron2_subset.coco_world import CATEGORIES, NAME, evaluate_share, predict, register, to_output, write_world
+from tests.detectron2_subset import coco_dataset
+from tests.detectron2_subset.coco_dataset import CATEGORIES, NAME, evaluate_share, predict, register, to_output, write_world
 
 SIX = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
 
@@ -24,7 +24,7 @@ def world(tmp_path, request):
     yield write_world(tmp_path)
     for name in ("backend", "subset", "real"):
         if name in request.fixturenames:
-            coco_world.forget(request.getfixturevalue(name))
+            coco_dataset.forget(request.getfixturevalue(name))
 
 
 def evaluate(backend, json_file, output_dir=None, img_ids=None, masks=True, keep=slice(None), **kwargs):
@@ -79,7 +79,7 @@ def test_both_backends_give_equal_scores(subset, real, world, kwargs):
 
 
 def test_both_backends_agree_on_photographs_of_coco(subset, real, shared_dir, tmp_path, request):
-    request.addfinalizer(lambda: [coco_world.forget(backend) for backend in (subset, real)])
+    request.addfinalizer(lambda: [coco_dataset.forget(backend) for backend in (subset, real)])
     source = json.loads((shared_dir / "data" / "coco_subset" / "instances.json").read_text())
     source["images"] = source["images"][:20]
     kept = {image["id"] for image in source["images"]}
@@ -193,7 +193,7 @@ def test_a_json_without_annotations_saves_results_and_scores_nothing(backend, wo
 
 
 def test_one_category_alone_gets_no_score_of_its_own(backend, tmp_path, request):
-    request.addfinalizer(lambda: coco_world.forget(backend))
+    request.addfinalizer(lambda: coco_dataset.forget(backend))
     source = json.loads(write_world(tmp_path).read_text())
     for annotation in source["annotations"]:
         annotation["category_id"] = 3
@@ -231,12 +231,12 @@ def without_json(backend):
     """Registers the records as NAME, with metadata and no json."""
 
     def add(**metadata):
-        coco_world.forget(backend)
+        coco_dataset.forget(backend)
         backend.get("data").DatasetCatalog.register(NAME, lambda: copy.deepcopy(records(backend)))
         backend.get("data").MetadataCatalog.get(NAME).set(thing_classes=["u", "v"], **metadata)
 
     yield add
-    coco_world.forget(backend)
+    coco_dataset.forget(backend)
 
 
 def test_a_data_set_without_json_is_converted_in_the_output_folder(backend, without_json, tmp_path):

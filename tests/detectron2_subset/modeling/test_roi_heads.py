@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from tests.detectron2_subset.detectors import SIZES, enliven, tiny_config, truth
+from tests.detectron2_subset.modeling.tiny_detector import SIZES, enliven, tiny_config, truth
 
 
 def make(backend, **options):

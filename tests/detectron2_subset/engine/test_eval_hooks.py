@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.detectron2_subset.test_hooks import train
+from tests.detectron2_subset.engine.test_hooks import train
 
 
 class Batches:
