@@ -1,4 +1,4 @@
-"""ImageNet-supervised backbones, in Detectron2's and in Caffe2's names, load into a detector's backbone on every backend present."""
+"""ImageNet-supervised backbones, with the names of Detectron2 or of Caffe2, load into the backbone of a detector on both backends."""
 
 import pickle
 
@@ -12,7 +12,7 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def detector(backend, norm="FrozenBN", depth=50):
-    """A narrow ResNet at the place that it has in Mask R-CNN with FPN, and a head; every number is 7."""
+    """A narrow ResNet with the names that it has in Mask R-CNN with FPN, and a head; every number is 7."""
     cfg = backend.get("config").get_cfg()
     bottleneck = depth >= 50
     options = {"STEM_OUT_CHANNELS": 8, "RES2_OUT_CHANNELS": 16 if bottleneck else 64, "WIDTH_PER_GROUP": 4, "DEPTH": depth, "NORM": norm}
@@ -29,7 +29,7 @@ def detector(backend, norm="FrozenBN", depth=50):
 
 
 def random_weights(model, statistics=True):
-    """A random array for each tensor of the backbone, by its name there; ``statistics``: those of BatchNorm too."""
+    """A random array for each tensor of the backbone, by its name in the backbone; ``statistics``: also those of BatchNorm."""
     rng = np.random.default_rng(0)
     names = [name.removeprefix(PREFIX) for name in model.state_dict() if name.startswith(PREFIX)]
     kept = [name for name in names if statistics or not name.endswith(STATISTICS)]
@@ -83,33 +83,28 @@ def test_the_published_names_of_caffe2_are_what_these_tests_write():
     assert {name: caffe2_name(name) for name in names} == names
 
 
-@pytest.mark.parametrize("depth", [50, 18])
-@pytest.mark.parametrize("norm", ["FrozenBN", "BN"])
-def test_caffe2_s_blobs_load_into_the_backbone(backend, tmp_path, norm, depth):
+@pytest.mark.parametrize(("norm", "depth"), [("FrozenBN", 50), ("BN", 18)])
+def test_blobs_of_caffe2_load_into_the_backbone(backend, tmp_path, norm, depth, log_lines):
+    lines = log_lines("fvcore.common.checkpoint")
     weights = random_weights(detector(backend, norm, depth))
     assert_loaded(load(backend, caffe2_file(tmp_path / "R.pkl", weights), norm=norm, depth=depth), weights)
+    text = "\n".join(lines)
+    assert "fc1000" in text and "head" in text and "momentum" not in text
 
 
-def test_blobs_without_statistics_freeze_as_mean_0_and_variance_1(backend, tmp_path):
+def test_bare_blobs_without_statistics_load_as_mean_0_and_variance_1(backend, tmp_path):
     weights = random_weights(detector(backend), statistics=False)
-    state = load(backend, caffe2_file(tmp_path / "R-50.pkl", weights))
+    state = load(backend, save(tmp_path / "R-50.pkl", {caffe2_name(name): array for name, array in weights.items()}))
     assert_loaded(state, weights)
     for name, expected in (("running_mean", 0), ("running_var", 1)):
         assert {value.item() for key, tensor in state.items() if key.endswith(name) for value in tensor} == {expected}
 
 
-def test_bare_blobs_load_like_those_in_a_dict(backend, tmp_path):
+def test_a_backbone_converted_from_torchvision_loads_by_suffix(backend, tmp_path):
     weights = random_weights(detector(backend))
-    path = save(tmp_path / "R-50.pkl", {caffe2_name(name): array for name, array in weights.items()})
-    assert_loaded(load(backend, path), weights)
-
-
-@pytest.mark.parametrize("norm", ["FrozenBN", "BN"])
-def test_a_backbone_converted_from_torchvision_loads_by_suffix(backend, tmp_path, norm):
-    weights = random_weights(detector(backend, norm))
     content = weights | {"stem.fc.weight": np.ones((5, 64), np.float32), "stem.fc.bias": np.ones(5, np.float32)}
     path = save(tmp_path / "r50.pkl", {"model": content, "__author__": "torchvision", "matching_heuristics": True})
-    assert_loaded(load(backend, path, norm=norm), weights)
+    assert_loaded(load(backend, path), weights)
 
 
 def test_a_whole_detector_of_the_model_zoo_loads_by_full_name(backend, tmp_path):
@@ -120,24 +115,9 @@ def test_a_whole_detector_of_the_model_zoo_loads_by_full_name(backend, tmp_path)
     assert {name: state[name].tolist() for name in weights} == {name: array.tolist() for name, array in weights.items()}
 
 
-def test_what_the_file_has_too_much_is_reported(backend, tmp_path, log_lines):
-    lines = log_lines("fvcore.common.checkpoint")
-    load(backend, caffe2_file(tmp_path / "R-50.pkl", random_weights(detector(backend))))
-    text = "\n".join(lines)
-    assert "fc1000" in text
-    assert "momentum" not in text
-    assert "head" in text
-
-
 def test_both_backends_load_the_same_tensors(subset, real, tmp_path):
     weights = random_weights(detector(subset), statistics=False)
     path = caffe2_file(tmp_path / "R-50.pkl", weights)
     states = [load(backend, path) for backend in (subset, real)]
     assert list(states[0]) == list(states[1])
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(*(state.values() for state in states), strict=True))
-
-
-def test_names_that_are_not_of_a_resnet_stay_as_they_are(subset):
-    rename = subset.get("checkpoint.caffe2").rename_caffe2_blob
-    for name in ("fc1000_w", "res2_0_branch3_w", "stem.conv1.weight", "conv1_w_momentum", "res2_0_branch2a_w.x", "pred_w"):
-        assert rename(name) == name

@@ -1,4 +1,4 @@
-"""``@configurable`` translates a config into arguments, on classes and on functions."""
+"""``@configurable`` translates a config into the arguments of a class."""
 
 import inspect
 
@@ -24,15 +24,6 @@ def config(backend):
     return backend.get("config")
 
 
-@pytest.fixture
-def cfg(config):
-    return config.get_cfg()
-
-
-def test_explicit_arguments_go_through(config):
-    assert make_class(config.configurable)(1, 2, bias=4).arguments == (1, 2, 4)
-
-
 @pytest.mark.parametrize(
     ("args", "kwargs", "expected"),
     [
@@ -44,82 +35,47 @@ def test_explicit_arguments_go_through(config):
         ((), {"width": 8}, (8, "Layer", 3)),
     ],
 )
-def test_a_config_and_overrides_are_translated(config, cfg, args, kwargs, expected):
-    layer = make_class(config.configurable)
+def test_a_config_and_overrides_are_translated(config, args, kwargs, expected):
+    layer, cfg = make_class(config.configurable), config.get_cfg()
     assert layer(cfg, *args, **kwargs).arguments == expected
     if not args:
         assert layer(cfg=cfg, **kwargs).arguments == expected
 
 
-def test_a_subclass_is_built_by_its_own_from_config(config, cfg):
+def test_explicit_arguments_signature_and_docstring_stay(config):
+    layer = make_class(config.configurable)
+    assert layer(1, 2, bias=4).arguments == (1, 2, 4)
+    assert layer.__init__.__doc__ == "Doc."
+    assert list(inspect.signature(layer).parameters) == ["width", "depth", "bias"]
+
+
+def test_a_subclass_is_built_by_its_own_from_config(config):
     class Wide(make_class(config.configurable)):
         @classmethod
         def from_config(cls, cfg, **kwargs):
             return {**super().from_config(cfg), "width": 99, **kwargs}
 
-    assert Wide(cfg).arguments == (99, "Wide", 3)
-    assert Wide(cfg, bias=0).arguments == (99, "Wide", 0)
+    assert Wide(config.get_cfg(), bias=0).arguments == (99, "Wide", 0)
 
 
-def test_unknown_overrides_are_a_type_error(config, cfg):
-    with pytest.raises(TypeError, match="zz"):
-        make_class(config.configurable)(cfg, zz=1)
-
-
-def test_a_class_without_from_config_is_refused(config, cfg):
-    class Bare:
+def test_wrong_uses_are_refused(config):
+    class Base:
         @config.configurable
         def __init__(self, a):
             pass
 
-    with pytest.raises(AttributeError, match="from_config"):
-        Bare(cfg)
-
-
-def test_from_config_must_be_a_classmethod_that_takes_cfg_first(config, cfg):
-    class NoClassmethod:
-        @config.configurable
-        def __init__(self, a):
-            pass
-
+    class NotAClassmethod(Base):
         def from_config(self, cfg):
             return {}
 
-    class OtherName:
-        @config.configurable
-        def __init__(self, a):
-            pass
-
+    class OtherName(Base):
         @classmethod
         def from_config(cls, config):
             return {}
 
-    for cls in (NoClassmethod, OtherName):
-        with pytest.raises(TypeError, match="from_config"):
+    cfg = config.get_cfg()
+    with pytest.raises(TypeError, match="zz"):
+        make_class(config.configurable)(cfg, zz=1)
+    for cls, error in ((Base, AttributeError), (NotAClassmethod, TypeError), (OtherName, TypeError)):
+        with pytest.raises(error, match="from_config"):
             cls(cfg)
-
-
-def test_functions_take_configs_too(config, cfg):
-    @config.configurable(from_config=lambda cfg, n=5: {"a": cfg.SEED, "b": n})
-    def build(a, b=2, c=3):
-        return a, b, c
-
-    assert build(1) == (1, 2, 3)
-    assert build(cfg) == build(cfg=cfg) == (-1, 5, 3)
-    assert build(cfg, c=5, n=8) == (-1, 8, 5)
-    assert build(cfg, b=9) == (-1, 9, 3)
-    assert build.from_config(cfg) == {"a": -1, "b": 5}
-
-
-def test_a_plain_function_without_from_config_is_refused(config):
-    with pytest.raises(AssertionError, match="configurable"):
-
-        @config.configurable
-        def build(a):
-            pass
-
-
-def test_signature_and_docstring_are_kept(config):
-    layer = make_class(config.configurable)
-    assert layer.__init__.__doc__ == "Doc."
-    assert list(inspect.signature(layer).parameters) == ["width", "depth", "bias"]

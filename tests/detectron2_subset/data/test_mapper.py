@@ -1,15 +1,120 @@
-"""The mapper turns records into the input of a detector as documented on every backend present, and alike on both."""
+"""The mapper turns records into the input of a detector as documented on both backends, and alike."""
 
 import copy
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask as coco_mask
 
-from tests.detectron2_subset.detections import assert_same_item, registered, same_draws, small_config, write_data_set
+from tests.detectron2_subset.coco_dataset import assert_same_item, registered, same_seed, small_config, write_dataset
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (4, 6, 3)).astype(np.uint8)
+SIZE = (20, 30)
+
+
+def save(folder: Path, mode: str = "RGB", orientation: int = 1) -> str:
+    # No TIFF: Pillow itself rotates those, and Detectron2 then rotates them again.
+    path = folder / f"{mode.replace(';', '')}_{orientation}.{'jpg' if mode == 'CMYK' else 'png'}"
+    image = Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 200) if mode == "I;16" else Image.fromarray(PIXELS).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(path, exif=exif)
+    return str(path)
+
+
+@pytest.fixture
+def utils(backend):
+    return backend.get("data.detection_utils")
+
+
+def test_images_are_read_in_the_channel_order_of_the_format_and_rotated(utils, tmp_path):
+    path = save(tmp_path)
+    assert np.array_equal(utils.read_image(path, "RGB"), PIXELS) and np.array_equal(utils.read_image(path, "BGR"), PIXELS[..., ::-1])
+    assert utils.read_image(path, "L").shape == (4, 6, 1)
+    assert np.array_equal(utils.read_image(save(tmp_path, orientation=6), "RGB"), np.rot90(PIXELS, -1))
+    with pytest.raises(FileNotFoundError):
+        utils.read_image(str(tmp_path / "absent.png"))
+    with pytest.raises(ValueError):
+        utils.read_image(path, "nonsense")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "CMYK", "I;16"])
+def test_both_backends_read_the_same_pixels(subset, real, tmp_path, mode):
+    for path in (save(tmp_path, mode), save(tmp_path, mode, orientation=5)):
+        for format in (None, "RGB", "BGR", "L"):
+            ours, theirs = (one.get("data.detection_utils").read_image(path, format) for one in (subset, real))
+            assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs)
+
+
+def test_image_sizes_are_checked_and_filled_in(utils):
+    record = {"file_name": "a.jpg"}
+    utils.check_image_size(record, PIXELS)
+    assert (record["height"], record["width"]) == (4, 6)
+    with pytest.raises(utils.SizeMismatchError, match=r"a\.jpg"):
+        utils.check_image_size({"file_name": "a.jpg", "width": 5, "height": 4}, PIXELS)
+
+
+def annotation(backend, segmentation: object = None, **changes: object) -> dict:
+    one = {"bbox": [1.0, 2, 5, 6], "bbox_mode": backend.get("structures").BoxMode.XYWH_ABS, "category_id": 3, "iscrowd": 0}
+    return one | ({} if segmentation is None else {"segmentation": copy.deepcopy(segmentation)}) | changes
+
+
+LEFT_HALF = np.zeros(SIZE, np.uint8)
+LEFT_HALF[:, :15] = 1
+RUNS = coco_mask.encode(np.asfortranarray(LEFT_HALF))
+POLYGON = [2.0, 2, 10, 2, 10, 8]
+
+
+def test_boxes_polygons_and_run_lengths_follow_the_transform(utils, backend):
+    transforms = backend.get("data.transforms")
+    applied = transforms.TransformList([transforms.HFlipTransform(30), transforms.ResizeTransform(20, 30, 40, 60)])
+    one = annotation(backend, [POLYGON])
+    result = utils.transform_instance_annotations(one, applied, (40, 60))
+    assert result is one and result["bbox_mode"] == backend.get("structures").BoxMode.XYXY_ABS
+    assert result["bbox"].tolist() == [48, 4, 58, 16]
+    assert [polygon.tolist() for polygon in result["segmentation"]] == [[56, 4, 40, 4, 40, 16]]
+    # Boxes are clipped to the image.
+    outside = utils.transform_instance_annotations(annotation(backend, bbox=[-5, 2, 500, 6]), transforms.NoOpTransform(), SIZE)
+    assert outside["bbox"].tolist() == [0, 2, 30, 8]
+    bits = utils.transform_instance_annotations(annotation(backend, RUNS), transforms.HFlipTransform(30), SIZE)["segmentation"]
+    assert np.array_equal(bits, LEFT_HALF[:, ::-1])
+
+
+@pytest.mark.parametrize(("segmentation", "size", "error"), [(3, SIZE, ValueError), (RUNS, (21, 30), AssertionError)])
+def test_other_segmentations_and_sizes_are_refused(utils, backend, segmentation, size, error):
+    with pytest.raises(error):
+        utils.transform_instance_annotations(annotation(backend, segmentation), backend.get("data.transforms").NoOpTransform(), size)
+
+
+def test_instances_have_boxes_classes_and_masks(utils, backend):
+    structures = backend.get("structures")
+    polygons = [annotation(backend, [POLYGON]), annotation(backend, [POLYGON] * 2, category_id=1)]
+    instances = utils.annotations_to_instances(polygons, SIZE)
+    assert instances.image_size == SIZE and instances.gt_boxes.tensor.tolist() == [[1, 2, 6, 8]] * 2
+    assert instances.gt_classes.tolist() == [3, 1] and instances.gt_classes.dtype == torch.int64
+    assert [len(one) for one in instances.gt_masks.polygons] == [1, 2]
+    square = [0.0, 0, 15, 0, 15, 20, 0, 20]
+    masks = utils.annotations_to_instances(
+        [annotation(backend, one) for one in ([square], LEFT_HALF)], SIZE, mask_format="bitmask"
+    ).gt_masks
+    assert isinstance(masks, structures.BitMasks) and all(np.array_equal(mask, LEFT_HALF.astype(bool)) for mask in masks.tensor.numpy())
+    empty = utils.annotations_to_instances([], SIZE)
+    assert len(empty) == 0 and not empty.has("gt_masks") and empty.gt_boxes.tensor.shape == (0, 4) and empty.gt_classes.dtype == torch.int64
+    for wrong, mask_format in ((RUNS, "polygon"), ([[1.0, 2, 3, 4]], "polygon"), ([POLYGON], "nonsense")):
+        with pytest.raises((ValueError, AssertionError)):
+            utils.annotations_to_instances([annotation(backend, wrong)], SIZE, mask_format=mask_format)
+
+
+def test_empty_boxes_and_masks_are_filtered(utils, backend):
+    structures = backend.get("structures")
+    boxes = structures.Boxes([[0, 0, 1, 1], [2, 2, 2, 5], [3, 3, 6, 6.0]])
+    three = structures.Instances(SIZE, gt_boxes=boxes, gt_classes=torch.tensor([0, 1, 2]))
+    assert utils.filter_empty_instances(three).gt_classes.tolist() == [0, 2]
+    three.gt_masks = structures.BitMasks(torch.tensor([1, 1, 0])[:, None, None].expand(3, 4, 4))
+    assert utils.filter_empty_instances(three).gt_classes.tolist() == [0]
 
 
 def mapper(backend, augmentations=(), is_train: bool = True, image_format: str = "RGB", **options: object):
@@ -17,92 +122,68 @@ def mapper(backend, augmentations=(), is_train: bool = True, image_format: str =
 
 
 @pytest.fixture
-def records(backend, tmp_path):
-    """Eight images with three instances and a crowd each."""
-    return backend.get("data.datasets").load_coco_json(write_data_set(tmp_path), str(tmp_path))
+def record(backend, tmp_path):
+    """The first record of the data set: three or more instances and perhaps a crowd, in an image of 170 x 220."""
+    with registered(backend, write_dataset(tmp_path, count=2)) as records:
+        return records[0]
 
 
-def test_training_items_hold_image_and_instances(backend, records):
-    before = copy.deepcopy(records[0])
-    item = mapper(backend, use_instance_mask=True)(records[0])
-    pixels = np.asarray(Image.open(records[0]["file_name"]))
-    assert records[0] == before
+def usable(record):
+    """The annotations that are not crowds. Detectron2 cannot recompute the boxes of an image without any."""
+    return [one for one in record["annotations"] if not one["iscrowd"]]
+
+
+def test_training_items_have_image_and_instances_and_inference_items_the_image_only(backend, record):
+    before = copy.deepcopy(record)
+    item = mapper(backend, use_instance_mask=True)(record)
+    assert record == before
+    pixels = np.asarray(Image.open(record["file_name"]))
     assert item["image"].dtype == torch.uint8 and np.array_equal(item["image"].numpy().transpose(1, 2, 0), pixels)
-    assert "annotations" not in item and {key: item[key] for key in ("height", "width", "image_id")} == {
-        "height": 40,
-        "width": 60,
-        "image_id": 0,
-    }
-    assert len(item["instances"]) == len(item["instances"].gt_masks) == 3 and item["instances"].image_size == (40, 60)
+    assert item.keys() == {"file_name", "height", "width", "image_id", "image", "instances"}
+    assert (item["height"], item["width"]) == item["instances"].image_size == (170, 220)
+    assert len(item["instances"]) == len(item["instances"].gt_masks) == len(usable(record)) > 1
+    assert not mapper(backend)(record)["instances"].has("gt_masks")
+    item = mapper(backend, is_train=False, image_format="BGR")(record)
+    assert "instances" not in item and np.array_equal(item["image"].numpy().transpose(1, 2, 0)[..., ::-1], pixels)
 
 
-def test_inference_items_hold_the_image_only(backend, records):
-    item = mapper(backend, is_train=False, image_format="BGR")(records[0])
-    assert item.keys() == {"file_name", "height", "width", "image_id", "image"}
-    pixels = np.asarray(Image.open(records[0]["file_name"]))
-    assert np.array_equal(item["image"].numpy().transpose(1, 2, 0)[..., ::-1], pixels)
-
-
-def test_masks_are_left_out_on_request(backend, records):
-    assert not mapper(backend)(records[0])["instances"].has("gt_masks")
-
-
-def test_instances_follow_the_augmentation_and_size_stays_that_of_the_file(backend, records):
+def test_instances_follow_the_augmentation_and_the_size_is_that_of_the_file(backend, record):
     transforms = backend.get("data.transforms")
-    plain = mapper(backend, use_instance_mask=True)(records[0])
-    item = mapper(backend, [transforms.Resize((80, 120)), transforms.RandomFlip(1.0)], use_instance_mask=True)(records[0])
-    assert item["image"].shape == (3, 80, 120) and (item["height"], item["width"]) == (40, 60)
-    x0, y0, x1, y1 = plain["instances"].gt_boxes.tensor.T
-    assert torch.allclose(item["instances"].gt_boxes.tensor, torch.stack([120 - 2 * x1, 2 * y0, 120 - 2 * x0, 2 * y1], dim=1), atol=1e-4)
+    plain = mapper(backend)(record)["instances"].gt_boxes.tensor
+    item = mapper(backend, [transforms.ResizeShortestEdge(340, 440), transforms.RandomFlip(1.0)])(record)
+    assert item["image"].shape == (3, 340, 440) and (item["height"], item["width"]) == (170, 220)
+    x0, y0, x1, y1 = plain.T * 2
+    assert torch.allclose(item["instances"].gt_boxes.tensor, torch.stack([440 - x1, y0, 440 - x0, y1], dim=1), atol=1e-3)
 
 
 @pytest.mark.parametrize("mask_format", ["polygon", "bitmask"])
-def test_boxes_can_be_those_of_the_visible_masks(backend, records, mask_format):
-    crop = backend.get("data.transforms").CropTransform(10, 5, 30, 25)
-    item = mapper(backend, [crop], use_instance_mask=True, recompute_boxes=True, instance_mask_format=mask_format)(records[0])
-    instances = item["instances"]
-    assert len(instances) > 0 and torch.equal(instances.gt_boxes.tensor, instances.gt_masks.get_bounding_boxes().tensor)
-    assert instances.gt_boxes.tensor.min() >= 0 and (instances.gt_boxes.tensor[:, 2:] <= torch.tensor([30, 25])).all()
-
-
-def test_instances_outside_of_a_crop_are_left_out(backend, records):
-    record = {
-        **records[0],
-        "annotations": [{**records[0]["annotations"][0], "bbox": [20, 20, 5, 5], "segmentation": [[20, 20, 25, 20, 25, 25]]}],
-    }
-    item = mapper(backend, [backend.get("data.transforms").CropTransform(0, 0, 10, 10)], use_instance_mask=True)(record)
-    assert len(item["instances"]) == 0
-
-
-def test_images_without_annotations_have_no_instances(backend, records):
-    assert "instances" not in mapper(backend)({key: value for key, value in records[0].items() if key != "annotations"})
-    assert len(mapper(backend, use_instance_mask=True)({**records[0], "annotations": []})["instances"]) == 0
-
-
-def test_recomputed_boxes_need_masks(backend):
+def test_after_a_crop_boxes_are_those_of_the_visible_masks(backend, record, mask_format):
+    np.random.seed(0)
+    crop = backend.get("data.transforms").RandomCrop("absolute", (60, 80))
+    item = mapper(backend, [crop], use_instance_mask=True, recompute_boxes=True, instance_mask_format=mask_format)(record)
+    boxes = item["instances"].gt_boxes.tensor
+    assert 0 < len(boxes) and torch.equal(boxes, item["instances"].gt_masks.get_bounding_boxes().tensor)
+    assert boxes.min() >= 0 and (boxes[:, 2:] <= torch.tensor([80, 60])).all()
     with pytest.raises(AssertionError):
         mapper(backend, recompute_boxes=True)
 
 
-def test_a_missing_image_is_named(backend, records):
+def test_images_without_annotations_have_no_instances(backend, record):
+    assert "instances" not in mapper(backend)({key: value for key, value in record.items() if key != "annotations"})
+    assert len(mapper(backend, use_instance_mask=True)({**record, "annotations": []})["instances"]) == 0
+
+
+def test_a_missing_image_and_an_image_of_another_size_are_named(backend, record):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.png"):
-        mapper(backend)({**records[0], "file_name": str(Path(records[0]["file_name"]).with_name("nowhere.png"))})
-
-
-def test_an_image_of_another_size_than_the_json_says_is_named(backend, tmp_path):
-    path = write_data_set(tmp_path)
-    content = json.loads(Path(path).read_text())
-    content["images"][0]["height"] += 1
-    Path(path).write_text(json.dumps(content))
-    record = backend.get("data.datasets").load_coco_json(path, str(tmp_path))[0]
+        mapper(backend)({**record, "file_name": str(Path(record["file_name"]).with_name("nowhere.png"))})
     with pytest.raises(backend.get("data.detection_utils").SizeMismatchError, match=r"0\.png"):
-        mapper(backend)(record)
+        mapper(backend)({**record, "height": 171})
 
 
-def test_the_config_says_how(backend):
-    data, transforms = backend.get("data"), backend.get("data.transforms")
-    options = ["INPUT.CROP.ENABLED", True, "INPUT.MASK_FORMAT", "bitmask", "INPUT.FORMAT", "RGB"]
-    train = data.DatasetMapper(small_config(backend, *options), True)
+def test_the_config_and_the_arguments_define_the_mapper(backend, log_lines):
+    lines, data = log_lines("detectron2.data.dataset_mapper"), backend.get("data")
+    cfg = small_config(backend, "INPUT.CROP.ENABLED", True, "INPUT.MASK_FORMAT", "bitmask", "INPUT.FORMAT", "RGB")
+    train, test = data.DatasetMapper(cfg, True), data.DatasetMapper(cfg, False, image_format="L")
     assert [type(one).__name__ for one in train.augmentations.augs] == ["RandomCrop", "ResizeShortestEdge", "RandomFlip"]
     assert (train.image_format, train.instance_mask_format, train.use_instance_mask, train.recompute_boxes) == (
         "RGB",
@@ -110,90 +191,71 @@ def test_the_config_says_how(backend):
         True,
         True,
     )
-    test = data.DatasetMapper(small_config(backend, *options), is_train=False)
-    assert isinstance(test.augmentations.augs[0], transforms.ResizeShortestEdge) and len(test.augmentations.augs) == 1
-    assert not test.recompute_boxes
-
-
-def test_arguments_override_the_config(backend):
-    assert backend.get("data").DatasetMapper(small_config(backend), True, augmentations=[], image_format="L").image_format == "L"
-
-
-def test_the_augmentations_are_logged(backend, log_lines):
-    lines = log_lines("detectron2.data.dataset_mapper")
-    mapper(backend, [backend.get("data.transforms").Resize(3)])
-    mapper(backend, is_train=False)
-    assert lines == [
-        "[DatasetMapper] Augmentations used in training: [Resize(shape=(3, 3))]",
-        "[DatasetMapper] Augmentations used in inference: []",
-    ]
+    assert len(test.augmentations.augs) == 1 and not test.recompute_boxes and test.image_format == "L"
+    assert lines[1] == (
+        "[DatasetMapper] Augmentations used in inference: "
+        "[ResizeShortestEdge(short_edge_length=(48, 48), max_size=60, sample_style='choice')]"
+    )
 
 
 @pytest.mark.parametrize("key", ["MODEL.KEYPOINT_ON", "MODEL.LOAD_PROPOSALS"])
-def test_the_subset_says_what_it_cannot_map(subset, key):
+def test_the_subset_names_what_it_cannot_map(subset, key):
     with pytest.raises(NotImplementedError, match="install detectron2"):
         subset.get("data").DatasetMapper(small_config(subset, key, True), True)
 
 
-CONFIGS = [
-    [],
-    ["INPUT.MASK_FORMAT", "bitmask", "INPUT.FORMAT", "RGB"],
-    ["INPUT.CROP.ENABLED", True],
-    ["INPUT.CROP.ENABLED", True, "INPUT.CROP.TYPE", "absolute_range", "INPUT.CROP.SIZE", [20, 50], "INPUT.MASK_FORMAT", "bitmask"],
-    ["MODEL.MASK_ON", False, "INPUT.CROP.ENABLED", True],
-]
+CONFIGS = {
+    "default": [],
+    "flip": ["INPUT.RANDOM_FLIP", "vertical", "INPUT.MIN_SIZE_TRAIN", (30, 40), "INPUT.MIN_SIZE_TRAIN_SAMPLING", "range"],
+    "bitmask": ["INPUT.MASK_FORMAT", "bitmask", "INPUT.FORMAT", "RGB"],
+    "crop": ["INPUT.CROP.ENABLED", True],
+    "absolute": [
+        "INPUT.CROP.ENABLED",
+        True,
+        "INPUT.CROP.TYPE",
+        "absolute_range",
+        "INPUT.CROP.SIZE",
+        [60, 150],
+        "INPUT.MASK_FORMAT",
+        "bitmask",
+    ],
+    "no masks": ["MODEL.MASK_ON", False, "INPUT.CROP.ENABLED", True],
+}
 
 
-def mapped(backend, path: str, images: Path, options: list, count: int) -> list[dict]:
-    records = backend.get("data.datasets").load_coco_json(path, str(images))
-    mapping = backend.get("data").DatasetMapper(small_config(backend, *options), True)
-    return [mapping(record) for record in records[:count]]
-
-
-@pytest.mark.parametrize("options", CONFIGS)
-def test_both_backends_map_alike_for_the_same_seed(subset, real, tmp_path, options):
-    path = write_data_set(tmp_path)
-    pairs = same_draws(subset, real, lambda one: mapped(one, path, tmp_path, options, 8))
-    assert sum(assert_same_item(*pair) for pair in pairs) > 8
-
-
-def jittered(backend, path: str, images: Path, mask_format: str, count: int) -> list[dict]:
+def scale_jitter(backend, mask_format):
     transforms = backend.get("data.transforms")
     augmentations = [transforms.ResizeScale(0.8, 1.25, 96, 96), transforms.FixedSizeCrop((96, 96)), transforms.RandomFlip()]
-    mapping = mapper(backend, augmentations, use_instance_mask=True, recompute_boxes=True, instance_mask_format=mask_format)
-    return [mapping(record) for record in backend.get("data.datasets").load_coco_json(path, str(images))[:count]]
+    return mapper(backend, augmentations, use_instance_mask=True, recompute_boxes=True, instance_mask_format=mask_format)
 
 
-@pytest.mark.parametrize("mask_format", ["polygon", "bitmask"])
-def test_both_backends_jitter_alike_for_the_same_seed(subset, real, tmp_path, mask_format):
-    path = write_data_set(tmp_path)
-    pairs = same_draws(subset, real, lambda one: jittered(one, path, tmp_path, mask_format, 8))
+@pytest.mark.parametrize("options", [*CONFIGS, "jitter polygon", "jitter bitmask"])
+@pytest.mark.parametrize("photographs", [False, True])
+def test_both_backends_map_alike_with_the_same_seed(subset, real, tmp_path, request, options, photographs):
+    folder = request.getfixturevalue("shared_dir") / "data" / "coco_subset" if photographs else tmp_path
+    path, images = (folder / "instances.json", folder / "images") if photographs else (write_dataset(tmp_path), tmp_path)
+
+    def mapped(backend) -> list[dict]:
+        jitter = options.startswith("jitter")
+        mapping = (
+            scale_jitter(backend, options.split()[1])
+            if jitter
+            else backend.get("data").DatasetMapper(small_config(backend, *CONFIGS[options]), True)
+        )
+        with registered(backend, path, images) as records:
+            return [mapping(record) for record in records if usable(record)][:12]
+
+    pairs = same_seed(subset, real, mapped)
     assert sum(assert_same_item(*pair) for pair in pairs) > 8
 
 
-@pytest.mark.parametrize("options", CONFIGS[:3])
-def test_both_backends_map_real_images_alike(subset, real, shared_dir, options):
-    folder = shared_dir / "data" / "coco_subset"
-    pairs = same_draws(subset, real, lambda one: mapped(one, str(folder / "instances.json"), folder / "images", options, 20))
-    assert sum(assert_same_item(*pair) for pair in pairs) > 50
-
-
-def test_both_backends_turn_run_lengths_of_real_crowds_into_the_same_masks(subset, real, shared_dir):
+def test_both_backends_turn_run_lengths_of_photographs_into_the_same_masks(subset, real, shared_dir):
     folder = shared_dir / "data" / "coco_subset"
 
     def crowds(backend) -> list[dict]:
-        records = backend.get("data.datasets").load_coco_json(str(folder / "instances.json"), str(folder / "images"))
-        records = [{**one, "annotations": [{**a, "iscrowd": 0} for a in one["annotations"] if a["iscrowd"]]} for one in records]
-        records = [one for one in records if one["annotations"]][:5]
         mapping = backend.get("data").DatasetMapper(small_config(backend, "INPUT.MASK_FORMAT", "bitmask"), True)
-        return [mapping(record) for record in records]
+        with registered(backend, folder / "instances.json", folder / "images") as records:
+            records = [{**one, "annotations": [{**a, "iscrowd": 0} for a in one["annotations"] if a["iscrowd"]]} for one in records]
+        return [mapping(record) for record in records if record["annotations"]][:5]
 
-    pairs = same_draws(subset, real, crowds)
-    assert sum(assert_same_item(*pair) for pair in pairs) >= 5
-
-
-def test_registered_records_map_by_name(backend, tmp_path):
-    with registered(backend, write_data_set(tmp_path)) as name:
-        records = backend.get("data").get_detection_dataset_dicts(name)
-        item = mapper(backend)(records[0])
-    assert set(item["instances"].gt_classes.tolist()) <= {0, 1}
+    assert sum(assert_same_item(*pair) for pair in same_seed(subset, real, crowds)) >= 5

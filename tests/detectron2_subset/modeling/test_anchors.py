@@ -1,4 +1,4 @@
-"""Anchors at every cell, on every backend present, and alike on both."""
+"""Anchors at every cell, on both backends, and alike."""
 
 import pytest
 import torch
@@ -6,69 +6,54 @@ from torch.testing import assert_close
 
 
 @pytest.fixture
-def anchors(backend):
-    return backend.get("modeling.anchor_generator")
+def make(backend):
+    """The generator for anchors of 16 x 16 on maps of stride 4 and 8; options override."""
+    defaults = {"sizes": [[16]], "aspect_ratios": [[1]], "strides": [4, 8]}
+    return lambda **options: backend.get("modeling.anchor_generator").DefaultAnchorGenerator(**defaults | options)
 
 
-def test_anchors_have_the_area_of_their_size_and_the_ratio_height_by_width(anchors):
-    generator = anchors.DefaultAnchorGenerator(sizes=[[1]], aspect_ratios=[[1]], strides=[16])
-    cells = generator.generate_cell_anchors([32, 64], [0.5, 1, 2])
+def test_anchors_have_the_area_of_their_size_and_the_ratio_height_by_width(make):
+    (cells,) = make(sizes=[[32, 64]], aspect_ratios=[[0.5, 1, 2]], strides=[4]).cell_anchors
     width, height = cells[:, 2] - cells[:, 0], cells[:, 3] - cells[:, 1]
     assert_close(width * height, torch.tensor([1024.0] * 3 + [4096.0] * 3))
     assert_close(height / width, torch.tensor([0.5, 1, 2] * 2))
     assert_close(cells[:, :2], -cells[:, 2:])
 
 
-def test_centres_are_a_stride_apart_by_row_then_column_then_anchor(anchors):
-    generator = anchors.DefaultAnchorGenerator(sizes=[[8, 16]], aspect_ratios=[[1]], strides=[4], offset=0.5)
-    (boxes,) = generator([torch.zeros(3, 5, 2, 3)])
-    centers = [[x, y] for y in (2.0, 6.0) for x in (2.0, 6.0, 10.0) for _ in range(2)]
-    assert boxes.get_centers().tolist() == centers
-    assert (boxes.tensor[:, 2] - boxes.tensor[:, 0]).tolist() == [8.0, 16.0] * 6
+def test_each_map_has_its_own_sizes_and_centres_by_row_then_column_then_anchor(make):
+    generator = make(sizes=[[8, 16], [32]], offset=0.5)
+    fine, coarse = (boxes.tensor for boxes in generator([torch.zeros(3, 5, 2, 3), torch.zeros(3, 5, 1, 2)]))
+    assert ((fine[:, :2] + fine[:, 2:]) / 2).tolist() == [[x, y] for y in (2.0, 6.0) for x in (2.0, 6.0, 10.0) for _ in range(2)]
+    assert (fine[:, 2] - fine[:, 0]).tolist() == [8.0, 16.0] * 6
+    assert coarse.tolist() == [[-12, -12, 20, 20], [-4, -12, 28, 20]]
+    assert not generator.state_dict() and not list(generator.parameters()), "checkpoints contain no anchors"
 
 
-def test_one_list_serves_all_maps(anchors):
+def test_one_list_serves_all_maps_and_other_numbers_are_refused(make):
     for sizes, ratios in (([32, 64], [0.5, 1]), ([[32, 64]], [[0.5, 1]]), ([[32, 64], [32, 64]], [0.5, 1])):
-        generator = anchors.DefaultAnchorGenerator(sizes=sizes, aspect_ratios=ratios, strides=[4, 8])
-        assert generator.num_anchors == [4, 4]
-        assert torch.equal(*generator.cell_anchors)
+        generator = make(sizes=sizes, aspect_ratios=ratios)
+        assert generator.num_anchors == [4, 4] and torch.equal(*generator.cell_anchors)
+    for wrong in ({"offset": 1.0}, {"sizes": [[8], [16], [32]]}):
+        with pytest.raises(AssertionError):
+            make(**wrong)
 
 
-def test_each_map_has_its_own_sizes_and_stride(anchors):
-    generator = anchors.DefaultAnchorGenerator(sizes=[[8], [32]], aspect_ratios=[[1]], strides=[4, 16], offset=0.0)
-    fine, coarse = generator([torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 1, 2)])
-    assert len(fine) == 16 and fine.tensor[1].tolist() == [0, -4, 8, 4]
-    assert coarse.tensor.tolist() == [[-16, -16, 16, 16], [0, -16, 32, 16]]
-
-
-def test_checkpoints_hold_no_anchors(anchors):
-    generator = anchors.DefaultAnchorGenerator(sizes=[[8]], aspect_ratios=[[1]], strides=[4])
-    assert not generator.state_dict() and not list(generator.parameters())
-
-
-@pytest.mark.parametrize("wrong", [{"offset": 1.0}, {"sizes": [[8], [16], [32]]}])
-def test_impossible_offsets_and_numbers_of_lists_are_refused(anchors, wrong):
-    with pytest.raises(AssertionError):
-        anchors.DefaultAnchorGenerator(**{"sizes": [[8]], "aspect_ratios": [[1]], "strides": [4, 8], **wrong})
-
-
-def test_the_config_names_generator_sizes_ratios_and_offset(backend, anchors):
-    cfg = backend.get("config").get_cfg()
+def test_the_config_names_generator_sizes_ratios_and_offset(backend):
+    cfg, build = backend.get("config").get_cfg(), backend.get("modeling").build_anchor_generator
     cfg.MODEL.ANCHOR_GENERATOR.merge_from_list(["SIZES", [[8], [16]], "ASPECT_RATIOS", [[1.0, 4.0]], "OFFSET", 0.5])
     shapes = [backend.get("layers").ShapeSpec(channels=1, stride=stride) for stride in (4, 8)]
-    generator = backend.get("modeling").build_anchor_generator(cfg, shapes)
-    assert isinstance(generator, anchors.DefaultAnchorGenerator)
-    assert generator.num_anchors == [2, 2] and generator.box_dim == 4
-    assert generator([torch.zeros(1, 1, 1, 1)] * 2)[1].get_centers().tolist() == [[4, 4], [4, 4]]
+    generator = build(cfg, shapes)
+    assert generator.num_anchors == [2, 2]
+    assert generator([torch.zeros(1, 1, 1, 1)] * 2)[1].tensor.tolist() == [[-4, -4, 12, 12], [0, -12, 8, 20]]
     cfg.MODEL.ANCHOR_GENERATOR.NAME = "NoSuchGenerator"
     with pytest.raises(KeyError):
-        backend.get("modeling").build_anchor_generator(cfg, shapes)
+        build(cfg, shapes)
 
 
-def test_both_backends_place_the_same_anchors(subset, real):
+@pytest.mark.parametrize("offset", [0.0, 0.3])
+def test_both_backends_place_the_same_anchors(subset, real, offset):
     maps = [torch.zeros(1, 1, 7, 9), torch.zeros(1, 1, 4, 5)]
-    arguments = {"sizes": [[32, 45.3], [64, 90.5]], "aspect_ratios": [[0.5, 1.0, 3.0]], "strides": [4, 8]}
-    for offset in (0.0, 0.5, 0.3):
-        ours, theirs = (each.get("modeling.anchor_generator").DefaultAnchorGenerator(**arguments, offset=offset) for each in (subset, real))
-        for mine, other in zip(ours(maps), theirs(maps), strict=True):
-            assert_close(mine.tensor, other.tensor, rtol=0, atol=1e-5)
+    arguments = {"sizes": [[32, 45.3], [64, 90.5]], "aspect_ratios": [[0.5, 1.0, 3.0]], "strides": [4, 8], "offset": offset}
+    ours, theirs = (each.get("modeling.anchor_generator").DefaultAnchorGenerator(**arguments)(maps) for each in (subset, real))
+    for mine, other in zip(ours, theirs, strict=True):
+        assert_close(mine.tensor, other.tensor, rtol=0, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Mask R-CNN as a whole on every backend present, and the same numbers on both."""
+"""Mask R-CNN as a whole, on both backends, with the same numbers."""
 
 from pathlib import Path
 
@@ -7,18 +7,19 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from tests.detectron2_subset.modeling.tiny_detector import SIZES, batch, build_tiny, detect, enliven, tiny_config, train_step
+from tests.detectron2_subset.modeling.tiny_detector import SIZES, batch, build_tiny, detect, spread_weights, tiny_config, train_step
 
 LOSSES = ["loss_cls", "loss_box_reg", "loss_mask", "loss_rpn_cls", "loss_rpn_loc"]
 
 
-def test_training_gives_five_losses_that_reach_every_parameter(backend):
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_training_gives_five_losses_that_reach_every_parameter(backend, dtype):
     model = build_tiny(backend)
-    losses, scalars = train_step(backend, model, batch(backend))
-    assert list(losses) == LOSSES
+    with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+        losses, scalars = train_step(backend, model, batch(backend))
+    assert list(losses) == LOSSES and {name.split("/")[0] for name in scalars} == {"rpn", "roi_head", "fast_rcnn", "mask_rcnn"}
     sum(losses.values()).backward()
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
-    assert {name.split("/")[0] for name in scalars} == {"rpn", "roi_head", "fast_rcnn", "mask_rcnn"}
 
 
 def test_a_few_steps_on_two_images_lower_the_loss(backend):
@@ -26,83 +27,46 @@ def test_a_few_steps_on_two_images_lower_the_loss(backend):
     model = backend.get("modeling").build_model(tiny_config(backend, PIXEL_STD=[60.0, 60.0, 60.0]))
     optimizer, inputs, totals = torch.optim.Adam(model.parameters(), lr=0.003), batch(backend), []
     for _ in range(12):
-        losses, _ = train_step(backend, model, inputs)
+        total = sum(train_step(backend, model, inputs)[0].values())
         optimizer.zero_grad()
-        total = sum(losses.values())
         total.backward()
         optimizer.step()
         totals.append(total.item())
     assert totals[-1] < 0.8 * totals[0]
 
 
-def test_detections_come_at_the_size_asked_for(backend):
-    inputs = batch(backend)
-    for one, given in zip(detect(build_tiny(backend), inputs), inputs):
+def test_detections_come_at_the_size_of_the_input_or_of_the_image(backend):
+    model, inputs = build_tiny(backend), batch(backend)
+    for one, given in zip(detect(model, inputs), inputs, strict=True):
         found, size = one["instances"], (given["height"], given["width"])
         assert list(one) == ["instances"] and found.image_size == size and len(found)
         assert found.pred_masks.shape == (len(found), *size) and found.pred_masks.dtype == torch.bool
         assert found.pred_boxes.tensor[:, 2].max() <= size[1] and found.pred_boxes.tensor[:, 3].max() <= size[0]
         assert list(found.get_fields()) == ["pred_boxes", "scores", "pred_classes", "pred_masks"]
-
-
-def test_detections_come_at_the_size_of_the_image_by_default(backend):
-    inputs = [{"image": one["image"]} for one in batch(backend)]
-    assert [one["instances"].image_size for one in detect(build_tiny(backend), inputs)] == [SIZES[0], SIZES[1]]
-
-
-def test_raw_detections_keep_mask_probabilities(backend):
-    for one, image in zip(detect(build_tiny(backend), batch(backend), do_postprocess=False), (0, 1)):
-        assert one.image_size == SIZES[image] and one.pred_masks.shape == (len(one), 1, 16, 16)
-        assert one.pred_masks.dtype == torch.float32
-
-
-def test_calling_a_model_in_eval_mode_is_inference(backend):
-    model, inputs = build_tiny(backend), batch(backend)
-    with torch.no_grad():
-        called = model.eval()(inputs)
-    for one, other in zip(called, detect(model, inputs)):
-        assert_close(one["instances"].scores, other["instances"].scores)
-    with pytest.raises(AssertionError):
-        model.train().inference(inputs)
-
-
-def test_given_boxes_get_the_masks_that_detection_gives_them(backend):
-    model, inputs = build_tiny(backend), batch(backend)
-    raw = detect(model, inputs, do_postprocess=False)
-    given = [type(one)(one.image_size, pred_boxes=one.pred_boxes[::2], pred_classes=one.pred_classes[::2]) for one in raw]
-    for one, other in zip(detect(model, inputs, detected_instances=given, do_postprocess=False), raw):
-        assert len(one) == len(other[::2]) and not one.has("scores")
-        assert_close(one.pred_masks, other.pred_masks[::2])
+    found = detect(model, [{"image": one["image"]} for one in inputs])
+    assert [one["instances"].image_size for one in found] == [SIZES[0], SIZES[1]]
 
 
 def test_images_are_normalised_and_padded_with_zeros(backend):
-    model = backend.get("modeling").build_model(tiny_config(backend, PIXEL_MEAN=[1.0, 2.0, 3.0], PIXEL_STD=[2.0, 4.0, 8.0]))
-    inputs = batch(backend)
+    statistics = {"PIXEL_MEAN": [1.0, 2.0, 3.0], "PIXEL_STD": [2.0, 4.0, 8.0]}
+    model, inputs = backend.get("modeling").build_model(tiny_config(backend, **statistics)), batch(backend)
     images = model.preprocess_image(inputs)
     assert images.tensor.shape == (2, 3, 96, 96) and images.image_sizes == [SIZES[0], SIZES[1]]
-    mean, std = (torch.tensor(values)[:, None, None] for values in ([1.0, 2.0, 3.0], [2.0, 4.0, 8.0]))
-    for index, one in enumerate(inputs):
-        assert_close(images[index], (one["image"] - mean) / std)
-    assert not images.tensor[0, :, 64:].any() and not images.tensor[1, :, :, 60:].any()
-
-
-def test_pixel_statistics_are_on_the_device_but_in_no_checkpoint(backend):
-    model = build_tiny(backend, PIXEL_STD=[50.0, 60.0, 70.0])
-    assert not any("pixel" in key for key in model.state_dict())
-    assert model.pixel_std.flatten().tolist() == [50.0, 60.0, 70.0] and model.device == torch.device("cpu")
-    assert model.to("meta").device.type == "meta"
-
-
-def test_statistics_of_different_lengths_are_refused(backend):
+    expected = torch.zeros(2, 3, 96, 96)
+    mean, std = (torch.tensor(values)[:, None, None] for values in statistics.values())
+    for index, (height, width) in ((0, SIZES[0]), (1, SIZES[1])):
+        expected[index, :, :height, :width] = (inputs[index]["image"] - mean) / std
+    assert_close(images.tensor, expected)
+    assert not any("pixel" in key for key in model.state_dict()) and model.to("meta").device.type == "meta"
     with pytest.raises(AssertionError):
         backend.get("modeling").build_model(tiny_config(backend, PIXEL_STD=[1.0]))
 
 
-def test_neither_polygons_nor_bitmaps_nor_empty_images_stop_training(backend):
-    for images, masks in (((0, 2), "polygon"), ((0, 1), "bitmask"), ((2, 2), "polygon")):
-        losses, _ = train_step(backend, build_tiny(backend), batch(backend, images, masks))
-        assert list(losses) == LOSSES and all(loss.isfinite() for loss in losses.values())
-        sum(losses.values()).backward()
+@pytest.mark.parametrize(("images", "masks"), [((0, 2), "polygon"), ((0, 1), "bitmask"), ((2, 2), "polygon")])
+def test_neither_bitmaps_nor_images_without_objects_stop_training(backend, images, masks):
+    losses, _ = train_step(backend, build_tiny(backend), batch(backend, images, masks))
+    assert list(losses) == LOSSES and all(loss.isfinite() for loss in losses.values())
+    sum(losses.values()).backward()
 
 
 def test_without_masks_it_is_faster_rcnn(backend):
@@ -111,46 +75,28 @@ def test_without_masks_it_is_faster_rcnn(backend):
     assert "loss_mask" not in losses and not detect(model, batch(backend))[0]["instances"].has("pred_masks")
 
 
-def test_pictures_while_training_are_named_as_missing(subset):
+def test_the_subset_has_no_pictures_while_training(subset):
     cfg = tiny_config(subset)
     cfg.VIS_PERIOD = 10
     with pytest.raises(NotImplementedError, match=r"VIS_PERIOD.*install detectron2"):
         subset.get("modeling").build_model(cfg)
 
 
-def test_bfloat16_autocast_trains(backend):
-    model = build_tiny(backend)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses, _ = train_step(backend, model, batch(backend))
-    sum(losses.values()).backward()
-    assert all(loss.isfinite() for loss in losses.values())
-    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
-
-
+HEAD_NORMS = {"ROI_BOX_HEAD__NORM": "naiveSyncBN_N", "ROI_MASK_HEAD__NORM": "naiveSyncBN_N"}
+STATISTICS = {"PIXEL_MEAN": [123.675, 116.28, 103.53], "PIXEL_STD": [58.395, 57.12, 57.375]}
 VARIANTS = {
     "standard": {},
     "resnet18": {"RESNETS__DEPTH": 18, "RESNETS__RES2_OUT_CHANNELS": 64, "RESNETS__STEM_OUT_CHANNELS": 64},
     "frozen": {"RESNETS__NORM": "FrozenBN", "BACKBONE__FREEZE_AT": 2},
-    "4conv1fc": {
-        "RESNETS__NORM": "naiveSyncBN",
-        "FPN__NORM": "naiveSyncBN",
-        "ROI_BOX_HEAD__NUM_CONV": 4,
-        "ROI_BOX_HEAD__NUM_FC": 1,
-        "ROI_BOX_HEAD__NORM": "naiveSyncBN_N",
-        "ROI_MASK_HEAD__NORM": "naiveSyncBN_N",
-    },
+    "4conv1fc": {"FPN__NORM": "naiveSyncBN", "ROI_BOX_HEAD__NUM_CONV": 4, "ROI_BOX_HEAD__NUM_FC": 1, **HEAD_NORMS},
     "group_norm": {"FPN__NORM": "GN", "ROI_MASK_HEAD__NORM": "GN"},
     "agnostic": {"ROI_BOX_HEAD__CLS_AGNOSTIC_BBOX_REG": True, "ROI_MASK_HEAD__CLS_AGNOSTIC_MASK": True, "FPN__FUSE_TYPE": "avg"},
-    "rgb_statistics": {
-        "PIXEL_MEAN": [123.675, 116.28, 103.53],
-        "PIXEL_STD": [58.395, 57.12, 57.375],
-        "ROI_HEADS__SCORE_THRESH_TEST": 0.0,
-    },
+    "rgb_statistics": {"ROI_HEADS__SCORE_THRESH_TEST": 0.0, **STATISTICS},
 }
 
 
 def assert_same_detections(ours: list, theirs: list) -> None:
-    """Classes and masks equal (but for pixels at the threshold), boxes and scores to 1e-4."""
+    """Classes and masks equal (except pixels at the threshold), boxes and scores to 1e-4."""
     for one, other in zip(ours, theirs, strict=True):
         one, other = one["instances"], other["instances"]
         assert one.image_size == other.image_size and len(one) and one.pred_classes.tolist() == other.pred_classes.tolist()
@@ -183,8 +129,8 @@ def test_both_backends_are_the_same_model(subset, real, variant):
 
 @pytest.mark.parametrize("masks", ["polygon", "bitmask"])
 def test_both_backends_train_alike_for_three_steps(subset, real, masks):
-    histories, initial = [], build_tiny(real).state_dict()
-    initial = {key: value.clone() for key, value in initial.items()}
+    initial = {key: value.clone() for key, value in build_tiny(real).state_dict().items()}
+    histories = []
     for backend in (subset, real):
         model = build_tiny(backend)
         model.load_state_dict(initial)
@@ -201,7 +147,7 @@ def test_both_backends_train_alike_for_three_steps(subset, real, masks):
 
 @pytest.fixture
 def official_config(real) -> Path:
-    """Mask R-CNN R50-FPN 1x of the Detectron2 checkout; skips where only the package is installed."""
+    """Mask R-CNN R50-FPN 1x of the Detectron2 checkout; it skips if only the package is installed."""
     path = Path(real.get().__file__).parents[1] / "configs/COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
     if not path.is_file():
         pytest.skip("needs a Detectron2 checkout with its configs/ (the installed package has none)")
@@ -214,8 +160,8 @@ def test_the_official_mask_rcnn_is_the_same_model_on_both_backends(subset, real,
         cfg = backend.get("config").get_cfg()
         cfg.merge_from_file(str(official_config))
         cfg.MODEL.DEVICE, cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = "cpu", 0.0
-        models.append(enliven(backend.get("modeling").build_model(cfg)))
-    # Constants for statistics as trained networks have them: as they are, activations of 50 random layers grow to millions.
+        models.append(spread_weights(backend.get("modeling").build_model(cfg)))
+    # Constants like those of trained networks: with random ones, the activations of 50 layers grow to millions.
     for name, value in models[1].named_buffers():
         if name.endswith("norm.weight"):
             value.fill_(0.1 if "stem" in name else 0.3)

@@ -1,10 +1,10 @@
-"""A complete Mask R-CNN that runs in milliseconds, and images for it: the same numbers on every backend."""
+"""A complete Mask R-CNN that runs in milliseconds, and images for it, with the same numbers on both backends."""
 
 import numpy as np
 import torch
 from torch import nn
 
-# ResNet-50 of an eighth of the width, pyramid and heads of 32 channels, 5 classes.
+# ResNet-50 with an eighth of the width, pyramid and heads with 32 channels, 5 classes.
 TINY = {
     "MODEL.DEVICE": "cpu",
     "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
@@ -43,7 +43,7 @@ SIZES = {0: (64, 96), 1: (80, 60), 2: (64, 64)}
 
 
 def tiny_config(backend, **options):
-    """The config of :data:`TINY`; ``A__B=c`` overrides MODEL.A.B."""
+    """Return the config of :data:`TINY`; ``A__B=c`` overrides MODEL.A.B."""
     cfg = backend.get("config").get_cfg()
     values = TINY | {f"MODEL.{key.replace('__', '.')}": value for key, value in options.items()}
     cfg.merge_from_list([item for pair in values.items() for item in pair])
@@ -51,13 +51,13 @@ def tiny_config(backend, **options):
 
 
 def build_tiny(backend, **options):
-    """The model of :func:`tiny_config`, its predictors drawn wide enough that scores and masks are not all alike."""
+    """Return the model of :func:`tiny_config`, with varied scores and masks."""
     torch.manual_seed(0)
-    return enliven(backend.get("modeling").build_model(tiny_config(backend, **options)))
+    return spread_weights(backend.get("modeling").build_model(tiny_config(backend, **options)))
 
 
-def enliven(model: nn.Module) -> nn.Module:
-    """Draw the layers that start near zero from wider distributions, and give norms statistics of their own; in place."""
+def spread_weights(model: nn.Module) -> nn.Module:
+    """Sample the layers that start near zero from wider distributions, and the statistics of norms; in place."""
     generator = torch.Generator().manual_seed(1)
     spreads = {"cls_score": 0.3, "bbox_pred": 0.05, "predictor": 0.3, "objectness_logits": 0.1, "anchor_deltas": 0.05}
     with torch.no_grad():
@@ -76,7 +76,7 @@ def enliven(model: nn.Module) -> nn.Module:
 
 
 def truth(backend, image: int, masks: str = "polygon"):
-    """The objects of image 0 (three), 1 (one) or 2 (none), with ``gt_boxes``, ``gt_classes`` and ``gt_masks``."""
+    """Return the objects of image 0 (three), 1 (one) or 2 (none), with ``gt_boxes``, ``gt_classes`` and ``gt_masks``."""
     structures, size = backend.get("structures"), SIZES[image]
     boxes = torch.tensor(BOXES[image]).reshape(-1, 4)
     objects = structures.Instances(size, gt_boxes=structures.Boxes(boxes), gt_classes=torch.arange(len(boxes)) + 1)
@@ -100,7 +100,7 @@ def _left_half(box, size):
 
 
 def batch(backend, images=(0, 1), masks: str = "polygon"):
-    """What the mapper gives for the images: ``image`` uint8, ``instances``, and the size of the original, ``height`` x ``width``."""
+    """Return the output of a mapper for the images: ``image`` uint8, ``instances``, and the original size, ``height`` x ``width``."""
     generator = torch.Generator().manual_seed(2)
     inputs = []
     for index in images:
@@ -111,14 +111,14 @@ def batch(backend, images=(0, 1), masks: str = "polygon"):
 
 
 def train_step(backend, model, inputs, seed=3):
-    """The losses of one forward pass in training, and the scalars that it recorded."""
+    """Return the losses of one forward pass in training, and the scalars that it recorded."""
     torch.manual_seed(seed)
     with backend.get("utils.events").EventStorage() as storage:
         losses = model.train()(inputs)
     return losses, {name: value for name, (value, _) in storage.latest().items()}
 
 
-def detect(model, inputs, **options):
-    """Detections of a model in eval mode."""
+def detect(model, inputs):
+    """Return the detections of a model in evaluation mode."""
     with torch.no_grad():
-        return model.eval().inference(inputs, **options)
+        return model.eval()(inputs)
