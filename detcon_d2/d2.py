@@ -1,8 +1,8 @@
-"""The only door to Detectron2.
+"""The only module that imports Detectron2; the rest of the package uses it as ``from detcon_d2 import d2``.
 
-``from detcon_d2 import d2`` and then ``d2.get_cfg``, ``d2.ResNet``, ``d2.comm`` ...: each name is looked up on first use in the installed
-``detectron2``, or in :mod:`detcon_d2.detectron2_subset` when Detectron2 is not installed, and is the identical object of that package (no
-wrappers, no aliasing of modules). ``DETCON_D2_BACKEND=auto|detectron2|subset`` forces the choice; it is read once, at import.
+``d2.get_cfg``, ``d2.ResNet``, ``d2.comm`` and so on are looked up when they are first used: in the installed ``detectron2``, or in
+:mod:`detcon_d2.detectron2_subset` if Detectron2 is not installed. Each name is the identical object of that package; there are no wrappers.
+The environment variable ``DETCON_D2_BACKEND=auto|detectron2|subset`` forces the choice. It is read once, at import.
 """
 
 import importlib
@@ -14,46 +14,37 @@ from types import ModuleType
 _SUBSET = "detcon_d2.detectron2_subset"
 _CHOICES = ("auto", "detectron2", "subset")
 
-# Public module of Detectron2 -> the names this project uses from it.
+# Public module of Detectron2 -> the names that this project uses from it.
 _NAMES = {
-    "checkpoint": ("DetectionCheckpointer", "PeriodicCheckpointer"),
+    "checkpoint": ("DetectionCheckpointer",),
     "config": ("CfgNode", "configurable", "get_cfg"),
     "data": (
         "DatasetCatalog",
         "DatasetFromList",
         "DatasetMapper",
-        "MapDataset",
         "MetadataCatalog",
         "build_detection_test_loader",
         "build_detection_train_loader",
         "get_detection_dataset_dicts",
     ),
-    "data.datasets": ("load_coco_json", "register_coco_instances"),
-    "data.samplers": ("InferenceSampler", "TrainingSampler"),
-    "engine": (
-        "HookBase",
-        "SimpleTrainer",
-        "TrainerBase",
-        "default_argument_parser",
-        "default_setup",
-        "default_writers",
-        "launch",
-    ),
+    "data.datasets": ("register_coco_instances",),
+    "data.samplers": ("TrainingSampler",),
+    "engine": ("HookBase", "TrainerBase", "default_argument_parser", "default_setup", "launch"),
     "evaluation": ("COCOEvaluator", "inference_on_dataset", "print_csv_format"),
-    "layers": ("CNNBlockBase", "Conv2d", "FrozenBatchNorm2d", "NaiveSyncBatchNorm", "ShapeSpec", "get_norm"),
-    "modeling": ("BACKBONE_REGISTRY", "META_ARCH_REGISTRY", "Backbone", "ResNet", "build_backbone", "build_model"),
+    "layers": ("Conv2d", "FrozenBatchNorm2d", "ShapeSpec", "get_norm"),
+    "modeling": ("BACKBONE_REGISTRY", "META_ARCH_REGISTRY", "ResNet", "build_backbone", "build_model"),
     "modeling.backbone.fpn": ("FPN", "LastLevelMaxPool"),
     "modeling.backbone.resnet": ("BasicBlock", "BasicStem", "BottleneckBlock"),
-    "solver": ("LRMultiplier", "WarmupParamScheduler", "build_lr_scheduler", "build_optimizer", "get_default_optimizer_params"),
-    "structures": ("BitMasks", "Boxes", "BoxMode", "ImageList", "Instances", "PolygonMasks"),
+    "solver": ("build_lr_scheduler", "build_optimizer"),
     "solver.build": ("maybe_add_gradient_clipping",),
+    "structures": ("BitMasks", "Boxes", "ImageList", "Instances", "PolygonMasks"),
     "utils.env": ("seed_all_rng",),
     "utils.events": ("EventStorage", "EventWriter", "JSONWriter", "TensorboardXWriter", "get_event_storage"),
     "utils.file_io": ("PathManager",),
-    "utils.logger": ("log_first_n", "setup_logger"),
+    "utils.logger": ("setup_logger",),
     "utils.registry": ("Registry",),
 }
-# Modules used as namespaces.
+# Modules that are used as namespaces.
 _MODULES = {
     "comm": "utils.comm",
     "hooks": "engine.hooks",
@@ -69,7 +60,7 @@ def _choose_backend() -> str:
         raise ValueError(f"DETCON_D2_BACKEND is {choice!r}; expected one of {', '.join(_CHOICES)}.")
     if choice == "subset":
         return _SUBSET
-    # Only true absence counts: an installed but broken Detectron2 raises its own error on first use and is never replaced.
+    # An installed but broken Detectron2 is not replaced: it raises its own error on first use.
     if importlib.util.find_spec("detectron2") is not None:
         return "detectron2"
     if choice == "auto":
@@ -87,7 +78,7 @@ BACKEND: str = "detectron2" if _PACKAGE == "detectron2" else "subset"
 
 
 def describe_backend() -> str:
-    """One line for logs, checkpoints and results: backend name, version and where it lies."""
+    """Return one line for logs, checkpoints and results: the backend's name, version and folder."""
     package = importlib.import_module(_PACKAGE)
     folder = os.path.dirname(package.__file__)
     return f"{BACKEND} {package.__version__} ({folder})"
@@ -95,7 +86,7 @@ def describe_backend() -> str:
 
 def _import(module: str) -> ModuleType:
     with warnings.catch_warnings():
-        # fvcore scripts its focal loss when it is imported, which recent PyTorch deprecates; nobody who trains can do anything about it.
+        # fvcore calls torch.jit.script when it is imported, which recent PyTorch deprecates. Users cannot change that.
         warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
         return importlib.import_module(f"{_PACKAGE}.{module}")
 
@@ -112,7 +103,7 @@ def __getattr__(name: str):
             raise AttributeError(f"{name} ({_WHERE[name]}.{name} of Detectron2) {remedy}.") from None
     else:
         hint = " It is not in the subset; install detectron2 and import it from there." if BACKEND == "subset" else ""
-        raise AttributeError(f"detcon_d2.d2 does not pass on the name {name!r}.{hint}")
+        raise AttributeError(f"detcon_d2.d2 has no name {name!r}.{hint}")
     globals()[name] = value
     return value
 

@@ -37,7 +37,7 @@ def test_spawned_process_has_the_same_backend_and_registry():
 
 
 def test_unknown_name_says_what_to_do():
-    with pytest.raises(AttributeError, match="does not pass on the name 'RetinaNet'"):
+    with pytest.raises(AttributeError, match="has no name 'RetinaNet'"):
         d2.RetinaNet  # noqa: B018
 
 

@@ -20,13 +20,13 @@ class Backend:
     name: str
 
     def get(self, module: str = "") -> ModuleType:
-        """The module at Detectron2's public path ``module``, for example "utils.events"; "" is the package itself."""
+        """Return the module at Detectron2's public path ``module``, for example "utils.events"; "" is the package itself."""
         return importlib.import_module(".".join(filter(None, (_PACKAGES[self.name], module))))
 
 
 @pytest.fixture(params=_PRESENT)
 def backend(request: pytest.FixtureRequest) -> Backend:
-    """Each backend present in turn."""
+    """Each backend that is present."""
     return Backend(request.param)
 
 
@@ -38,7 +38,7 @@ def subset() -> Backend:
 
 @pytest.fixture
 def real() -> Backend:
-    """The installed Detectron2, for tests that compare the two; skips where there is none."""
+    """The installed Detectron2, for tests that compare both backends; it skips if Detectron2 is not installed."""
     if "detectron2" not in _PRESENT:
         pytest.skip("detectron2 is not installed, nothing to compare the subset with")
     return Backend("detectron2")
@@ -46,7 +46,7 @@ def real() -> Backend:
 
 @pytest.fixture
 def log_lines() -> Iterator[Callable[[str], list[str]]]:
-    """Call it with a logger's name: a list that fills with the messages of that logger and its children."""
+    """A function: the name of a logger -> a list to which the messages of that logger and its children are appended."""
     added = []
 
     def watch(name: str) -> list[str]:
@@ -67,7 +67,7 @@ def log_lines() -> Iterator[Callable[[str], list[str]]]:
 
 @pytest.fixture
 def clean_loggers() -> Iterator[None]:
-    """Undoes what setup_logger does to the loggers of both backends."""
+    """Restores the loggers that setup_logger of both backends changes."""
     loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "subset_test")]
     before = [(logger.level, logger.propagate, list(logger.handlers)) for logger in loggers]
     yield

@@ -1,4 +1,4 @@
-"""The checkpointer: fvcore's, with Detectron2's file formats and safe reading."""
+"""The checkpointer of fvcore, with the file formats of Detectron2 and safe reading."""
 
 from typing import Any
 
@@ -9,20 +9,20 @@ from ..utils import comm
 from ..utils.file_io import PathManager
 from .caffe2 import read_caffe2_blobs, rename_caffe2_blob
 from .matching import match_by_suffix
-from .safe_load import load_pickle, load_torch
+from .safe_load import load_file
 
-# Left out of the reports: old checkpoints have or lack these constants, which models make from the config.
+# Not reported: checkpoints of other versions have or lack these constants, which models create from the config.
 _QUIET_MISSING = ("pixel_mean", "pixel_std")
 _QUIET_UNEXPECTED = "anchor_generator.cell_anchors"
 
 
 class DetectionCheckpointer(Checkpointer):
-    """Saves and loads a model and further objects with ``state_dict`` and ``load_state_dict``.
+    """Saves and loads a model and other objects that have ``state_dict`` and ``load_state_dict``.
 
-    ``.pth`` files hold a dict with "model" and the objects' names, or a bare state dict; ``.pkl`` files a dict of numpy arrays under
-    "model" with "__author__", or Caffe2's blobs of a ResNet. "matching_heuristics" in the file, or ``?matching_heuristics=True`` after its
-    name, matches names by suffix; Caffe2's files are always matched so.
-    Files are read without running code from them, unlike Detectron2's.
+    A ``.pth`` file contains a dict with "model" and the names of the objects, or a bare state dict. A ``.pkl`` file contains a dict of
+    numpy arrays under "model" with "__author__", or Caffe2's blobs of a ResNet. The entry "matching_heuristics" in the file, or
+    ``?matching_heuristics=True`` after its name, matches names by suffix; names of Caffe2 files are always matched so.
+    Files are read without running code from them, unlike in Detectron2.
     """
 
     _match_names = False
@@ -31,8 +31,8 @@ class DetectionCheckpointer(Checkpointer):
         """
         Args:
             model: may be wrapped in DistributedDataParallel.
-            save_dir: folder of the checkpoints and of the file ``last_checkpoint``, which names the newest.
-            save_to_disk: by default only the main process saves.
+            save_dir: the folder of the checkpoints and of the file ``last_checkpoint``, which contains the name of the newest checkpoint.
+            save_to_disk: whether this process saves; by default only the main process does.
             checkpointables: name -> object.
         """
         save_to_disk = comm.is_main_process() if save_to_disk is None else save_to_disk
@@ -40,10 +40,10 @@ class DetectionCheckpointer(Checkpointer):
         self.path_manager = PathManager
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Load ``path`` (a file, URL, or "" for nothing); returns what the file holds beyond the model and the known objects.
+        """Load ``path`` (a file or URL; "" loads nothing). Return the entries of the file that belong to neither model nor objects.
 
         Raises:
-            ValueError: the file holds more than tensors, arrays and plain values.
+            ValueError: the file contains more than tensors, arrays and plain values.
         """
         path, _, query = path.partition("?")
         if query not in ("", "matching_heuristics=True"):
@@ -52,17 +52,15 @@ class DetectionCheckpointer(Checkpointer):
         return super().load(path, *args, **kwargs)
 
     def _load_file(self, f: str) -> dict[str, Any]:
-        checkpoint = load_pickle(f) if f.endswith(".pkl") else load_torch(f)
+        checkpoint = load_file(f)
         if not isinstance(checkpoint, dict):
-            raise ValueError(f"{f} holds a {type(checkpoint).__name__}; expected a dict of weights, or one that has them under 'model'.")
+            raise ValueError(f"{f} contains a {type(checkpoint).__name__}; expected a dict of weights, or one with weights under 'model'.")
         if "model" not in checkpoint:
             checkpoint = read_caffe2_blobs(checkpoint) if f.endswith(".pkl") else {"model": checkpoint}
-        if self._match_names:
-            checkpoint["matching_heuristics"] = True
         return checkpoint
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
-        if checkpoint.get("matching_heuristics"):
+        if self._match_names or checkpoint.get("matching_heuristics"):
             self._convert_ndarray_to_tensor(checkpoint["model"])
             renamed = {rename_caffe2_blob(key): value for key, value in checkpoint["model"].items()}
             checkpoint["model"] = match_by_suffix(self.model.state_dict(), renamed)

@@ -9,10 +9,10 @@ _logger = logging.getLogger("detectron2.checkpoint")
 
 
 def match_by_suffix(model: Mapping[str, torch.Tensor], checkpoint: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """``checkpoint`` with its keys renamed to the keys of ``model`` that they are the dotted suffix of.
+    """Rename each key of ``checkpoint`` to the key of ``model`` of which it is a dotted suffix.
 
-    A model's key takes the longest fitting key of the checkpoint: ``backbone.res2.conv1.weight`` takes ``res2.conv1.weight`` rather than
-    ``conv1.weight``. Keys that fit nothing, or whose shape differs (logged), keep their names, so that loading reports them.
+    A key of the model takes the longest key that fits: ``backbone.res2.conv1.weight`` takes ``res2.conv1.weight`` and not
+    ``conv1.weight``. Keys that fit nothing, or whose tensor has another shape (logged), keep their names, so that loading reports them.
 
     Raises:
         ValueError: one key of the checkpoint fits several keys of the model.
@@ -29,7 +29,7 @@ def match_by_suffix(model: Mapping[str, torch.Tensor], checkpoint: Mapping[str, 
         if suffix in taken:
             raise ValueError(
                 f"{suffix} in the checkpoint fits both {taken[suffix]} and {key} in the model; expected one. "
-                "Give the checkpoint the model's full names and drop matching_heuristics."
+                "Give the checkpoint the full names of the model and remove matching_heuristics."
             )
         taken[suffix] = key
     if not taken:

@@ -5,11 +5,10 @@ from typing import Any
 
 import torch
 
-# What pickles of dicts of numpy arrays name, in numpy 1 and 2 and in every pickle protocol.
-_NUMPY_FUNCTIONS = ("multiarray._reconstruct", "multiarray.scalar", "numeric._frombuffer")
-_ALLOWED = {f"numpy.{core}.{name}" for core in ("core", "_core") for name in _NUMPY_FUNCTIONS}
+# All names that a pickle of numpy arrays in dicts contains, with numpy 1 and 2 and with every pickle protocol.
+_FUNCTIONS = ("multiarray._reconstruct", "multiarray.scalar", "numeric._frombuffer")
+_ALLOWED = {f"numpy.{core}.{name}" for core in ("core", "_core") for name in _FUNCTIONS}
 _ALLOWED |= {"numpy.ndarray", "numpy.dtype", "collections.OrderedDict", "_codecs.encode"}
-_ALLOWED |= {f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("set", "frozenset", "bytearray", "complex")}
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -19,30 +18,20 @@ class _ArrayUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def load_pickle(path: str) -> Any:
-    """The content of a ``.pkl`` file made of dicts, lists, plain values and numpy arrays.
+def load_file(path: str) -> Any:
+    """Return the content of a checkpoint: numpy arrays and plain values of a ``.pkl`` file, else tensors and plain values, on the CPU.
 
     Raises:
-        ValueError: the file names anything else, which could run code, or is no pickle.
+        ValueError: the file names a class or function that could run code, or is damaged.
     """
-    with open(path, "rb") as file:
-        try:
-            # Files from Python 2 hold arrays as byte strings, which latin1 maps one to one.
-            return _ArrayUnpickler(file, encoding="latin1").load()
-        except (pickle.UnpicklingError, EOFError) as error:
-            raise ValueError(_refusal(path, "numpy arrays and plain values", error)) from error
-
-
-def load_torch(path: str) -> Any:
-    """The content of a file written by ``torch.save``, on the CPU: tensors and plain values only; ValueError for anything else."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(_refusal(path, "tensors and plain values", error)) from error
-
-
-def _refusal(path: str, expected: str, error: Exception) -> str:
-    return (
-        f"{path} is not loaded: {error or 'it is cut short'}. Expected a file of {expected} only, which cannot run code. "
-        "If you trust its source, load it by hand and save its weights alone."
-    )
+        if not path.endswith(".pkl"):
+            return torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as file:
+            # Files from Python 2 contain arrays as byte strings, which latin1 decodes byte by byte.
+            return _ArrayUnpickler(file, encoding="latin1").load()
+    except (pickle.UnpicklingError, EOFError) as error:
+        raise ValueError(
+            f"{path} is not loaded: {error or 'it is cut short'}. Expected a file of tensors, numpy arrays and plain values only, which "
+            "cannot run code. If you trust its source, load it by hand and save its weights alone."
+        ) from error

@@ -12,21 +12,21 @@ from ..utils.file_io import PathManager
 
 
 class CfgNode(_FvcoreCfgNode):
-    """fvcore's CfgNode (``_BASE_``, merging, freezing) with a VERSION check, reading files through ``PathManager``."""
+    """The CfgNode of fvcore (``_BASE_``, merging, freezing). It also checks VERSION, and it reads files through ``PathManager``."""
 
     @classmethod
     def _open_cfg(cls, filename: str) -> IO[str]:
         return PathManager.open(filename, "r")
 
     def merge_from_file(self, cfg_filename: str, allow_unsafe: bool = False) -> None:
-        """Merge a YAML file, ``_BASE_`` files first.
+        """Merge a YAML file; the files named by ``_BASE_`` are merged first.
 
-        A file without VERSION is taken to be of this config's version. ``allow_unsafe`` permits YAML tags that run Python; unlike
+        A file without VERSION is read as a file of this config's version. ``allow_unsafe`` permits YAML tags that run Python code; unlike
         Detectron2, the subset does not permit them by default.
 
         Raises:
-            KeyError: a key that this config does not have.
-            ValueError: another config VERSION.
+            KeyError: the file has a key that this config does not have.
+            ValueError: the file has another config VERSION.
         """
         loaded = self.load_yaml_with_base(cfg_filename, allow_unsafe=allow_unsafe)
         expected = self.get("VERSION")
@@ -42,13 +42,13 @@ class CfgNode(_FvcoreCfgNode):
 
 
 def get_cfg() -> CfgNode:
-    """A fresh copy of the default config: all of Detectron2's keys and default values, not frozen."""
+    """Return a new copy of the default config. It has all keys and default values of Detectron2, and is not frozen."""
     text = Path(__file__).with_name("defaults.yaml").read_text(encoding="utf-8")
     return CfgNode(_with_tuples(yaml.safe_load(text)))
 
 
 def _with_tuples(value: Any) -> Any:
-    # YAML has no tuples, and yacs tells tuples from lists: the data file writes them as Python literals.
+    # YAML has no tuples, but yacs distinguishes tuples from lists: the file writes tuples as Python literals.
     if isinstance(value, dict):
         return {key: _with_tuples(item) for key, item in value.items()}
     return ast.literal_eval(value) if isinstance(value, str) and value.startswith("(") else value

@@ -1,4 +1,4 @@
-"""Data sets by name, and what is known of each."""
+"""Data sets by name, and the metadata of each."""
 
 from collections import UserDict
 from collections.abc import Callable
@@ -8,16 +8,16 @@ from typing import Any
 
 class _Catalog(UserDict):
     def list(self) -> list[str]:
-        """All names."""
+        """Return all names."""
         return list(self)
 
     def remove(self, name: str) -> None:
-        """Forget a data set; KeyError if there is none."""
+        """Remove a data set; KeyError if there is none of this name."""
         self.pop(name)
 
 
 class _DatasetCatalog(_Catalog):
-    """Name -> function without arguments that returns the records (list of dicts), the same at every call."""
+    """Name -> function without arguments that returns the records (a list of dicts), the same at every call."""
 
     def register(self, name: str, func: Callable[[], list[dict]]) -> None:
         """Add a data set. AssertionError if ``func`` is not callable or the name is taken."""
@@ -33,7 +33,7 @@ class _DatasetCatalog(_Catalog):
 
 
 class Metadata(SimpleNamespace):
-    """Attributes of one data set (``thing_classes``, ``json_file`` ...). Each can be set once: another value later is an error."""
+    """Attributes of one data set (``thing_classes``, ``json_file`` and others). Each can be set once; another value later is an error."""
 
     name: str = "N/A"
 
@@ -46,17 +46,17 @@ class Metadata(SimpleNamespace):
         super().__setattr__(key, value)
 
     def as_dict(self) -> dict[str, Any]:
-        """A copy of all attributes."""
+        """Return a copy of all attributes."""
         return dict(vars(self))
 
     def set(self, **kwargs: Any) -> "Metadata":
-        """Set several attributes; AssertionError if one has another value already. Returns the object."""
+        """Set several attributes, and return the object. AssertionError if one has another value already."""
         for key, value in kwargs.items():
             setattr(self, key, value)
         return self
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The attribute, or ``default``."""
+        """Return the attribute, or ``default``."""
         return vars(self).get(key, default)
 
 
@@ -64,7 +64,7 @@ class _MetadataCatalog(_Catalog):
     """Name -> :class:`Metadata`."""
 
     def get(self, name: str) -> Metadata:
-        """The one Metadata of ``name``, made at the first call."""
+        """Return the one Metadata object of ``name``, which the first call creates."""
         assert name, "A data set has a name."
         return self.setdefault(name, Metadata(name=name))
 

@@ -1,30 +1,25 @@
 """Data sets over lists and functions."""
 
 import copy
-import itertools
-import logging
 import pickle
-import random
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 
-_WARN_AFTER = 3
-
 
 class DatasetFromList(Dataset):
-    """A list as a data set. Serialised, it is two numpy arrays, whose pages forked workers share (Python objects are copied on read)."""
+    """A list as a data set.
 
-    def __init__(self, lst: list, copy: bool = True, serialize: bool | Callable[[list], Any] = True) -> None:
-        """``serialize``: True, False, or a function from the list to something with ``len`` and indexing. ``copy``: items are deep copies
-        (serialised ones always are).
-        """
+    A serialised list is stored as two numpy arrays. Forked worker processes share their memory pages, while pages with Python objects are
+    copied when a worker reads them.
+    """
+
+    def __init__(self, lst: list, copy: bool = True, serialize: bool = True) -> None:
+        """``serialize``: store the list as arrays. ``copy``: items are deep copies (serialised items always are)."""
         self._copy = copy and not serialize
-        if serialize is True:
-            serialize = _PickledList
-        self._items = serialize(lst) if serialize else lst
+        self._items = _PickledList(lst) if serialize else lst
 
     def __len__(self) -> int:
         return len(self._items)
@@ -49,53 +44,40 @@ class _PickledList:
 
 
 class MapDataset(Dataset):
-    """``map_func`` over a map-style data set; where it returns None, other items are tried at random."""
+    """``map_func`` of each item of a map-style data set."""
 
     def __init__(self, dataset: Dataset, map_func: Callable[[Any], Any]) -> None:
-        """``map_func``: item -> item or None."""
-        self._dataset = dataset
-        self._map_func = map_func
-        # Every worker copies the same state: a fixed seed keeps replacements reproducible.
-        self._rng = random.Random(42)
+        """``map_func``: item -> item. Unlike in Detectron2, it must not return None to skip an item."""
+        self._dataset, self._map_func = dataset, map_func
 
     def __len__(self) -> int:
         return len(self._dataset)
 
     def __getitem__(self, idx: int) -> Any:
-        untried = set(range(len(self)))
-        for failures in itertools.count(1):
-            item = self._map_func(self._dataset[idx])
-            if item is not None:
-                return item
-            if failures >= _WARN_AFTER:
-                logging.getLogger("detectron2.data.common").warning("Failed to map item %s; %d failures in a row.", idx, failures)
-            untried.discard(idx)
-            idx = self._rng.choice(sorted(untried) or range(len(self)))
+        return self._map_func(self._dataset[idx])
 
 
 class ToIterableDataset(IterableDataset):
-    """A map-style data set in the order of a sampler; workers of a loader take turns, ``shard_chunk_size`` indices at a time."""
+    """A map-style data set in the order of a sampler. The workers of a loader take turns, ``shard_chunk_size`` indices at a time."""
 
-    def __init__(self, dataset: Dataset, sampler: Sampler, shard_sampler: bool = True, shard_chunk_size: int = 1) -> None:
-        """``shard_sampler`` False: every worker gives all items (for samplers that know of workers). AssertionError for other types."""
-        assert not isinstance(dataset, IterableDataset), f"ToIterableDataset takes a map-style data set, found {dataset}."
-        assert isinstance(sampler, Sampler), f"ToIterableDataset takes a Sampler, found {sampler}."
-        self.dataset, self.sampler, self.shard_sampler, self.shard_chunk_size = dataset, sampler, shard_sampler, shard_chunk_size
+    def __init__(self, dataset: Dataset, sampler: Sampler, shard_chunk_size: int = 1) -> None:
+        """``sampler`` yields the same indices in every worker."""
+        self.dataset, self.sampler, self.shard_chunk_size = dataset, sampler, shard_chunk_size
 
     def __iter__(self) -> Iterator[Any]:
-        worker = get_worker_info() if self.shard_sampler else None
+        worker = get_worker_info()
         for position, index in enumerate(self.sampler):
             if worker is None or position // self.shard_chunk_size % worker.num_workers == worker.id:
                 yield self.dataset[index]
 
 
 class AspectRatioGroupedDataset(IterableDataset):
-    """Batches of images that are all wider than high, or all not, so that they need little padding."""
+    """Batches of images that are all wider than high, or all not wider than high, so that they need little padding."""
 
     def __init__(self, dataset: Iterable[dict], batch_size: int) -> None:
         """``dataset``: dicts with "width" and "height"."""
         self.dataset, self.batch_size = dataset, batch_size
-        # Kept between iterations: what is left over is not lost.
+        # Images that wait for a full batch are kept between iterations.
         self._waiting: dict[bool, list[dict]] = {True: [], False: []}
 
     def __iter__(self) -> Iterator[list[dict]]:
@@ -103,6 +85,6 @@ class AspectRatioGroupedDataset(IterableDataset):
             wide = item["width"] > item["height"]
             self._waiting[wide].append(item)
             if len(self._waiting[wide]) == self.batch_size:
-                # Taken out first: whoever stops the iteration here does not see the batch twice.
+                # The batch is removed before it is yielded: if the iteration stops here, the batch does not come twice.
                 batch, self._waiting[wide] = self._waiting[wide], []
                 yield batch

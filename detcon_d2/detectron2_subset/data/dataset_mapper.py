@@ -8,17 +8,20 @@ import numpy as np
 import torch
 
 from ..config import CfgNode, configurable
+from ..missing import missing_name
 from . import detection_utils as utils
 from . import transforms as T
+
+__getattr__ = missing_name(__name__)
 
 _logger = logging.getLogger("detectron2.data.dataset_mapper")
 
 
 class DatasetMapper:
-    """Reads the image of a record, augments it with its annotations and makes tensors.
+    """Reads the image of a record, augments it together with its annotations, and makes tensors.
 
-    The result has the keys of the record without "annotations", and "image": (C, H, W) uint8. In training, where the record has
-    annotations, "instances": those that are no crowd and are not empty after the augmentation. "height" and "width" are those of the
+    The result has the keys of the record except "annotations", and "image": (C, H, W) uint8. In training, if the record has annotations,
+    it has "instances": the instances that are not crowds and are not empty after the augmentation. "height" and "width" are those of the
     file. Keypoints, proposals and semantic segmentation are not in the subset.
     """
 
@@ -27,20 +30,19 @@ class DatasetMapper:
         self,
         is_train: bool,
         *,
-        augmentations: list[T.Augmentation | T.Transform],
+        augmentations: list[T.Augmentation],
         image_format: str,
         use_instance_mask: bool = False,
         instance_mask_format: str = "polygon",
         recompute_boxes: bool = False,
     ) -> None:
-        """Set the mapper up.
-
+        """
         Args:
             is_train: whether annotations are used.
-            augmentations: applied in turn.
+            augmentations: applied one after the other.
             image_format: see :func:`~.detection_utils.read_image`.
             use_instance_mask: keep segmentations, as ``instance_mask_format`` ("polygon" or "bitmask").
-            recompute_boxes: boxes are those of the augmented masks (for crops); AssertionError without ``use_instance_mask``.
+            recompute_boxes: take the boxes from the augmented masks (for crops); AssertionError without ``use_instance_mask``.
         """
         assert use_instance_mask or not recompute_boxes, "recompute_boxes needs use_instance_mask."
         self.is_train, self.augmentations, self.image_format = is_train, T.AugmentationList(augmentations), image_format
@@ -49,7 +51,7 @@ class DatasetMapper:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
-        """Arguments from INPUT and MODEL. NotImplementedError for MODEL.LOAD_PROPOSALS and MODEL.KEYPOINT_ON."""
+        """Read INPUT and MODEL. NotImplementedError for MODEL.LOAD_PROPOSALS and MODEL.KEYPOINT_ON."""
         if cfg.MODEL.LOAD_PROPOSALS or cfg.MODEL.KEYPOINT_ON:
             raise NotImplementedError("Precomputed proposals and keypoints are not in the subset; install detectron2")
         augmentations = utils.build_augmentation(cfg, is_train)
@@ -66,14 +68,14 @@ class DatasetMapper:
         }
 
     def __call__(self, dataset_dict: dict) -> dict:
-        """Map one record, which is not changed. FileNotFoundError or SizeMismatchError for an image that is not what the record says."""
+        """Map one record, which is not changed. FileNotFoundError for a missing image, SizeMismatchError for a size unlike the record's."""
         result = copy.deepcopy(dataset_dict)
         image = utils.read_image(result["file_name"], self.image_format)
         utils.check_image_size(result, image)
         aug_input = T.AugInput(image)
         transforms = self.augmentations(aug_input)
         image_size = aug_input.image.shape[:2]
-        # Shared memory between processes wants contiguous arrays.
+        # Contiguous arrays are needed to share the memory between processes.
         result["image"] = torch.from_numpy(np.ascontiguousarray(aug_input.image.transpose(2, 0, 1)))
         annotations = result.pop("annotations", None)
         if self.is_train and annotations is not None:

@@ -1,8 +1,8 @@
-"""From records to what the model takes: reading images, transforming annotations, instances. Letters: N instances, image H x W."""
+"""From records to the input of the model: reading images, transforming annotations, making instances. N instances, image H x W."""
 
 import numpy as np
 import torch
-from fvcore.transforms.transform import Transform, TransformList
+from fvcore.transforms.transform import Transform
 from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
 
@@ -20,23 +20,20 @@ class SizeMismatchError(ValueError):
     """The image has another size than its record says."""
 
 
-def convert_PIL_to_numpy(image: Image.Image, format: str | None) -> np.ndarray:
-    """An (H, W, C) uint8 array in ``format``: a mode of PIL, or "BGR"; "L" is (H, W, 1); None keeps what the image is.
+def read_image(file_name: str, format: str | None = None) -> np.ndarray:
+    """Read an image as an (H, W, C) uint8 array, rotated and mirrored according to its EXIF orientation.
 
-    ValueError for an unknown format ("YUV-BT.601" is not in the subset).
+    ``format``: a mode of PIL, or "BGR"; "L" gives (H, W, 1); None keeps the mode of the file. ValueError for an unknown format
+    ("YUV-BT.601" is not in the subset).
     """
-    array = np.asarray(image if format is None else image.convert({"BGR": "RGB"}.get(format, format)))
+    with PathManager.open(file_name, "rb") as file:
+        image = ImageOps.exif_transpose(Image.open(file))
+        array = np.asarray(image if format is None else image.convert({"BGR": "RGB"}.get(format, format)))
     return {"BGR": array[..., ::-1], "L": array[..., None]}.get(format, array)
 
 
-def read_image(file_name: str, format: str | None = None) -> np.ndarray:
-    """Read an image, turned and mirrored as its EXIF orientation says, as :func:`convert_PIL_to_numpy` gives it."""
-    with PathManager.open(file_name, "rb") as file:
-        return convert_PIL_to_numpy(ImageOps.exif_transpose(Image.open(file)), format)
-
-
 def check_image_size(dataset_dict: dict, image: np.ndarray) -> None:
-    """SizeMismatchError if ``image`` (H, W, ...) contradicts "width" and "height" of the record; fills them in where they are missing."""
+    """SizeMismatchError if "width" or "height" of the record is not that of ``image`` (H, W, ...); missing ones are filled in."""
     found = {"height": image.shape[0], "width": image.shape[1]}
     expected = {key: dataset_dict.get(key, size) for key, size in found.items()}
     if expected != found:
@@ -47,7 +44,7 @@ def check_image_size(dataset_dict: dict, image: np.ndarray) -> None:
 
 
 def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
-    """Resizing and, in training, flipping, as ``cfg.INPUT`` says."""
+    """Return resizing and, in training, flipping, as ``cfg.INPUT`` says."""
     source, mode = cfg.INPUT, "TRAIN" if is_train else "TEST"
     style = source.MIN_SIZE_TRAIN_SAMPLING if is_train else "choice"
     augmentations = [T.ResizeShortestEdge(source[f"MIN_SIZE_{mode}"], source[f"MAX_SIZE_{mode}"], style)]
@@ -56,24 +53,17 @@ def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     return augmentations
 
 
-def get_bbox(annotation: dict) -> np.ndarray | list[float]:
-    """The box of an annotation as XYXY_ABS."""
+def _corners(annotation: dict) -> np.ndarray | list[float]:
     return BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
 
 
-def transform_instance_annotations(
-    annotation: dict, transforms: TransformList | Transform | list[Transform], image_size: tuple[int, int]
-) -> dict:
+def transform_instance_annotations(annotation: dict, transforms: Transform, image_size: tuple[int, int]) -> dict:
     """Transform "bbox" and "segmentation" of one annotation, in place, and return it.
 
-    The box becomes XYXY_ABS, clipped to ``image_size`` = (height, width) of the transformed image; polygons become float64 vectors
-    [x0, y0, x1, y1, ...], run lengths (dict) a uint8 map (H, W). ValueError for another segmentation; NotImplementedError for keypoints.
+    The box becomes XYXY_ABS, clipped to ``image_size`` = (height, width) of the transformed image. Polygons become float64 vectors
+    [x0, y0, x1, y1, ...], RLE (dict) becomes a uint8 map (H, W). ValueError for another segmentation.
     """
-    if "keypoints" in annotation:
-        raise NotImplementedError("Keypoints are not in the subset; install detectron2")
-    if isinstance(transforms, list | tuple):
-        transforms = TransformList(list(transforms))
-    box = transforms.apply_box(np.array([get_bbox(annotation)]))[0].clip(min=0)
+    box = transforms.apply_box(np.array([_corners(annotation)]))[0].clip(min=0)
     annotation["bbox"] = np.minimum(box, [*image_size[::-1], *image_size[::-1]])
     annotation["bbox_mode"] = BoxMode.XYXY_ABS
     if "segmentation" in annotation:
@@ -93,19 +83,20 @@ def _transform_segmentation(source: list | dict, transforms: Transform, image_si
 
 
 def annotations_to_instances(annos: list[dict], image_size: tuple[int, int], mask_format: str = "polygon") -> Instances:
-    """Instances with "gt_boxes", "gt_classes" (N,) int64 and, where the first annotation has a "segmentation", "gt_masks".
+    """Return Instances with "gt_boxes", "gt_classes" (N,) int64 and, if the first annotation has a "segmentation", "gt_masks".
 
-    ``mask_format``: "polygon" gives PolygonMasks, "bitmask" BitMasks (also from run lengths and (H, W) maps). ``image_size``: (height,
-    width). ValueError for segmentations that do not become such masks.
+    ``mask_format``: "polygon" gives PolygonMasks; "bitmask" gives BitMasks, also from (H, W) maps. ``image_size``: (height, width).
+    ValueError for segmentations that cannot become such masks.
     """
     assert mask_format in ("polygon", "bitmask"), f"mask_format is 'polygon' or 'bitmask', found {mask_format!r}."
     classes = torch.tensor([int(one["category_id"]) for one in annos], dtype=torch.int64)
-    instances = Instances(image_size, gt_boxes=Boxes(np.array([get_bbox(one) for one in annos])), gt_classes=classes)
+    instances = Instances(image_size, gt_boxes=Boxes(np.array([_corners(one) for one in annos])), gt_classes=classes)
     if not annos or "segmentation" not in annos[0]:
         return instances
     segmentations = [one["segmentation"] for one in annos]
     if mask_format == "bitmask":
-        instances.gt_masks = BitMasks(np.stack([_bitmap(one, image_size) for one in segmentations]))
+        bitmaps = [polygons_to_bitmask(one, *image_size) if isinstance(one, list) else one for one in segmentations]
+        instances.gt_masks = BitMasks(np.stack(bitmaps))
         return instances
     try:
         instances.gt_masks = PolygonMasks(segmentations)
@@ -114,28 +105,9 @@ def annotations_to_instances(annos: list[dict], image_size: tuple[int, int], mas
     return instances
 
 
-def _bitmap(source: list | dict | np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
-    if isinstance(source, list):
-        return polygons_to_bitmask(source, *image_size)
-    if isinstance(source, dict):
-        return coco_mask.decode(source)
-    if not isinstance(source, np.ndarray):
-        raise ValueError(f"Cannot make a mask of a {type(source).__name__}; expected polygons (list), COCO's RLE (dict) or an array.")
-    assert source.ndim == 2, f"A mask is (H, W), found {source.shape}."
-    return source
-
-
-def filter_empty_instances(
-    instances: Instances, by_box: bool = True, by_mask: bool = True, box_threshold: float = 1e-5, return_mask: bool = False
-) -> Instances | tuple[Instances, torch.Tensor]:
-    """The instances whose box is wider and higher than ``box_threshold`` and whose mask, if any, is not empty.
-
-    ``return_mask``: with the (N,) bool selection. AssertionError if neither is asked for.
-    """
-    assert by_box or by_mask, "filter_empty_instances filters by box, by mask or by both."
-    kept = torch.ones(len(instances), dtype=torch.bool)
-    if by_box:
-        kept &= instances.gt_boxes.nonempty(threshold=box_threshold)
-    if by_mask and instances.has("gt_masks"):
+def filter_empty_instances(instances: Instances) -> Instances:
+    """Return the instances whose box is wider and higher than 1e-5 pixels and whose mask, if there are masks, is not empty."""
+    kept = instances.gt_boxes.nonempty(threshold=1e-5)
+    if instances.has("gt_masks"):
         kept &= instances.gt_masks.nonempty()
-    return (instances[kept], kept) if return_mask else instances[kept]
+    return instances[kept]

@@ -11,8 +11,6 @@ import torch.multiprocessing as mp
 
 from ..utils import comm
 
-DEFAULT_TIMEOUT = timedelta(minutes=30)
-
 
 def launch(
     main_func: Callable,
@@ -21,19 +19,21 @@ def launch(
     machine_rank: int = 0,
     dist_url: str | None = None,
     args: tuple = (),
-    timeout: timedelta = DEFAULT_TIMEOUT,
+    timeout: timedelta = timedelta(minutes=30),
 ) -> None:
-    """Run ``main_func(*args)`` in ``num_gpus_per_machine`` processes on each machine; call it on every machine.
+    """Run ``main_func(*args)`` in ``num_gpus_per_machine`` processes on each machine. Call it on every machine.
 
-    One process in all runs right here, without a process group. Several use NCCL with one GPU each where there is CUDA, else gloo.
+    If there is one process in total, the function runs in this process, without a process group. Several processes use NCCL with one GPU
+    each if CUDA is available, otherwise gloo.
 
     Args:
-        main_func: importable from a module, for it is pickled.
-        num_gpus_per_machine: processes on each machine.
-        num_machines: number of machines.
-        machine_rank: number of this machine, from 0.
-        dist_url: where rank 0 listens, for example "tcp://127.0.0.1:8686"; "auto": a free port of this machine, for one machine only.
-        args: arguments of ``main_func``.
+        main_func: a function of a module, because it is pickled.
+        num_gpus_per_machine: the number of processes on each machine.
+        num_machines: the number of machines.
+        machine_rank: the number of this machine, from 0.
+        dist_url: the address at which rank 0 listens, for example "tcp://127.0.0.1:8686"; "auto" takes a free port of this machine.
+            ValueError for "auto" with several machines.
+        args: the arguments of ``main_func``.
         timeout: of collective operations.
     """
     world_size = num_machines * num_gpus_per_machine

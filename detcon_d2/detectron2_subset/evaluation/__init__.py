@@ -2,9 +2,8 @@
 
 from ..missing import missing_name
 from .coco_evaluation import COCOEvaluator
-from .evaluator import DatasetEvaluator, DatasetEvaluators, inference_context, inference_on_dataset
+from .evaluator import inference_on_dataset
 from .testing import print_csv_format
 
-__all__ = ["COCOEvaluator", "DatasetEvaluator", "DatasetEvaluators", "inference_context", "inference_on_dataset"]
-__all__ += ["print_csv_format"]
+__all__ = ["COCOEvaluator", "inference_on_dataset", "print_csv_format"]
 __getattr__ = missing_name(__name__)

@@ -17,81 +17,64 @@ from pycocotools.cocoeval import COCOeval
 from tabulate import tabulate
 
 from ..data.catalog import MetadataCatalog
-from ..data.datasets.convert import convert_to_coco_json
+from ..missing import missing_name
 from ..structures import BoxMode, Instances
 from ..utils import comm
 from ..utils.file_io import PathManager
-from .evaluator import DatasetEvaluator
+
+__getattr__ = missing_name(__name__)
 
 _logger = logging.getLogger("detectron2.evaluation.coco_evaluation")
-# Where pycocotools' precision [IoU threshold, recall, category, area] holds each metric.
+# The position of each metric in the precision array of pycocotools [IoU threshold, recall, category, area].
 _METRICS = {"AP": np.s_[:, :, :, 0], "AP50": np.s_[0, :, :, 0], "AP75": np.s_[5, :, :, 0]}
 _METRICS |= {"APs": np.s_[:, :, :, 1], "APm": np.s_[:, :, :, 2], "APl": np.s_[:, :, :, 3]}
 
 
-class COCOEvaluator(DatasetEvaluator):
-    """AP, AP50, AP75, APs, APm, APl and, with several categories, "AP-<category>" of each task, in 0-100; NaN where undefined."""
+class COCOEvaluator:
+    """AP, AP50, AP75, APs, APm, APl and, with several categories, "AP-<category>" of each task, in 0..100; NaN where undefined."""
 
-    def __init__(
-        self,
-        dataset_name: str,
-        tasks: Sequence[str] | None = None,
-        distributed: bool = True,
-        output_dir: str | None = None,
-        *,
-        max_dets_per_image: int | None = None,
-        use_fast_impl: bool = True,
-        allow_cached_coco: bool = True,
-    ) -> None:
+    def __init__(self, dataset_name: str, tasks: Sequence[str] | None = None, *, output_dir: str | None = None) -> None:
         """
         Args:
-            dataset_name: a registered data set whose metadata has "json_file"; another one is converted to COCO's format in ``output_dir``.
-            tasks: of "bbox" and "segm"; by default the boxes, and the masks if there are any.
-            distributed: collect the predictions of all processes and evaluate in the main one; False: each process its own.
-            output_dir: gets ``coco_instances_results.json`` (COCO's result format) and ``instances_predictions.pth``.
-            max_dets_per_image: the best so many detections of a category count, by default 100.
-            use_fast_impl: accepted; the official implementation is always used.
-            allow_cached_coco: use what an earlier evaluation converted.
+            dataset_name: a registered data set; its metadata has "json_file".
+            tasks: "bbox", "segm" or both; by default the boxes, and the masks if the model predicts any.
+            output_dir: the folder for ``coco_instances_results.json`` (COCO's result format) and ``instances_predictions.pth``.
 
-        NotImplementedError for another task, ValueError if a conversion has no ``output_dir``.
+        NotImplementedError for another task or a data set without "json_file".
         """
         if not set(tasks or ()) <= {"bbox", "segm"}:
-            raise NotImplementedError(f"COCO's tasks bbox and segm are in the subset, found {tasks}; install detectron2 for others.")
-        self._tasks, self._distributed, self._output_dir = tasks, distributed, output_dir
-        self._max_dets = 100 if max_dets_per_image is None else max_dets_per_image
+            raise NotImplementedError(f"The subset has COCO's tasks bbox and segm, found {tasks}; install detectron2 for others.")
+        self._tasks, self._output_dir = tasks, output_dir
         self._metadata = MetadataCatalog.get(dataset_name)
         if self._metadata.get("json_file") is None:
-            if output_dir is None:
-                raise ValueError(f"Dataset {dataset_name!r} has no json_file: COCOEvaluator converts it and needs an output_dir to do so.")
-            path = os.path.join(output_dir, f"{dataset_name}_coco_format.json")
-            convert_to_coco_json(dataset_name, path, allow_cached=allow_cached_coco)
-            self._metadata.json_file = path
+            raise NotImplementedError(
+                f"Dataset {dataset_name!r} has no json_file. The subset evaluates data sets of register_coco_instances only; "
+                "install detectron2 for others."
+            )
         with contextlib.redirect_stdout(io.StringIO()):
             self._coco = COCO(PathManager.get_local_path(self._metadata.json_file))
         self._predictions = []
 
     def reset(self) -> None:
-        """Forget the predictions."""
+        """Delete the predictions."""
         self._predictions = []
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Keep the "instances" of each output as results of the "image_id" of its input, masks as RLE."""
+        """Store the "instances" of each output as results for the "image_id" of its input, masks as RLE."""
         for record, output in zip(inputs, outputs):
             if "instances" in output:
                 results = instances_to_coco_json(output["instances"].to("cpu"), record["image_id"])
                 self._predictions.append({"image_id": record["image_id"], "instances": results})
 
-    def evaluate(self, img_ids: Sequence[int] | None = None) -> dict[str, dict[str, float]]:
-        """Task -> metric -> score over ``img_ids``, by default all images; {} without predictions and on other processes.
+    def evaluate(self) -> dict[str, dict[str, float]]:
+        """Return task -> metric -> score of the predictions of all processes; {} without predictions, and on all but the main process.
 
         AssertionError for a predicted class that the data set does not have.
         """
-        predictions = self._predictions
-        if self._distributed:
-            comm.synchronize()
-            predictions = list(itertools.chain.from_iterable(comm.gather(predictions)))
-            if not comm.is_main_process():
-                return {}
+        comm.synchronize()
+        predictions = list(itertools.chain.from_iterable(comm.gather(self._predictions)))
+        if not comm.is_main_process():
+            return {}
         if not predictions:
             _logger.warning("[COCOEvaluator] Did not receive valid predictions.")
             return {}
@@ -100,9 +83,9 @@ class COCOEvaluator(DatasetEvaluator):
             self._save(predictions, results)
         if "annotations" not in self._coco.dataset:
             _logger.info("Annotations are not available for evaluation.")
-            return OrderedDict()
+            return {}
         tasks = self._tasks or (["bbox", "segm"] if any("segmentation" in one for one in results) else ["bbox"])
-        return OrderedDict((task, self._evaluate_task(task, results, img_ids)) for task in sorted(tasks))
+        return OrderedDict((task, self._evaluate_task(task, results)) for task in sorted(tasks))
 
     def _with_dataset_ids(self, predictions: list[dict]) -> list[dict]:
         results = [one for image in predictions for one in image["instances"]]
@@ -123,11 +106,11 @@ class COCOEvaluator(DatasetEvaluator):
         os.replace(path + ".tmp", path)
         _logger.info(f"Results saved to {path}")
 
-    def _evaluate_task(self, task: str, results: list[dict], img_ids: Sequence[int] | None) -> dict[str, float]:
+    def _evaluate_task(self, task: str, results: list[dict]) -> dict[str, float]:
         if not results:
             _logger.warning("No predictions from the model!")
             return dict.fromkeys(_METRICS, float("nan"))
-        precision = self._precision(task, results, img_ids)
+        precision = self._precision(task, results)
         scores = {metric: _mean(precision[where]) for metric, where in _METRICS.items()}
         _logger.info(f"Evaluation results for {task}:\n" + tabulate([scores.values()], list(scores), "pipe", ".3f"))
         names = self._metadata.get("thing_classes", [])
@@ -138,32 +121,30 @@ class COCOEvaluator(DatasetEvaluator):
         _logger.info(f"Per-category {task} AP:\n" + tabulate(each.items(), ["category", "AP"], "pipe", ".3f"))
         return scores | {f"AP-{name}": score for name, score in each.items()}
 
-    def _precision(self, task: str, results: list[dict], img_ids: Sequence[int] | None) -> np.ndarray:
+    def _precision(self, task: str, results: list[dict]) -> np.ndarray:
         if task == "segm" and not any("segmentation" in one for one in results):
-            raise ValueError("The task 'segm' was asked for, but the predictions have no masks; expected pred_masks, or tasks=('bbox',).")
-        # Copies, because loadRes adds to them. It takes the area of a mask from the box where there is one.
+            raise ValueError("The task is 'segm', but the predictions have no masks; expected pred_masks, or tasks=('bbox',).")
+        # loadRes changes its argument, so it gets copies. Without "bbox" it takes the area of a mask from the mask itself.
         left_out = "bbox" if task == "segm" else "segmentation"
         copies = [{key: value for key, value in one.items() if key != left_out} for one in results]
         with contextlib.redirect_stdout(io.StringIO()):
             evaluation = COCOeval(self._coco, self._coco.loadRes(copies), task)
-            evaluation.params.maxDets = [1, 10, self._max_dets]
-            if img_ids is not None:
-                evaluation.params.imgIds = list(img_ids)
             evaluation.evaluate()
             evaluation.accumulate()
         return evaluation.eval["precision"][..., -1]
 
 
 def _mean(precision: np.ndarray) -> float:
-    # -1 stands for categories without annotations.
+    # pycocotools marks categories without annotations by -1.
     defined = precision[precision > -1]
     return float(100 * defined.mean()) if defined.size else float("nan")
 
 
 def instances_to_coco_json(instances: Instances, img_id: int) -> list[dict]:
-    """COCO results ("image_id", "category_id", "bbox" as xywh, "score", and "segmentation" as compressed RLE) of the instances of an image.
+    """Convert the instances of an image to COCO results: "image_id", "category_id", "bbox" (xywh), "score" and, for masks, "segmentation".
 
-    ``instances``, on the CPU: ``pred_boxes``, ``scores``, ``pred_classes`` and optionally ``pred_masks`` (N, H, W) bool.
+    ``instances``, on the CPU: ``pred_boxes``, ``scores``, ``pred_classes`` and optionally ``pred_masks`` (N, H, W) bool, which become
+    compressed RLE.
     """
     if not len(instances):
         return []

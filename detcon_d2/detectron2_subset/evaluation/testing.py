@@ -7,12 +7,9 @@ from typing import Any
 _logger = logging.getLogger("detectron2.evaluation.testing")
 
 
-def print_csv_format(results: Mapping[str, Any]) -> None:
-    """Log the main metrics of each task as lines of comma-separated values; those of single categories (with a "-") are left out."""
+def print_csv_format(results: Mapping[str, Mapping[str, float]]) -> None:
+    """Log the main metrics of each task as comma-separated values, without the metrics of single categories (names with a "-")."""
     for task, metrics in results.items():
-        if not isinstance(metrics, Mapping):
-            _logger.info(f"copypaste: {task}={metrics}")
-            continue
         main = {name: value for name, value in metrics.items() if "-" not in name}
         _logger.info(f"copypaste: Task: {task}")
         _logger.info(f"copypaste: {','.join(main)}")

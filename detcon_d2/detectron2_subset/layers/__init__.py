@@ -4,12 +4,9 @@ from ..missing import missing_name
 from .batch_norm import FrozenBatchNorm2d, NaiveSyncBatchNorm, get_norm
 from .blocks import CNNBlockBase
 from .mask_ops import paste_masks_in_image
-from .nms import batched_nms
-from .roi_align import ROIAlign
 from .shape_spec import ShapeSpec
-from .wrappers import Conv2d, cat, cross_entropy, nonzero_tuple
+from .wrappers import Conv2d
 
-__all__ = ["CNNBlockBase", "Conv2d", "FrozenBatchNorm2d", "NaiveSyncBatchNorm", "ROIAlign", "ShapeSpec"]
-__all__ += ["batched_nms", "cat", "cross_entropy", "get_norm", "nonzero_tuple", "paste_masks_in_image"]
+__all__ = ["CNNBlockBase", "Conv2d", "FrozenBatchNorm2d", "NaiveSyncBatchNorm", "ShapeSpec", "get_norm", "paste_masks_in_image"]
 
 __getattr__ = missing_name(__name__)

@@ -1,4 +1,4 @@
-"""Normalisation layers. Letters: N images, C channels, a map H x W."""
+"""Normalisation layers. Letters: N images, C channels, map H x W."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,16 +17,16 @@ _STATISTICS = ("running_mean", "running_var")
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """BatchNorm with constants for statistics and affine part: (x - running_mean) / sqrt(running_var + eps) * weight + bias.
+    """BatchNorm with constant statistics and a constant affine part: (x - running_mean) / sqrt(running_var + eps) * weight + bias.
 
-    All four are buffers of shape (C,), at first those of the identity (running_var = 1 - eps). Backbones converted from Caffe2 carry
-    weight and bias only: a state dict of version 1 (or none) without statistics loads as mean 0 and variance 1.
+    All four are buffers of shape (C,). They start as the identity (running_var = 1 - eps). Backbones that were converted from Caffe2 have
+    weight and bias only: if a state dict of version 1 (or without version) has no statistics, mean 0 and variance 1 are loaded.
     """
 
     _version = 3
 
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
-        """C and the number added to the variance."""
+        """``num_features``: C; ``eps`` is added to the variance."""
         super().__init__()
         self.num_features = num_features
         self.eps = eps
@@ -34,14 +34,14 @@ class FrozenBatchNorm2d(nn.Module):
         self.register_buffer("bias", torch.zeros(num_features))
         self.register_buffer("running_mean", torch.zeros(num_features))
         self.register_buffer("running_var", torch.full((num_features,), 1.0 - eps))
-        # Set by convert_frozen_batchnorm, so that a frozen layer keeps the state dict keys of the layer it came from.
+        # convert_frozen_batchnorm sets this, so that a frozen layer has the same state dict keys as the layer that it replaces.
         self.register_buffer("num_batches_tracked", None)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) -> the same shape and dtype."""
         if not x.requires_grad:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps)
-        # With constants for scale and shift, autograd need not keep x.
+        # With a constant scale and shift, autograd does not keep x.
         scale = self.weight * torch.rsqrt(self.running_var + self.eps)
         shift = self.bias - self.running_mean * scale
         return x * scale.to(x.dtype)[:, None, None] + shift.to(x.dtype)[:, None, None]
@@ -52,13 +52,9 @@ class FrozenBatchNorm2d(nn.Module):
                 state_dict.setdefault(prefix + name, torch.full_like(getattr(self, name), value))
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
-    def extra_repr(self) -> str:
-        """Shown by ``repr``."""
-        return f"num_features={self.num_features}, eps={self.eps}"
-
     @classmethod
     def convert_frozen_batchnorm(cls, module: nn.Module) -> nn.Module:
-        """A frozen copy of a BatchNorm2d or SyncBatchNorm; any other module is returned itself, its children converted in place."""
+        """Return a frozen copy of a BatchNorm2d or SyncBatchNorm. Any other module is returned itself, with its children converted."""
         if not isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
             for name, child in module.named_children():
                 setattr(module, name, cls.convert_frozen_batchnorm(child))
@@ -70,10 +66,11 @@ class FrozenBatchNorm2d(nn.Module):
 
 
 class NaiveSyncBatchNorm(nn.BatchNorm2d):
-    """BatchNorm2d whose training statistics are an average over all processes, with gradients through the average.
+    """BatchNorm2d whose training statistics are averages over all processes; gradients flow through the average.
 
-    ``stats_mode`` "": every process counts the same (all must have images); "N": a process counts by its number of images (some may have
-    none). The running variance takes the biased variance. Eval mode and a single process: plain BatchNorm2d.
+    ``stats_mode`` "": every process has the same weight (each must have images); "N": a process is weighted by its number of images
+    (some may have none). The running variance is updated with the biased variance. In evaluation mode and in a single process it is a
+    plain BatchNorm2d.
     """
 
     def __init__(self, *args: Any, stats_mode: str = "", **kwargs: Any) -> None:
@@ -83,13 +80,13 @@ class NaiveSyncBatchNorm(nn.BatchNorm2d):
         self._stats_mode = stats_mode
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) -> the same shape and dtype; computed in float32 at least."""
+        """(N, C, H, W) -> the same shape and dtype; computed at least in float32."""
         if not self.training or comm.get_world_size() == 1:
             return super().forward(x)
         assert len(x) > 0 or self._stats_mode == "N", 'Without images in a process, use stats_mode "N".'
         values = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         mean, variance, images = self._synchronised_moments(values)
-        # Nothing is learnt from a batch without images.
+        # A batch without images changes no statistics.
         momentum = self.momentum * images.detach().clamp(max=1.0)
         self.running_mean += momentum * (mean.detach() - self.running_mean)
         self.running_var += momentum * (variance.detach() - self.running_var)
@@ -98,7 +95,7 @@ class NaiveSyncBatchNorm(nn.BatchNorm2d):
         return (values * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
 
     def _synchronised_moments(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Mean (C,), biased variance (C,) and total weight () over processes."""
+        """Return mean (C,), biased variance (C,) and total weight () over all processes."""
         weight = float(len(values)) if self._stats_mode == "N" else 1.0
         pixels = max(values[:, 0].numel(), 1)
         moments = torch.cat([values.sum(dim=(0, 2, 3)), values.square().sum(dim=(0, 2, 3))]) / pixels
@@ -120,8 +117,9 @@ _NORMS: dict[str, Callable[[int], nn.Module]] = {
 
 
 def get_norm(norm: NormName, out_channels: int) -> nn.Module | None:
-    """The layer a config names, for ``out_channels`` channels: "" or None none; "GN" has 32 groups; "LN" normalises over channels; a
-    callable is called with the number of channels. KeyError for another name.
+    """Return the layer that a config names, for ``out_channels`` channels; None for "" or None.
+
+    "GN" has 32 groups; "LN" normalises over channels; a callable is called with the number of channels. KeyError for another name.
     """
     if not norm:
         return None

@@ -1,11 +1,11 @@
-"""What one module tells the next of the tensors it makes."""
+"""The shape of the tensors that one module passes to the next."""
 
 from dataclasses import dataclass
 
 
 @dataclass
 class ShapeSpec:
-    """Shape of a feature map, as far as known: channels, height and width in cells, stride in input pixels."""
+    """The shape of a feature map, as far as it is known: channels, height and width in cells, stride in input pixels."""
 
     channels: int | None = None
     height: int | None = None

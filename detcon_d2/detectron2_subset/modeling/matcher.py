@@ -1,22 +1,26 @@
-"""Which ground truth belongs to which prediction. Letters: M ground truths, N predictions."""
+"""Assigning ground truth to predictions. Letters: M ground truths, N predictions."""
 
 import torch
 
 
 class Matcher:
-    """Gives each prediction its best ground truth and, by the quality of that match, a label."""
+    """Assigns to each prediction its best ground truth and a label, which depends on the quality of that match."""
 
     def __init__(self, thresholds: list[float], labels: list[int], allow_low_quality_matches: bool = False) -> None:
-        """``labels[i]`` (1 positive, 0 negative, -1 ignored) is for qualities from ``thresholds[i - 1]`` to below ``thresholds[i]``.
+        """
+        Args:
+            thresholds: positive and increasing.
+            labels: one more than thresholds. ``labels[i]`` (1 positive, 0 negative, -1 ignored) is the label of qualities from
+                ``thresholds[i - 1]`` to below ``thresholds[i]``.
+            allow_low_quality_matches: the best predictions for every ground truth are also positive, whatever their quality.
 
-        ``allow_low_quality_matches``: the best predictions of every ground truth are positive too, whatever the quality. AssertionError for
-        thresholds that are not positive and rising, other labels, or not one label more than thresholds.
+        AssertionError for other thresholds or labels.
         """
         assert all(low < high for low, high in zip([0.0, *thresholds], thresholds)), (
-            f"Thresholds are positive and rise, found {thresholds}."
+            f"Thresholds are positive and increase, found {thresholds}."
         )
         assert set(labels) <= {-1, 0, 1}, f"Labels are -1, 0 or 1, found {labels}."
-        assert len(labels) == len(thresholds) + 1, f"{len(thresholds)} thresholds part {len(thresholds) + 1} labels, found {len(labels)}."
+        assert len(labels) == len(thresholds) + 1, f"{len(thresholds)} thresholds need {len(thresholds) + 1} labels, found {len(labels)}."
         self.thresholds = list(thresholds)
         self.labels = list(labels)
         self.allow_low_quality_matches = allow_low_quality_matches

@@ -2,14 +2,12 @@
 
 import torch
 
-from ..layers import nonzero_tuple
-
 
 def subsample_labels(labels: torch.Tensor, num_samples: int, positive_fraction: float, bg_label: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Positions (int64 vectors) of random positives and negatives, together at most ``num_samples``.
+    """Return the positions (int64 vectors) of random positives and of random negatives, together at most ``num_samples``.
 
-    ``labels`` (N,): ``bg_label`` is negative, -1 ignored, anything else positive. At most ``positive_fraction`` of ``num_samples`` are
-    positives; negatives fill the rest. Two ``torch.randperm`` on the device of the labels, positives first.
+    ``labels`` (N,): ``bg_label`` is negative, -1 is ignored, anything else is positive. At most ``positive_fraction`` of ``num_samples``
+    are positives; negatives fill the rest. Two calls of ``torch.randperm`` on the device of the labels, first for the positives.
     """
     negatives = labels == bg_label
     positives = (labels != -1) & ~negatives
@@ -18,5 +16,5 @@ def subsample_labels(labels: torch.Tensor, num_samples: int, positive_fraction: 
 
 
 def _choose(candidates: torch.Tensor, limit: int) -> torch.Tensor:
-    (positions,) = nonzero_tuple(candidates)
+    positions = candidates.nonzero()[:, 0]
     return positions[torch.randperm(len(positions), device=positions.device)[:limit]]

@@ -1,4 +1,4 @@
-"""Optimizer, parameter groups and learning-rate schedule from the keys under ``SOLVER``."""
+"""The optimizer, its parameter groups and the learning-rate schedule from the config keys under ``SOLVER``."""
 
 import logging
 from collections import defaultdict
@@ -19,68 +19,41 @@ _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalRe
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
-    """SGD over the trainable parameters of ``model``, with gradient clipping where the config enables it."""
+    """Build SGD over the trainable parameters of ``model``, with gradient clipping if the config enables it."""
     s = cfg.SOLVER
-    groups = get_default_optimizer_params(model, s.BASE_LR, None, s.WEIGHT_DECAY_NORM, s.BIAS_LR_FACTOR, s.WEIGHT_DECAY_BIAS)
     optimizer = maybe_add_gradient_clipping(cfg, torch.optim.SGD)
+    groups = _parameter_groups(s, model)
     return optimizer(groups, s.BASE_LR, momentum=s.MOMENTUM, nesterov=s.NESTEROV, weight_decay=s.WEIGHT_DECAY, foreach=True)
 
 
-def get_default_optimizer_params(
-    model: nn.Module,
-    base_lr: float | None = None,
-    weight_decay: float | None = None,
-    weight_decay_norm: float | None = None,
-    bias_lr_factor: float | None = 1.0,
-    weight_decay_bias: float | None = None,
-    lr_factor_func: Callable[[str], float] | None = None,
-    overrides: dict[str, dict[str, float]] | None = None,
-) -> list[dict[str, Any]]:
-    """Parameter groups of a torch optimizer, one for each distinct set of hyperparameters; frozen parameters are left out.
+def _parameter_groups(solver: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
+    """Return one group for each distinct set of hyperparameters, without the frozen parameters.
 
-    Args:
-        model: whose parameters to group; a parameter that is used twice counts once.
-        base_lr: learning rate of every group; None: the optimizer's.
-        weight_decay: weight decay of every group; None: the optimizer's.
-        weight_decay_norm: weight decay of the parameters of normalisation layers; None: as the others.
-        bias_lr_factor: factor on the learning rate of parameters named "bias"; other than 1 it needs ``base_lr``.
-        weight_decay_bias: weight decay of parameters named "bias", those of normalisation layers too; None: as the others.
-        lr_factor_func: factor on the learning rate by full parameter name; needs ``base_lr``.
-        overrides: a parameter's last name -> its hyperparameters, above all the others.
-
-    Raises:
-        ValueError: ``base_lr`` is missing, or "bias" is in ``overrides`` and set by the bias arguments too.
+    Normalisation layers have the weight decay WEIGHT_DECAY_NORM; parameters named "bias", also those of normalisation layers, have
+    WEIGHT_DECAY_BIAS and a learning rate multiplied by BIAS_LR_FACTOR. A key that is None changes nothing.
     """
-    if base_lr is None and (lr_factor_func is not None or bias_lr_factor not in (None, 1.0)):
-        raise ValueError("lr_factor_func and bias_lr_factor require base_lr")
-    bias = {"lr": base_lr * bias_lr_factor} if bias_lr_factor not in (None, 1.0) else {}
-    if weight_decay_bias is not None:
-        bias["weight_decay"] = weight_decay_bias
-    overrides = dict(overrides or {})
-    if bias and "bias" in overrides:
-        raise ValueError("Conflicting overrides for 'bias': drop it from overrides, or drop bias_lr_factor and weight_decay_bias.")
-    overrides["bias"] = bias or overrides.get("bias", {})
-    defaults = {name: value for name, value in (("lr", base_lr), ("weight_decay", weight_decay)) if value is not None}
     groups: dict[tuple, list[nn.Parameter]] = defaultdict(list)
-    # named_parameters, unlike a walk over modules, gives a shared parameter once, under its first name.
+    # named_parameters, unlike a walk over the modules, yields a shared parameter once, under its first name.
     for full_name, parameter in model.named_parameters():
-        module_name, _, name = full_name.rpartition(".")
         if not parameter.requires_grad:
             continue
-        hyper = dict(defaults)
-        if weight_decay_norm is not None and isinstance(model.get_submodule(module_name), _NORMS):
-            hyper["weight_decay"] = weight_decay_norm
-        if lr_factor_func is not None:
-            hyper["lr"] *= lr_factor_func(f"{module_name}.{name}")
-        groups[tuple({**hyper, **overrides.get(name, {})}.items())].append(parameter)
+        module_name, _, name = full_name.rpartition(".")
+        hyper = {"lr": solver.BASE_LR}
+        if solver.WEIGHT_DECAY_NORM is not None and isinstance(model.get_submodule(module_name), _NORMS):
+            hyper["weight_decay"] = solver.WEIGHT_DECAY_NORM
+        if name == "bias" and solver.BIAS_LR_FACTOR is not None:
+            hyper["lr"] *= solver.BIAS_LR_FACTOR
+        if name == "bias" and solver.WEIGHT_DECAY_BIAS is not None:
+            hyper["weight_decay"] = solver.WEIGHT_DECAY_BIAS
+        groups[tuple(hyper.items())].append(parameter)
     return [{**dict(hyper), "params": parameters} for hyper, parameters in groups.items()]
 
 
 def maybe_add_gradient_clipping(cfg: CfgNode, optimizer: type[Optimizer]) -> type[Optimizer]:
-    """A subclass of ``optimizer`` whose ``step`` clips gradients first, or ``optimizer`` itself if the config does not enable clipping.
+    """Return a subclass of ``optimizer`` whose ``step`` first clips gradients, or ``optimizer`` itself if the config disables clipping.
 
-    ``SOLVER.CLIP_GRADIENTS.CLIP_TYPE`` "value" clips each element to +- CLIP_VALUE; "norm" scales the gradient of each parameter, taken by
-    itself, to a norm (of order NORM_TYPE) of at most CLIP_VALUE.
+    ``SOLVER.CLIP_GRADIENTS.CLIP_TYPE`` "value" clips each element to [-CLIP_VALUE, CLIP_VALUE]; "norm" scales the gradient of each single
+    parameter to a norm (of order NORM_TYPE) of at most CLIP_VALUE. ValueError for another type.
     """
     clip = cfg.SOLVER.CLIP_GRADIENTS.clone()
     if not clip.ENABLED:
@@ -100,7 +73,10 @@ def maybe_add_gradient_clipping(cfg: CfgNode, optimizer: type[Optimizer]) -> typ
 
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
-    """The schedule ``SOLVER.LR_SCHEDULER_NAME`` (WarmupMultiStepLR, WarmupCosineLR or WarmupStepWithFixedGammaLR) with its warm-up."""
+    """Build the schedule ``SOLVER.LR_SCHEDULER_NAME`` (WarmupMultiStepLR, WarmupCosineLR or WarmupStepWithFixedGammaLR) with its warm-up.
+
+    ValueError for another name, or a BASE_LR_END above BASE_LR.
+    """
     s = cfg.SOLVER
     if s.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
         steps = [step for step in s.STEPS if step <= s.MAX_ITER]

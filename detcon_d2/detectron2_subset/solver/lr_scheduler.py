@@ -1,4 +1,4 @@
-"""Learning rates as multipliers over the progress of training, on fvcore's parameter schedulers."""
+"""Learning rates as multipliers over the progress of training, based on the parameter schedulers of fvcore."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 
 class WarmupParamScheduler(CompositeParamScheduler):
-    """A warm-up stage before another scheduler."""
+    """A warm-up phase before another scheduler."""
 
     def __init__(
         self,
@@ -20,11 +20,13 @@ class WarmupParamScheduler(CompositeParamScheduler):
     ) -> None:
         """
         Args:
-            scheduler: what follows the warm-up, a function of progress in [0, 1].
-            warmup_factor: the first value as a fraction of ``scheduler``'s first value.
-            warmup_length: the warm-up's share of training, in [0, 1].
-            warmup_method: "linear": straight to where ``scheduler`` takes over; "constant": stay at the first value.
-            rescale_interval: run the whole of ``scheduler`` after the warm-up, instead of its part after ``warmup_length``.
+            scheduler: the schedule after the warm-up, a function of the progress in [0, 1].
+            warmup_factor: the first value as a fraction of the first value of ``scheduler``.
+            warmup_length: the warm-up's fraction of the training, in [0, 1].
+            warmup_method: "linear" increases linearly to the value with which ``scheduler`` continues; "constant" keeps the first value.
+            rescale_interval: run the whole ``scheduler`` after the warm-up, instead of its part after ``warmup_length``.
+
+        ValueError for another ``warmup_method``.
         """
         first = warmup_factor * scheduler(0.0)
         if warmup_method == "linear":
@@ -43,10 +45,10 @@ class LRMultiplier(LRScheduler):
     def __init__(self, optimizer: Optimizer, multiplier: ParamScheduler, max_iter: int, last_iter: int = -1) -> None:
         """
         Args:
-            optimizer: its groups' learning rates are the initial values.
-            multiplier: function of progress in [0, 1].
-            max_iter: number of iterations in all.
-            last_iter: the last iteration done, -1 at the beginning.
+            optimizer: the learning rates of its groups are the initial values.
+            multiplier: a function of the progress in [0, 1]; ValueError if it is not a ParamScheduler.
+            max_iter: the total number of iterations.
+            last_iter: the last completed iteration, -1 at the beginning.
         """
         if not isinstance(multiplier, ParamScheduler):
             raise ValueError(f"LRMultiplier needs an fvcore ParamScheduler as its multiplier, got {multiplier!r}.")
@@ -54,10 +56,10 @@ class LRMultiplier(LRScheduler):
         super().__init__(optimizer, last_epoch=last_iter)
 
     def get_lr(self) -> list[float]:
-        """The learning rate of each group at the current iteration."""
+        """Return the learning rate of each group at the current iteration."""
         factor = self._multiplier(self.last_epoch / self._max_iter)
         return [base * factor for base in self.base_lrs]
 
     def state_dict(self) -> dict[str, Any]:
-        """The initial values and the iteration; the schedule itself comes from the config."""
+        """Return the initial values and the iteration. The schedule is not saved: the config defines it."""
         return {"base_lrs": self.base_lrs, "last_epoch": self.last_epoch}

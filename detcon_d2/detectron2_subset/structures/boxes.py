@@ -1,4 +1,4 @@
-"""Axis-aligned boxes on torchvision.ops. Letters: N boxes."""
+"""Axis-aligned boxes, based on torchvision.ops. Letters: N boxes."""
 
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
@@ -11,7 +11,7 @@ RawBoxes = list[float] | tuple[float, ...] | torch.Tensor | np.ndarray
 
 
 class BoxMode(IntEnum):
-    """How four (or, with an angle, five) numbers describe a box; absolute modes are in pixels, relative ones in [0, 1]."""
+    """The meaning of the four (or, with an angle, five) numbers of a box. Absolute modes are in pixels, relative modes in [0, 1]."""
 
     XYXY_ABS = 0
     XYWH_ABS = 1
@@ -21,10 +21,10 @@ class BoxMode(IntEnum):
 
     @staticmethod
     def convert(box: RawBoxes, from_mode: "BoxMode", to_mode: "BoxMode") -> RawBoxes:
-        """``box``, four numbers or an (N, 4) array, in ``to_mode``; a new object of the same type (the argument itself if nothing changes).
+        """Return ``box``, four numbers or an (N, 4) array, in ``to_mode``, as a new object of the same type (or ``box`` itself if the
+        modes are equal). Python sequences are rounded to float32, as in Detectron2.
 
-        Python sequences go through float32, as in Detectron2. Raises NotImplementedError for modes other than XYXY_ABS and XYWH_ABS,
-        AssertionError for a sequence that is not one box.
+        NotImplementedError for other modes than XYXY_ABS and XYWH_ABS, AssertionError for a sequence that is not one box.
         """
         if from_mode == to_mode:
             return box
@@ -45,28 +45,15 @@ class Boxes:
     """``tensor``: (N, 4) float32, rows (x1, y1, x2, y2) in pixels."""
 
     def __init__(self, tensor: torch.Tensor | np.ndarray | Sequence[Sequence[float]]) -> None:
-        """Anything convertible to (N, 4) float32; an empty one of any shape is zero boxes. AssertionError otherwise."""
+        """``tensor``: anything that converts to (N, 4) float32; an empty tensor of any shape is zero boxes. AssertionError otherwise."""
         tensor = torch.as_tensor(tensor)
         tensor = tensor.to(torch.float32) if tensor.numel() else tensor.new_zeros((0, 4), dtype=torch.float32)
         assert tensor.dim() == 2 and tensor.shape[1] == 4, f"Boxes are of shape (N, 4), found {tuple(tensor.shape)}."
         self.tensor = tensor
 
-    def clone(self) -> "Boxes":
-        """A copy with its own storage."""
-        return Boxes(self.tensor.clone())
-
     def to(self, device: torch.device | str) -> "Boxes":
-        """The boxes on another device."""
+        """Return the boxes on another device."""
         return Boxes(self.tensor.to(device=device))
-
-    @property
-    def device(self) -> torch.device:
-        """Where the tensor lies."""
-        return self.tensor.device
-
-    def area(self) -> torch.Tensor:
-        """(N,) areas in square pixels."""
-        return ops.box_area(self.tensor)
 
     def clip(self, box_size: tuple[int, int]) -> None:
         """Clip in place to x in [0, width], y in [0, height], ``box_size`` = (height, width). AssertionError for NaN or infinity."""
@@ -74,17 +61,13 @@ class Boxes:
         self.tensor = ops.clip_boxes_to_image(self.tensor, box_size)
 
     def nonempty(self, threshold: float = 0.0) -> torch.Tensor:
-        """(N,) bool: width and height are both larger than ``threshold``."""
+        """Return (N,) bool: width and height are both larger than ``threshold``."""
         return (self.tensor[:, 2:] - self.tensor[:, :2] > threshold).all(dim=1)
 
     def inside_box(self, box_size: tuple[int, int], boundary_threshold: int = 0) -> torch.Tensor:
-        """(N,) bool: x1, y1 >= -threshold and x2 < width + threshold, y2 < height + threshold, ``box_size`` = (height, width)."""
+        """Return (N,) bool: x1, y1 >= -threshold and x2 < width + threshold, y2 < height + threshold, ``box_size`` = (height, width)."""
         limit = self.tensor.new_tensor(box_size[::-1]) + boundary_threshold
         return ((self.tensor[:, :2] >= -boundary_threshold) & (self.tensor[:, 2:] < limit)).all(dim=1)
-
-    def get_centers(self) -> torch.Tensor:
-        """(N, 2) centres (x, y)."""
-        return (self.tensor[:, :2] + self.tensor[:, 2:]) / 2
 
     def scale(self, scale_x: float, scale_y: float) -> None:
         """Multiply x and y coordinates in place."""
@@ -92,12 +75,11 @@ class Boxes:
 
     @classmethod
     def cat(cls, boxes_list: list["Boxes"]) -> "Boxes":
-        """All boxes of a list (zero boxes for an empty one), in order."""
-        assert isinstance(boxes_list, list | tuple), f"Boxes.cat takes a list of Boxes, found {type(boxes_list).__name__}."
+        """Return all boxes of a list, in order; an empty list gives zero boxes."""
         return cls(torch.cat([boxes.tensor for boxes in boxes_list]) if boxes_list else [])
 
     def __getitem__(self, item: int | slice | torch.Tensor | list[int]) -> "Boxes":
-        """The selected boxes as Boxes (one box for an int); may share storage. AssertionError if the result is no matrix."""
+        """Return the selected boxes, which may share storage; an int selects one box. AssertionError if the result is not a matrix."""
         rows = self.tensor[[item]] if isinstance(item, int) else self.tensor[item]
         assert rows.dim() == 2, f"Indexing Boxes with {item} gives shape {tuple(rows.shape)}, not (M, 4)."
         return Boxes(rows)
@@ -113,5 +95,5 @@ class Boxes:
 
 
 def pairwise_iou(boxes1: Boxes, boxes2: Boxes) -> torch.Tensor:
-    """(N, M) intersection over union of all pairs; 0 where both boxes are empty (torchvision says NaN there)."""
+    """Return (N, M) intersection over union of all pairs; 0 if both boxes are empty (torchvision returns NaN)."""
     return ops.box_iou(boxes1.tensor, boxes2.tensor).nan_to_num(0.0)

@@ -1,4 +1,4 @@
-"""The container of what is known of the instances of one image."""
+"""The container of the fields of the instances in one image."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ import torch
 
 
 class Instances:
-    """Fields of equal length (``gt_boxes``, ``scores`` ...) of the instances in an image of ``image_size`` = (height, width).
+    """Fields of equal length (``gt_boxes``, ``scores`` and others) of the instances in an image of ``image_size`` = (height, width).
 
-    ``instances.name = value`` sets a field, ``instances.name`` reads it, ``instances[index]`` indexes all. Names with a leading underscore
-    are plain attributes.
+    ``instances.name = value`` sets a field, ``instances.name`` reads it, ``instances[index]`` indexes all fields. Names with a leading
+    underscore are ordinary attributes.
     """
 
     def __init__(self, image_size: tuple[int, int], **kwargs: Any) -> None:
@@ -37,34 +37,34 @@ class Instances:
         return fields[name]
 
     def set(self, name: str, value: Any) -> None:
-        """Add or replace a field. AssertionError if its length differs from that of the others."""
+        """Add or replace a field. AssertionError if its length differs from the length of the other fields."""
         if self._fields:
             assert len(value) == len(self), f"Field {name!r} has length {len(value)}, the other fields have length {len(self)}."
         self._fields[name] = value
 
     def has(self, name: str) -> bool:
-        """Whether there is a field ``name``."""
+        """Return whether there is a field ``name``."""
         return name in self._fields
 
     def remove(self, name: str) -> None:
-        """Drop a field; KeyError if there is none."""
+        """Remove a field; KeyError if there is none."""
         del self._fields[name]
 
     def get(self, name: str) -> Any:
-        """A field; KeyError if there is none."""
+        """Return a field; KeyError if there is none."""
         return self._fields[name]
 
     def get_fields(self) -> dict[str, Any]:
-        """The dict of all fields itself, not a copy."""
+        """Return the dict of all fields itself, not a copy."""
         return self._fields
 
     def to(self, *args: Any, **kwargs: Any) -> "Instances":
-        """``field.to(...)`` of every field that has it."""
+        """Call ``field.to(...)`` of every field that has it."""
         moved = {name: value.to(*args, **kwargs) if hasattr(value, "to") else value for name, value in self._fields.items()}
         return Instances(self._image_size, **moved)
 
     def __getitem__(self, item: int | slice | torch.Tensor) -> "Instances":
-        """All fields indexed; an int keeps one instance. IndexError if it is out of range."""
+        """Index all fields; an int selects one instance. IndexError if it is out of range."""
         if isinstance(item, int):
             position = range(len(self))[item]
             item = slice(position, position + 1)
@@ -72,21 +72,19 @@ class Instances:
 
     @staticmethod
     def cat(instance_lists: list["Instances"]) -> "Instances":
-        """The instances of several Instances of one image, in order; a single one is returned itself.
+        """Join several Instances of one image, in order. The fields of the first are joined: tensors, and types that have a ``cat``.
 
-        The fields of the first are joined: tensors, lists, and whatever has a ``cat``. AssertionError for no Instances or different image
-        sizes, KeyError for a field that a later one lacks, ValueError for a field that cannot be joined.
+        AssertionError for different image sizes, KeyError for a field that a later one does not have.
         """
-        assert instance_lists and all(isinstance(each, Instances) for each in instance_lists), "Instances.cat takes a list of Instances."
         first = instance_lists[0]
-        if len(instance_lists) == 1:
-            return first
         sizes = {tuple(each.image_size) for each in instance_lists}
         assert len(sizes) == 1, f"Instances to be joined are of one image, found image sizes {sorted(sizes)}."
-        return Instances(first.image_size, **{name: _join([each.get(name) for each in instance_lists]) for name in first.get_fields()})
+        fields = {name: [each.get(name) for each in instance_lists] for name in first.get_fields()}
+        joined = {name: torch.cat(v) if isinstance(v[0], torch.Tensor) else v[0].cat(v) for name, v in fields.items()}
+        return Instances(first.image_size, **joined)
 
     def __len__(self) -> int:
-        """Number of instances; NotImplementedError while there is no field."""
+        """Return the number of instances; NotImplementedError if there is no field."""
         for value in self._fields.values():
             return len(value)
         raise NotImplementedError("Instances without fields have no length.")
@@ -98,13 +96,3 @@ class Instances:
         height, width = self._image_size
         fields = ", ".join(f"{name}: {value}" for name, value in self._fields.items())
         return f"Instances(num_instances={len(self)}, image_height={height}, image_width={width}, fields=[{fields}])"
-
-
-def _join(values: list[Any]) -> Any:
-    if isinstance(values[0], torch.Tensor):
-        return torch.cat(values)
-    if isinstance(values[0], list):
-        return [item for value in values for item in value]
-    if hasattr(values[0], "cat"):
-        return values[0].cat(values)
-    raise ValueError(f"A field of type {type(values[0]).__name__} cannot be joined; use a tensor, a list or a type with cat().")

@@ -14,7 +14,7 @@ Index = int | slice | list[int] | torch.Tensor
 
 
 def polygons_to_bitmask(polygons: list[np.ndarray], height: int, width: int) -> np.ndarray:
-    """(H, W) bool: the union of polygons [x0, y0, x1, y1, ...], rasterised by pycocotools; nothing without polygons."""
+    """Return (H, W) bool: the union of polygons [x0, y0, x1, y1, ...], rasterised by pycocotools; all False without polygons."""
     if not polygons:
         return np.zeros((height, width), dtype=bool)
     parts = coco_mask.frPyObjects([np.asarray(polygon, dtype=np.float64).tolist() for polygon in polygons], height, width)
@@ -25,42 +25,29 @@ class BitMasks:
     """``tensor``: (N, H, W) bool."""
 
     def __init__(self, tensor: torch.Tensor | np.ndarray) -> None:
-        """(N, H, W), nonzero = inside. AssertionError for another number of dimensions."""
+        """``tensor``: (N, H, W), nonzero inside the instance. AssertionError for another number of dimensions."""
         tensor = torch.as_tensor(tensor).to(torch.bool)
         assert tensor.dim() == 3, f"BitMasks are of shape (N, H, W), found {tuple(tensor.shape)}."
         self.tensor = tensor
         self.image_size = tensor.shape[1:]
 
-    @staticmethod
-    def from_polygon_masks(polygon_masks: "PolygonMasks | list[list[np.ndarray]]", height: int, width: int) -> "BitMasks":
-        """One bitmap for each instance of ``polygon_masks``."""
-        instances = polygon_masks.polygons if isinstance(polygon_masks, PolygonMasks) else polygon_masks
-        maps = [torch.from_numpy(polygons_to_bitmask(polygons, height, width)) for polygons in instances]
-        return BitMasks(torch.stack(maps) if maps else torch.empty(0, height, width))
-
-    @staticmethod
-    def cat(bitmasks_list: list["BitMasks"]) -> "BitMasks":
-        """All masks of a list of one image size, in order. AssertionError for an empty list."""
-        assert bitmasks_list and all(isinstance(masks, BitMasks) for masks in bitmasks_list), "BitMasks.cat takes a list of BitMasks."
-        return BitMasks(torch.cat([masks.tensor for masks in bitmasks_list]))
-
     def to(self, *args: Any, **kwargs: Any) -> "BitMasks":
-        """The masks on another device."""
+        """Return the masks on another device."""
         return BitMasks(self.tensor.to(*args, **kwargs))
 
     def nonempty(self) -> torch.Tensor:
-        """(N,) bool: the mask has a pixel."""
+        """Return (N,) bool: the mask has a pixel."""
         return self.tensor.flatten(1).any(dim=1)
 
     def get_bounding_boxes(self) -> Boxes:
-        """Tight boxes, x2 and y2 one past the last pixel; zeros for an empty mask."""
+        """Return tight boxes, with x2 and y2 one past the last pixel; zeros for an empty mask."""
         profiles = [self.tensor.any(dim=dim).int() for dim in (1, 2)]
         sides = [line.argmax(dim=1) for line in profiles] + [line.shape[1] - line.flip(1).argmax(dim=1) for line in profiles]
         return Boxes(torch.stack(sides, dim=1) * self.nonempty()[:, None])
 
     def crop_and_resize(self, boxes: torch.Tensor, mask_size: int) -> torch.Tensor:
-        """(N, S, S) bool: mask i inside box i ((N, 4) xyxy), by aligned RoIAlign thresholded at 0.5."""
-        assert len(boxes) == len(self), f"One box a mask: {len(boxes)} boxes, {len(self)} masks."
+        """Return (N, S, S) bool: mask i inside box i ((N, 4) xyxy), by aligned RoIAlign with threshold 0.5."""
+        assert len(boxes) == len(self), f"There must be one box per mask, found {len(boxes)} boxes, {len(self)} masks."
         rois = torch.cat([torch.arange(len(boxes), device=boxes.device)[:, None].to(boxes), boxes], dim=1)
         crops = ops.roi_align(
             self.tensor[:, None].to(torch.float32), rois.to(self.tensor.device), mask_size, aligned=True, sampling_ratio=0
@@ -68,7 +55,7 @@ class BitMasks:
         return crops[:, 0] >= 0.5
 
     def __getitem__(self, item: Index) -> "BitMasks":
-        """The selected masks as BitMasks (one mask for an int); may share storage."""
+        """Return the selected masks, which may share storage; an int selects one mask."""
         return BitMasks(self.tensor[item][None] if isinstance(item, int) else self.tensor[item])
 
     def __iter__(self) -> Iterator[torch.Tensor]:
@@ -79,7 +66,7 @@ class BitMasks:
 
 
 class PolygonMasks:
-    """``polygons``: one list of float64 vectors [x0, y0, x1, y1, ...] (at least three points) for each instance, in pixels."""
+    """``polygons``: for each instance a list of float64 vectors [x0, y0, x1, y1, ...] (at least three points), in pixels."""
 
     def __init__(self, polygons: list[list[torch.Tensor | np.ndarray | list[float]]]) -> None:
         """ValueError for anything but a list of lists of vectors of even length >= 6."""
@@ -87,42 +74,32 @@ class PolygonMasks:
             raise ValueError("PolygonMasks take a list (instances) of lists (polygons) of coordinate vectors.")
         self.polygons = [[_coordinates(polygon) for polygon in instance] for instance in polygons]
 
-    @staticmethod
-    def cat(polymasks_list: list["PolygonMasks"]) -> "PolygonMasks":
-        """All instances of a list, in order. AssertionError for an empty list."""
-        assert polymasks_list and all(isinstance(masks, PolygonMasks) for masks in polymasks_list), "PolygonMasks.cat takes PolygonMasks."
-        return PolygonMasks([instance for masks in polymasks_list for instance in masks.polygons])
-
     def to(self, *args: Any, **kwargs: Any) -> "PolygonMasks":
-        """The masks themselves: polygons stay in main memory."""
+        """Return the masks themselves: polygons stay in main memory."""
         return self
 
     def crop_and_resize(self, boxes: torch.Tensor, mask_size: int) -> torch.Tensor:
-        """(N, S, S) bool on the device of ``boxes``: instance i inside box i ((N, 4) xyxy), rasterised on a grid of S x S over the box."""
-        assert len(boxes) == len(self), f"One box a mask: {len(boxes)} boxes, {len(self)} masks."
+        """Return (N, S, S) bool on the device of ``boxes``: instance i inside box i ((N, 4) xyxy), on a grid of S x S cells in the box."""
+        assert len(boxes) == len(self), f"There must be one box per mask, found {len(boxes)} boxes, {len(self)} masks."
         crops = np.zeros((len(self), mask_size, mask_size), dtype=bool)
         for crop, instance, box in zip(crops, self.polygons, boxes.float().cpu().numpy()):
-            # Boxes thinner than a tenth of a pixel are not enlarged further.
+            # Limits the enlargement of boxes that are thinner than a tenth of a pixel.
             grid = mask_size / np.maximum(box[2:] - box[:2], 0.1)
             shifted = [((polygon.reshape(-1, 2) - box[:2]) * grid).ravel() for polygon in instance]
             crop[:] = polygons_to_bitmask(shifted, mask_size, mask_size)
         return torch.from_numpy(crops).to(boxes.device)
 
     def nonempty(self) -> torch.Tensor:
-        """(N,) bool: the instance has a polygon."""
+        """Return (N,) bool: the instance has a polygon."""
         return torch.tensor([len(instance) > 0 for instance in self.polygons], dtype=torch.bool)
 
-    def area(self) -> torch.Tensor:
-        """(N,) sums of polygon areas by the shoelace formula."""
-        return torch.tensor([sum(_shoelace(*polygon.reshape(-1, 2).T) for polygon in instance) for instance in self.polygons])
-
     def get_bounding_boxes(self) -> Boxes:
-        """Tight boxes; zeros for an instance without polygons."""
+        """Return tight boxes; zeros for an instance without polygons."""
         points = [np.concatenate(instance or [np.zeros(2)]).reshape(-1, 2) for instance in self.polygons]
         return Boxes([[*xy.min(axis=0), *xy.max(axis=0)] for xy in points])
 
     def __getitem__(self, item: Index) -> "PolygonMasks":
-        """The selected instances as PolygonMasks: an int, slice, list of ints, or a vector of integers or bools."""
+        """Return the selected instances: ``item`` is an int, a slice, a list of ints, or a vector of integers or bools."""
         if isinstance(item, torch.Tensor):
             item = (item.nonzero().squeeze(1) if item.dtype in (torch.bool, torch.uint8) else item).tolist()
         positions = range(len(self))[item] if isinstance(item, int | slice) else item
@@ -140,7 +117,3 @@ def _coordinates(polygon: torch.Tensor | np.ndarray | list[float]) -> np.ndarray
     if vector.ndim != 1 or vector.size % 2 or vector.size < 6:
         raise ValueError(f"A polygon is a vector of at least three (x, y) pairs, found shape {vector.shape}.")
     return vector
-
-
-def _shoelace(x: np.ndarray, y: np.ndarray) -> float:
-    return abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2

@@ -1,4 +1,4 @@
-"""Registries, events, communication, logging and files."""
+"""Event storage and writers, communication between processes, logging, random seeds and files."""
 
 from ..missing import missing_name
 

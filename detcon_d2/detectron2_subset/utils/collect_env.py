@@ -8,7 +8,7 @@ from tabulate import tabulate
 
 
 def collect_env_info() -> str:
-    """A table of platform, Python, package versions and GPUs."""
+    """Return a table of the platform, the versions of Python and of the packages, and the GPUs."""
     from .. import __path__, __version__
 
     wanted = {"numpy", "torch", "torchvision", "fvcore", "iopath", "pillow", "opencv-python", "opencv-python-headless", "pycocotools"}

@@ -9,12 +9,12 @@ import torch
 
 
 def seed_all_rng(seed: int | None = None) -> None:
-    """Seed Python's, numpy's and torch's global generators with ``seed``; None draws a seed from the system and logs it."""
+    """Seed the global generators of Python, numpy and torch; None takes a seed from the operating system and logs it."""
     if seed is None:
         seed = int.from_bytes(os.urandom(4), "little")
         logging.getLogger("detectron2.utils.env").info(f"Using a generated random seed {seed}")
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    # Seen by processes started from here on.
+    # Python reads this variable at start-up: it affects the processes that this one starts.
     os.environ["PYTHONHASHSEED"] = str(seed)

@@ -1,4 +1,4 @@
-"""The path manager that resolves every file name: local paths, http(s), and ``detectron2://`` for the model zoo's files."""
+"""The path manager that resolves every file name: local paths, http(s) addresses, and ``detectron2://`` for the files of the model zoo."""
 
 from typing import IO, Any
 
@@ -6,7 +6,7 @@ from iopath.common.file_io import HTTPURLHandler, PathHandler
 from iopath.common.file_io import PathManager as _PathManager
 
 PathManager = _PathManager()
-"""The path manager of the subset; register further prefixes here."""
+"""The path manager of the subset. Handlers of further prefixes are registered here."""
 
 
 class _ModelZooHandler(PathHandler):

@@ -1,4 +1,4 @@
-"""Registries of names, fvcore's."""
+"""Registries of names: those of fvcore."""
 
 from fvcore.common.registry import Registry
 

@@ -3,8 +3,7 @@
 from ...missing import missing_name
 from . import builtin
 from .coco import load_coco_json, register_coco_instances
-from .convert import convert_to_coco_json
 
-__all__ = ["builtin", "convert_to_coco_json", "load_coco_json", "register_coco_instances"]
+__all__ = ["builtin", "load_coco_json", "register_coco_instances"]
 
 __getattr__ = missing_name(__name__)

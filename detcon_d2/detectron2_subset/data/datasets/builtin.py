@@ -1,4 +1,4 @@
-"""COCO's own data sets by name, under the folder that the environment variable DETECTRON2_DATASETS names ("datasets" by default)."""
+"""The data sets of COCO by name, in the folder that the environment variable DETECTRON2_DATASETS names (default: "datasets")."""
 
 import json
 import os
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .coco import register_coco_instances
 
-# Name -> json in coco/annotations, folder of images in coco.
+# Name -> json file in coco/annotations, folder of images in coco.
 _COCO = {
     "coco_2014_train": ("instances_train2014", "train2014"),
     "coco_2014_val": ("instances_val2014", "val2014"),
@@ -21,9 +21,9 @@ _COCO = {
 
 
 def register_all_coco(root: str) -> None:
-    """Register coco_2014_... and coco_2017_..., the folder ``coco`` in ``root``, with the names and ids of COCO's 80 classes.
+    """Register the data sets coco_2014_... and coco_2017_... in the folder ``coco`` of ``root``, with the names and ids of the 80 classes.
 
-    No file below ``root`` is read before a data set is used.
+    No file in ``root`` is read before a data set is used.
     """
     names = json.loads((Path(__file__).parent / "coco_categories.json").read_text(encoding="utf-8"))
     contiguous = {int(category): index for index, category in enumerate(names)}

@@ -1,50 +1,50 @@
-"""Records from a json of COCO's instance format."""
+"""Records from a json file in COCO's instance format."""
 
 import contextlib
 import io
 import logging
 import os
-from collections.abc import Iterable
 
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
+from ...missing import missing_name
 from ...structures import BoxMode
 from ...utils.file_io import PathManager
 from ..catalog import DatasetCatalog, MetadataCatalog
+
+__getattr__ = missing_name(__name__)
 
 _KEYS = ("iscrowd", "bbox", "keypoints", "category_id")
 _logger = logging.getLogger("detectron2.data.datasets.coco")
 
 
 def register_coco_instances(name: str, metadata: dict, json_file: str, image_root: str | os.PathLike) -> None:
-    """Register :func:`load_coco_json` of a json and a folder of images as data set ``name``, with ``metadata`` beside the paths."""
+    """Register :func:`load_coco_json` of a json file and a folder of images as data set ``name``, with ``metadata`` and the two paths."""
     assert isinstance(name, str), f"A data set name is a str, found {name!r}."
     DatasetCatalog.register(name, lambda: load_coco_json(json_file, image_root, name))
     MetadataCatalog.get(name).set(json_file=json_file, image_root=image_root, evaluator_type="coco", **metadata)
 
 
-def load_coco_json(
-    json_file: str, image_root: str | os.PathLike, dataset_name: str | None = None, extra_annotation_keys: Iterable[str] | None = None
-) -> list[dict]:
-    """One record for each image, by rising id: "file_name", "height", "width", "image_id", "annotations".
+def load_coco_json(json_file: str, image_root: str | os.PathLike, dataset_name: str | None = None) -> list[dict]:
+    """Return one record per image, in the order of the ids: "file_name", "height", "width", "image_id", "annotations".
 
-    An annotation has "bbox" (XYWH_ABS) with "bbox_mode", "category_id", and where the json has them "iscrowd", "keypoints" (moved by 0.5
-    to pixel centres), "segmentation" (valid polygons, or compressed RLE) and ``extra_annotation_keys``. One whose polygons are all
-    invalid is left out, and counted in the log. With ``dataset_name`` category ids become 0, 1 ... by rising id, and the metadata of that
-    data set gets "thing_classes" and "thing_dataset_id_to_contiguous_id". KeyError for an unknown category, ValueError for an empty box,
-    AssertionError for annotation ids that are not unique.
+    An annotation has "bbox" (XYWH_ABS) with "bbox_mode", "category_id", and, if the json file has them, "iscrowd", "keypoints" (shifted by
+    0.5 to pixel centres) and "segmentation" (valid polygons, or compressed RLE). An annotation whose polygons are all invalid is left out,
+    and counted in the log. With ``dataset_name``, category ids become 0, 1, ... in the order of the ids, and the metadata of that data
+    set get "thing_classes" and "thing_dataset_id_to_contiguous_id".
+
+    KeyError for an unknown category, ValueError for an empty box, AssertionError for annotation ids that are not unique.
     """
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(PathManager.get_local_path(json_file))
     unique = len(coco.anns) == len(coco.dataset.get("annotations", ()))
-    # The ids of COCO 2014's minival are known to repeat.
+    # The annotation ids of COCO 2014's minival are known to repeat.
     assert unique or "minival" in json_file, f"Annotation ids in {json_file} are not unique."
     categories = None if dataset_name is None else _contiguous_categories(coco, dataset_name)
-    keys = [*_KEYS, *(extra_annotation_keys or ())]
     records = []
     for image_id, image in sorted(coco.imgs.items()):
-        converted = [_annotation(one, keys, categories) for one in coco.imgToAnns.get(image_id, ())]
+        converted = [_annotation(one, categories) for one in coco.imgToAnns.get(image_id, ())]
         record = {"file_name": os.path.join(image_root, image["file_name"]), "height": image["height"], "width": image["width"]}
         records.append(record | {"image_id": image_id, "annotations": [one for one in converted if one is not None]})
     _report(coco, records, json_file)
@@ -61,10 +61,10 @@ def _contiguous_categories(coco: COCO, dataset_name: str) -> dict[int, int]:
     return contiguous
 
 
-def _annotation(source: dict, keys: list[str], categories: dict[int, int] | None) -> dict | None:
-    """None: no valid polygon."""
+def _annotation(source: dict, categories: dict[int, int] | None) -> dict | None:
+    """Return None if no polygon is valid."""
     assert source.get("ignore", 0) == 0, '"ignore" in a COCO json is not supported.'
-    result = {key: source[key] for key in keys if key in source} | {"bbox_mode": BoxMode.XYWH_ABS}
+    result = {key: source[key] for key in _KEYS if key in source} | {"bbox_mode": BoxMode.XYWH_ABS}
     if "bbox" in result and not result["bbox"]:
         raise ValueError(f"An annotation of image {source['image_id']} has an empty 'bbox'; this is not valid COCO format.")
     if source.get("segmentation"):

@@ -1,4 +1,4 @@
-"""The augmentations of detection. Every random number is from numpy's global generator. Letters: image H x W."""
+"""The augmentations of detection. All random numbers come from the global numpy generator. Letters: image H x W."""
 
 import sys
 
@@ -11,7 +11,7 @@ from .transform import ResizeTransform
 
 
 class RandomFlip(Augmentation):
-    """Flip with probability ``prob``."""
+    """Flips the image with probability ``prob``."""
 
     def __init__(self, prob: float = 0.5, *, horizontal: bool = True, vertical: bool = False) -> None:
         """ValueError unless exactly one of ``horizontal`` and ``vertical`` is true."""
@@ -20,38 +20,27 @@ class RandomFlip(Augmentation):
         self.prob, self.horizontal, self.vertical = prob, horizontal, vertical
 
     def get_transform(self, image: np.ndarray) -> Transform:
-        """A flip of the image (H, W, ...), or nothing."""
+        """Return a flip of the image (H, W, ...), or no operation."""
         if np.random.uniform() >= self.prob:
             return NoOpTransform()
         return HFlipTransform(image.shape[1]) if self.horizontal else VFlipTransform(image.shape[0])
 
 
-class Resize(Augmentation):
-    """Resize to a fixed shape."""
-
-    def __init__(self, shape: int | tuple[int, int], interp: int = BILINEAR) -> None:
-        """``shape``: (height, width), or the side of a square. ``interp``: a filter of PIL."""
-        self.shape, self.interp = ((shape, shape) if isinstance(shape, int) else tuple(shape)), interp
-
-    def get_transform(self, image: np.ndarray) -> Transform:
-        """Image (H, W, ...) -> the shape."""
-        return ResizeTransform(*image.shape[:2], *self.shape, self.interp)
-
-
 class ResizeShortestEdge(Augmentation):
-    """Scale so that the short side has a drawn length, or less where the long side would exceed ``max_size``."""
+    """Scales the image so that the short side has a sampled length, or less if the long side would exceed ``max_size``."""
 
     def __init__(
         self, short_edge_length: int | tuple[int, ...], max_size: int = sys.maxsize, sample_style: str = "range", interp: int = BILINEAR
     ) -> None:
-        """AssertionError for another style, or a range that is not two lengths.
-
+        """
         Args:
-            short_edge_length: pixels; (smallest, largest) for ``sample_style`` "range", the lengths to choose from for "choice". Length 0
-                leaves the image alone.
-            max_size: of the long side, in pixels.
+            short_edge_length: in pixels; (smallest, largest) for ``sample_style`` "range", all possible lengths for "choice". Length 0
+                keeps the image as it is.
+            max_size: the largest length of the long side, in pixels.
             sample_style: "range" or "choice".
             interp: a filter of PIL.
+
+        AssertionError for another style, or a range that is not two lengths.
         """
         assert sample_style in ("range", "choice"), f"sample_style is 'range' or 'choice', found {sample_style!r}."
         lengths = (short_edge_length, short_edge_length) if isinstance(short_edge_length, int) else short_edge_length
@@ -59,7 +48,7 @@ class ResizeShortestEdge(Augmentation):
         self.short_edge_length, self.max_size, self.sample_style, self.interp = lengths, max_size, sample_style, interp
 
     def get_transform(self, image: np.ndarray) -> Transform:
-        """Draw a length for the image (H, W, ...)."""
+        """Sample a length for the image (H, W, ...)."""
         lengths = self.short_edge_length
         length = np.random.choice(lengths) if self.sample_style == "choice" else np.random.randint(lengths[0], lengths[1] + 1)
         if length == 0:
@@ -69,7 +58,7 @@ class ResizeShortestEdge(Augmentation):
 
     @staticmethod
     def get_output_shape(oldh: int, oldw: int, short_edge_length: int, max_size: int) -> tuple[int, int]:
-        """(height, width) after scaling, rounded half up."""
+        """Return (height, width) after scaling, rounded half up."""
         scale = short_edge_length / min(oldh, oldw)
         sides = (short_edge_length, scale * oldw) if oldh < oldw else (scale * oldh, short_edge_length)
         shrink = min(1.0, max_size / max(sides))
@@ -78,55 +67,55 @@ class ResizeShortestEdge(Augmentation):
 
 
 class ResizeScale(Augmentation):
-    """Scale jitter: the largest scale that fits into the target size times a factor from U(min_scale, max_scale)."""
+    """Scale jitter: scales the image to the largest size that fits into the target size times a factor from U(min_scale, max_scale)."""
 
     def __init__(self, min_scale: float, max_scale: float, target_height: int, target_width: int, interp: int = BILINEAR) -> None:
-        """Targets in pixels; ``interp``: a filter of PIL."""
+        """``target_height`` and ``target_width`` are in pixels; ``interp``: a filter of PIL."""
         self.min_scale, self.max_scale = min_scale, max_scale
         self.target_height, self.target_width, self.interp = target_height, target_width, interp
 
     def get_transform(self, image: np.ndarray) -> Transform:
-        """Draw a factor for the image (H, W, ...)."""
+        """Sample a factor for the image (H, W, ...)."""
         old = np.array(image.shape[:2])
         box = np.random.uniform(self.min_scale, self.max_scale) * np.array([self.target_height, self.target_width])
         return ResizeTransform(*image.shape[:2], *np.rint(old * np.min(box / old)).astype(int).tolist(), self.interp)
 
 
 class FixedSizeCrop(Augmentation):
-    """A random window of ``crop_size``; where the image is smaller, all of it, padded at the right and bottom."""
+    """Crops a random window of ``crop_size``; an image that is smaller is padded at the right and bottom."""
 
-    def __init__(self, crop_size: tuple[int, int], pad: bool = True, pad_value: float = 128.0, seg_pad_value: int = 255) -> None:
-        """``crop_size``: (height, width); ``pad`` False: images smaller than it stay smaller."""
-        self.crop_size, self.pad, self.pad_value, self.seg_pad_value = crop_size, pad, pad_value, seg_pad_value
+    def __init__(self, crop_size: tuple[int, int]) -> None:
+        """``crop_size``: (height, width). The padding has the value 128, in labels 255."""
+        self.crop_size = crop_size
 
     def get_transform(self, image: np.ndarray) -> TransformList:
-        """Crop, and pad, for the image (H, W, ...)."""
+        """Return the crop and the padding for the image (H, W, ...)."""
         size, crop = np.array(image.shape[:2]), np.array(self.crop_size)
-        # One number places the window in both directions.
+        # One random number defines the position in both directions.
         top, left = np.rint(np.maximum(size - crop, 0) * np.random.uniform()).astype(int).tolist()
         height, width = np.minimum(size, crop).tolist()
         window = CropTransform(left, top, self.crop_size[1], self.crop_size[0], orig_w=image.shape[1], orig_h=image.shape[0])
         missing = (0, 0, self.crop_size[1] - width, self.crop_size[0] - height)
-        padding = PadTransform(*missing, orig_w=width, orig_h=height, pad_value=self.pad_value, seg_pad_value=self.seg_pad_value)
-        return TransformList([window, padding] if self.pad else [window])
+        padding = PadTransform(*missing, orig_w=width, orig_h=height, pad_value=128.0, seg_pad_value=255)
+        return TransformList([window, padding])
 
 
 class RandomCrop(Augmentation):
-    """A window of a size that ``crop_type`` defines, anywhere in the image."""
+    """Crops a window at a random position in the image. ``crop_type`` defines its size."""
 
     def __init__(self, crop_type: str, crop_size: tuple[float, float]) -> None:
-        """``crop_size``, by ``crop_type`` (AssertionError for another one):
+        """The meaning of ``crop_size`` depends on ``crop_type`` (AssertionError for another type):
 
         - "relative": fractions (0, 1] of height and width
-        - "relative_range": smallest fractions of height and width, the largest is 1; drawn separately
+        - "relative_range": the smallest fractions of height and width, the largest are 1; both are sampled independently
         - "absolute": (height, width) in pixels, at most the image
-        - "absolute_range": (smallest, largest) side in pixels, at most the image; height and width drawn separately
+        - "absolute_range": (smallest, largest) side in pixels, at most the image; height and width are sampled independently
         """
         assert crop_type in ("relative_range", "relative", "absolute", "absolute_range"), f"Unknown crop_type {crop_type!r}."
         self.crop_type, self.crop_size = crop_type, crop_size
 
     def get_transform(self, image: np.ndarray) -> Transform:
-        """Draw a size, then top and left, for the image (H, W, ...)."""
+        """Sample a size, then top and left, for the image (H, W, ...)."""
         height, width = image.shape[:2]
         crop_height, crop_width = self.get_crop_size((height, width))
         assert height >= crop_height and width >= crop_width, f"{self} does not fit into an image of {height} x {width}."
@@ -135,7 +124,7 @@ class RandomCrop(Augmentation):
         return CropTransform(left, top, crop_width, crop_height)
 
     def get_crop_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) of the window for an image of ``image_size`` = (height, width)."""
+        """Sample (height, width) of the window for an image of ``image_size`` = (height, width)."""
         if self.crop_type == "absolute":
             height, width = (min(crop, side) for crop, side in zip(self.crop_size, image_size))
         elif self.crop_type == "absolute_range":

@@ -1,4 +1,4 @@
-"""What every backbone is."""
+"""The base class of backbones."""
 
 from abc import ABC, abstractmethod
 
@@ -21,15 +21,10 @@ class Backbone(nn.Module, ABC):
 
     @property
     def size_divisibility(self) -> int:
-        """Input height and width must be multiples of this; 0: any."""
+        """Input height and width must be multiples of this number; 0: any size."""
         return 0
 
-    @property
-    def padding_constraints(self) -> dict[str, int]:
-        """For :meth:`ImageList.from_tensors`: ``size_divisibility`` and ``square_size``; empty: none."""
-        return {}
-
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """Channels and stride of each feature map."""
+        """Return channels and stride of each feature map."""
         channels, strides = self._out_feature_channels, self._out_feature_strides
         return {name: ShapeSpec(channels=channels[name], stride=strides[name]) for name in self._out_features}

@@ -1,8 +1,9 @@
 """The registry of backbones."""
 
+from fvcore.common.registry import Registry
+
 from ...config import CfgNode
 from ...layers import ShapeSpec
-from ...utils.registry import Registry
 from .backbone import Backbone
 
 BACKBONE_REGISTRY = Registry("BACKBONE")
@@ -10,7 +11,10 @@ BACKBONE_REGISTRY.__doc__ = "Backbones, each called as ``build(cfg, input_shape:
 
 
 def build_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> Backbone:
-    """The backbone ``MODEL.BACKBONE.NAME``; input channels default to the length of ``MODEL.PIXEL_MEAN``. KeyError for another name."""
+    """Build the backbone ``MODEL.BACKBONE.NAME``. KeyError for an unknown name.
+
+    By default the number of input channels is the length of ``MODEL.PIXEL_MEAN``.
+    """
     shape = input_shape or ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
     backbone = BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg, shape)
     assert isinstance(backbone, Backbone), f"{cfg.MODEL.BACKBONE.NAME} made a {type(backbone).__name__}, not a Backbone."

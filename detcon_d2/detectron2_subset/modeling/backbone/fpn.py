@@ -14,7 +14,7 @@ from .resnet import build_resnet_backbone
 
 
 class LastLevelMaxPool(nn.Module):
-    """The level "p6" that Faster R-CNN's anchors of 512 pixels use: every second cell of "p5"."""
+    """The level "p6", which the anchors of 512 pixels of Faster R-CNN use: every second cell of "p5"."""
 
     num_levels = 1
     in_feature = "p5"
@@ -25,10 +25,10 @@ class LastLevelMaxPool(nn.Module):
 
 
 class FPN(Backbone):
-    """Maps "p2", "p3" ... of equal width; map "p{k}" has stride 2^k.
+    """Maps "p2", "p3", ... with equal numbers of channels; map "p{k}" has stride 2^k.
 
-    From the coarsest input on, p_k = output_k(m_k) with m_k = lateral_k(bottom_up_k) + upsample(m_{k+1}), halved where ``fuse_type`` is
-    "avg". Parameters: ``fpn_lateral{k}`` (1x1), ``fpn_output{k}`` (3x3), ``bottom_up.*``.
+    p_k = output_k(m_k) with m_k = lateral_k(bottom_up_k) + upsample(m_{k+1}), from the coarsest input to the finest; the sum is halved if
+    ``fuse_type`` is "avg". Parameters: ``fpn_lateral{k}`` (1x1), ``fpn_output{k}`` (3x3), ``bottom_up.*``.
     """
 
     def __init__(
@@ -40,10 +40,17 @@ class FPN(Backbone):
         top_block: nn.Module | None = None,
         fuse_type: str = "sum",
     ) -> None:
-        """``in_features``: maps of ``bottom_up``, finest first, each of twice the stride of the one before.
+        """
+        Args:
+            bottom_up: the backbone below the pyramid.
+            in_features: maps of ``bottom_up``, finest first; the stride of each is twice the stride of the one before.
+            out_channels: channels of every map of the pyramid.
+            norm: see :func:`layers.get_norm`.
+            top_block: a module with ``num_levels`` and ``in_feature`` (a name of ``bottom_up`` or of the pyramid) that returns a list of
+                coarser maps.
+            fuse_type: "sum" or "avg".
 
-        ``top_block``: a module with ``num_levels`` and ``in_feature`` (a name of ``bottom_up`` or of the pyramid) that makes a list of
-        still coarser maps. AssertionError for no features, other strides or fuse types, KeyError for a feature that ``bottom_up`` lacks.
+        AssertionError for no features, other strides or fuse types, KeyError for a feature that ``bottom_up`` does not have.
         """
         super().__init__()
         inputs = bottom_up.output_shape()
@@ -63,7 +70,7 @@ class FPN(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """The stride of the coarsest input map."""
+        """The stride of the coarsest map of ``bottom_up``."""
         return self._size_divisibility
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -81,7 +88,7 @@ class FPN(Backbone):
 
 
 def _conv(in_channels: int, out_channels: int, kernel: int, norm: str | type[nn.Module]) -> Conv2d:
-    """A convolution that keeps the size, Xavier-initialised, with a bias where there is no norm."""
+    """Return a convolution that keeps the size, with Xavier initialisation, and with a bias if there is no norm."""
     conv = Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=not norm, norm=get_norm(norm, out_channels))
     weight_init.c2_xavier_fill(conv)
     return conv
@@ -89,6 +96,6 @@ def _conv(in_channels: int, out_channels: int, kernel: int, norm: str | type[nn.
 
 @BACKBONE_REGISTRY.register()
 def build_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """The pyramid that ``MODEL.FPN`` describes on the ResNet of ``MODEL.RESNETS``, with "p6" by :class:`LastLevelMaxPool`."""
+    """Build the pyramid of ``MODEL.FPN`` on the ResNet of ``MODEL.RESNETS``, with "p6" by :class:`LastLevelMaxPool`."""
     options, bottom_up = cfg.MODEL.FPN, build_resnet_backbone(cfg, input_shape)
     return FPN(bottom_up, options.IN_FEATURES, options.OUT_CHANNELS, options.NORM, LastLevelMaxPool(), options.FUSE_TYPE)

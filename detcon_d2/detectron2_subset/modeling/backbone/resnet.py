@@ -1,4 +1,4 @@
-"""ResNet (He et al., arXiv 1512.03385) as Detectron2 builds it: same options, parameter names and numbers. No deformable blocks."""
+"""ResNet (He et al., arXiv 1512.03385) with the options, parameter names and numbers of Detectron2, without deformable blocks."""
 
 import math
 from itertools import chain
@@ -24,7 +24,7 @@ _BLOCKS_PER_STAGE = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: 
 
 
 def _conv(in_channels: int, out_channels: int, kernel: int, norm: NormName, stride: int = 1, dilation: int = 1, groups: int = 1) -> Conv2d:
-    """A normalised convolution that keeps the size at stride 1, MSRA-initialised."""
+    """Return a convolution with norm and MSRA initialisation, which keeps the size at stride 1."""
     geometry = {"stride": stride, "padding": dilation * (kernel // 2), "dilation": dilation, "groups": groups}
     conv = Conv2d(in_channels, out_channels, kernel, bias=False, norm=get_norm(norm, out_channels), **geometry)
     weight_init.c2_msra_fill(conv)
@@ -32,7 +32,7 @@ def _conv(in_channels: int, out_channels: int, kernel: int, norm: NormName, stri
 
 
 class _ResidualBlock(CNNBlockBase):
-    """relu(branch(x) + shortcut(x)); the shortcut is a 1x1 projection where the number of channels changes."""
+    """relu(branch(x) + shortcut(x)); the shortcut is a 1x1 projection if the number of channels changes."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, norm: NormName) -> None:
         super().__init__(in_channels, out_channels, stride)
@@ -49,7 +49,7 @@ class _ResidualBlock(CNNBlockBase):
 
 
 class BasicBlock(_ResidualBlock):
-    """Two 3x3 convolutions, the first with the stride: the block of ResNet-18 and -34."""
+    """Two 3x3 convolutions, the first with the stride. The block of ResNet-18 and -34."""
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, norm: NormName = "BN") -> None:
         """``norm``: see :func:`layers.get_norm`."""
@@ -62,7 +62,7 @@ class BasicBlock(_ResidualBlock):
 
 
 class BottleneckBlock(_ResidualBlock):
-    """1x1, 3x3 (grouped, dilated), 1x1 convolutions: the block of ResNet-50 and deeper."""
+    """1x1, 3x3 (grouped, dilated) and 1x1 convolutions. The block of ResNet-50 and deeper networks."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class BottleneckBlock(_ResidualBlock):
         stride_in_1x1: bool = False,
         dilation: int = 1,
     ) -> None:
-        """``stride_in_1x1``: the stride is in the first convolution (Caffe2's weights) and not in the 3x3 one (torchvision's, DetCon's)."""
+        """``stride_in_1x1``: the first convolution has the stride (weights of Caffe2), not the 3x3 convolution (torchvision, DetCon)."""
         super().__init__(in_channels, out_channels, stride, norm)
         self.conv1 = _conv(in_channels, bottleneck_channels, 1, norm, stride if stride_in_1x1 else 1)
         self.conv2 = _conv(bottleneck_channels, bottleneck_channels, 3, norm, 1 if stride_in_1x1 else stride, dilation, num_groups)
@@ -100,25 +100,18 @@ class BasicStem(CNNBlockBase):
 
 
 class ResNet(Backbone):
-    """A stem, stages "res2", "res3" ... of residual blocks, and optionally "linear", a classifier on the mean of the last map."""
+    """A stem and stages "res2", "res3", ... of residual blocks. The subset has no classifier ("linear")."""
 
-    def __init__(
-        self, stem: nn.Module, stages: Stages, num_classes: int | None = None, out_features: list[str] | None = None, freeze_at: int = 0
-    ) -> None:
-        """``out_features``: names of what :meth:`forward` returns, default the last one; stages after the last of them are dropped.
+    def __init__(self, stem: nn.Module, stages: Stages, *, out_features: list[str], freeze_at: int = 0) -> None:
+        """``out_features``: names of the maps that :meth:`forward` returns; the stages after the last of them are removed.
 
         ``freeze_at``: see :meth:`freeze`. AssertionError for a name that does not exist.
         """
         super().__init__()
         self.stem = stem
-        self.num_classes = num_classes
-        self._add_stages(stages[: _stages_needed(out_features, len(stages))])
-        if num_classes is not None:
-            self.linear = nn.Linear(self.stages[-1][-1].out_channels, num_classes)
-            # Goyal et al., arXiv 1706.02677: the last layer from a normal distribution of standard deviation 0.01.
-            nn.init.normal_(self.linear.weight, std=0.01)
+        self._add_stages(stages[: _stages_needed(out_features)])
         names = [name for name, _ in self.named_children()]
-        self._out_features = [names[-1]] if out_features is None else out_features
+        self._out_features = out_features
         unknown = set(self._out_features) - set(names)
         assert not unknown, f"out_features {sorted(unknown)} do not exist; available: {', '.join(names)}."
         self.freeze(freeze_at)
@@ -134,83 +127,61 @@ class ResNet(Backbone):
             self._out_feature_strides[name], self._out_feature_channels[name] = stride, stage[-1].out_channels
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Images (N, C, H, W) -> the maps (N, C', H', W') named in ``out_features``, and logits (N, num_classes) as "linear"."""
+        """Images (N, C, H, W) -> the maps (N, C', H', W') named in ``out_features``."""
         assert x.dim() == 4, f"ResNet takes images (N, C, H, W), found shape {tuple(x.shape)}."
         x = self.stem(x)
         outputs = {"stem": x}
         for name, stage in zip(self.stage_names, self.stages):
             x = outputs[name] = stage(x)
-        if "linear" in self._out_features:
-            outputs["linear"] = self.linear(x.mean(dim=(2, 3)))
         return {name: value for name, value in outputs.items() if name in self._out_features}
 
     def freeze(self, freeze_at: int = 0) -> "ResNet":
-        """Freeze the stem (1), the stem and "res2" (2), and so on; 0 freezes nothing. Returns the network."""
+        """Freeze the stem (1), the stem and "res2" (2), and so on; 0 freezes nothing. Return the network."""
         for block in chain.from_iterable([[self.stem], *self.stages][: max(freeze_at, 0)]):
             block.freeze()
         return self
 
     @staticmethod
     def make_stage(block_class: Block, num_blocks: int, *, in_channels: int, out_channels: int, **kwargs: Any) -> list[CNNBlockBase]:
-        """``num_blocks`` blocks, the first from ``in_channels``, the others from ``out_channels``.
+        """Return ``num_blocks`` blocks; the first has ``in_channels`` input channels, the others have ``out_channels``.
 
-        ``kwargs`` go to every block; ``x_per_block`` is a list with one ``x`` for each. AssertionError for a list of another length, or
-        both forms of one argument.
+        ``kwargs`` are arguments of every block; ``x_per_block`` is a list with one ``x`` per block. AssertionError for a list of another
+        length, or both forms of one argument.
         """
         common = {name: value for name, value in kwargs.items() if not name.endswith("_per_block")}
         varying = {name.removesuffix("_per_block"): value for name, value in kwargs.items() if name.endswith("_per_block")}
-        assert not varying.keys() & common.keys(), f"Arguments given for a block and for all blocks: {varying.keys() & common.keys()}."
-        assert all(len(values) == num_blocks for values in varying.values()), f"Not one value for each of {num_blocks} blocks: {varying}."
+        assert not varying.keys() & common.keys(), f"Arguments given per block and for all blocks: {varying.keys() & common.keys()}."
+        assert all(len(values) == num_blocks for values in varying.values()), f"Expected {num_blocks} values, one per block: {varying}."
         inputs = [in_channels] + [out_channels] * (num_blocks - 1)
         own = [{name: values[index] for name, values in varying.items()} for index in range(num_blocks)]
         return [block_class(channels, out_channels, **common, **options) for channels, options in zip(inputs, own)]
 
-    @staticmethod
-    def make_default_stages(depth: int, block_class: Block | None = None, **kwargs: Any) -> Stages:
-        """The four stages of ResNet-18, -34, -50, -101 or -152; ``kwargs`` go to :meth:`make_stage`. KeyError for another depth."""
-        blocks = _BLOCKS_PER_STAGE[depth]
-        widths = [64, 128, 256, 512] if depth < 50 else [256, 512, 1024, 2048]
-        stages = []
-        for count, in_channels, width, stride in zip(blocks, [64, *widths], widths, (1, 2, 2, 2)):
-            own = {"stride_per_block": _strides(count, stride), "in_channels": in_channels, "out_channels": width}
-            own |= {"bottleneck_channels": width // 4} if depth >= 50 else {}
-            stages.append(ResNet.make_stage(block_class or _block_class(depth), count, **own, **kwargs))
-        return stages
 
-
-def _block_class(depth: int) -> Block:
-    return BasicBlock if depth < 50 else BottleneckBlock
-
-
-def _strides(num_blocks: int, first: int) -> list[int]:
-    return [first] + [1] * (num_blocks - 1)
-
-
-def _stages_needed(out_features: list[str] | None, available: int) -> int:
-    """How many stages the features need, so that no parameter is left without gradient."""
-    if out_features is None or "linear" in out_features:
-        return available
+def _stages_needed(out_features: list[str]) -> int:
+    """Return how many stages the features need: parameters of later stages would get no gradient."""
     return max((int(name[3:]) - 1 for name in out_features if name.startswith("res") and name[3:].isdigit()), default=0)
 
 
 @BACKBONE_REGISTRY.register()
 def build_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
-    """The ResNet that ``MODEL.RESNETS`` and ``MODEL.BACKBONE.FREEZE_AT`` describe.
+    """Build the ResNet of ``MODEL.RESNETS`` and ``MODEL.BACKBONE.FREEZE_AT``.
 
-    AssertionError for options that the depth does not have, NotImplementedError for deformable convolutions.
+    AssertionError for options that the depth does not support, NotImplementedError for deformable convolutions.
     """
     options = cfg.MODEL.RESNETS
     _check_options(options)
     out_features, depth = list(options.OUT_FEATURES), options.DEPTH
     stages, in_channels = [], options.STEM_OUT_CHANNELS
-    for index, count in enumerate(_BLOCKS_PER_STAGE[depth][: _stages_needed(out_features, 4)]):
+    for index, count in enumerate(_BLOCKS_PER_STAGE[depth][: _stages_needed(out_features)]):
         dilation = options.RES5_DILATION if index == 3 else 1
-        kwargs = {"stride_per_block": _strides(count, 1 if index == 0 or dilation == 2 else 2), "norm": options.NORM}
+        first_stride = 1 if index == 0 or dilation == 2 else 2
+        kwargs = {"stride_per_block": [first_stride] + [1] * (count - 1), "norm": options.NORM}
         if depth >= 50:
             kwargs["bottleneck_channels"] = options.NUM_GROUPS * options.WIDTH_PER_GROUP * 2**index
             kwargs |= {"num_groups": options.NUM_GROUPS, "stride_in_1x1": options.STRIDE_IN_1X1, "dilation": dilation}
         out_channels = options.RES2_OUT_CHANNELS * 2**index
-        stages.append(ResNet.make_stage(_block_class(depth), count, in_channels=in_channels, out_channels=out_channels, **kwargs))
+        block_class = BasicBlock if depth < 50 else BottleneckBlock
+        stages.append(ResNet.make_stage(block_class, count, in_channels=in_channels, out_channels=out_channels, **kwargs))
         in_channels = out_channels
     stem = BasicStem(input_shape.channels, options.STEM_OUT_CHANNELS, options.NORM)
     return ResNet(stem, stages, out_features=out_features, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT)

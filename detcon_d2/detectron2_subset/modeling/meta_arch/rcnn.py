@@ -18,15 +18,15 @@ Floats = list[float] | tuple[float, ...]
 class GeneralizedRCNN(nn.Module):
     """Features of the image, proposals from the features, detections from both: Faster and Mask R-CNN.
 
-    Inputs are a list of dicts, one an image: ``image`` (C, H, W) in ``INPUT.FORMAT`` and [0, 255]; ``instances`` (training) with
-    ``gt_boxes``, ``gt_classes``, ``gt_masks``; ``height`` and ``width`` of the wanted output (inference, default: the image's).
+    The input is a list of dicts, one per image: ``image`` (C, H, W) in ``INPUT.FORMAT`` and [0, 255]; ``instances`` (training) with
+    ``gt_boxes``, ``gt_classes``, ``gt_masks``; ``height`` and ``width`` of the output (inference; default: those of the image).
     """
 
     @configurable
     def __init__(
         self, *, backbone: Backbone, proposal_generator: nn.Module, roi_heads: nn.Module, pixel_mean: Floats, pixel_std: Floats
     ) -> None:
-        """``pixel_mean`` and ``pixel_std``: one number a channel, buffers that no checkpoint holds. AssertionError if lengths differ."""
+        """``pixel_mean`` and ``pixel_std``: one number per channel. They are not saved in checkpoints. AssertionError for other lengths."""
         super().__init__()
         assert len(pixel_mean) == len(pixel_std), f"Different lengths: PIXEL_MEAN {pixel_mean}, PIXEL_STD {pixel_std}."
         self.backbone, self.proposal_generator, self.roi_heads = backbone, proposal_generator, roi_heads
@@ -35,7 +35,7 @@ class GeneralizedRCNN(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
-        """Builds backbone, proposal generator and heads; reads PIXEL_MEAN and PIXEL_STD. NotImplementedError for VIS_PERIOD > 0."""
+        """Build backbone, proposal generator and heads; read PIXEL_MEAN and PIXEL_STD. NotImplementedError for VIS_PERIOD > 0."""
         if cfg.VIS_PERIOD:
             raise NotImplementedError(f"VIS_PERIOD = {cfg.VIS_PERIOD} is not in the subset; set it to 0 or install detectron2")
         backbone = build_backbone(cfg)
@@ -45,43 +45,25 @@ class GeneralizedRCNN(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the model lies."""
+        """The device of the model."""
         return self.pixel_mean.device
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, torch.Tensor] | list[dict]:
-        """In training name -> scalar loss; otherwise :meth:`inference`."""
-        if not self.training:
-            return self.inference(batched_inputs)
-        images, targets = self.preprocess_image(batched_inputs), [one["instances"].to(self.device) for one in batched_inputs]
+        """Return in training name -> scalar loss, otherwise ``{"instances": ...}`` per image, at the resolution of the output."""
+        images = self.preprocess_image(batched_inputs)
+        targets = [one["instances"].to(self.device) for one in batched_inputs] if self.training else None
         features = self.backbone(images.tensor)
         proposals, proposal_losses = self.proposal_generator(images, features, targets)
-        return self.roi_heads(images, features, proposals, targets)[1] | proposal_losses
-
-    def inference(
-        self, batched_inputs: list[dict], detected_instances: list[Instances] | None = None, do_postprocess: bool = True
-    ) -> list[dict] | list[Instances]:
-        """Detections of each image: ``{"instances": ...}`` at the wanted resolution, or as the heads make them without ``do_postprocess``.
-
-        ``detected_instances``: given ``pred_boxes`` and ``pred_classes`` (pixels of the input) that get the other outputs, instead of
-        detection.
-        """
-        assert not self.training, "inference is for models in eval mode: call eval() first."
-        images = self.preprocess_image(batched_inputs)
-        features = self.backbone(images.tensor)
-        if detected_instances is None:
-            proposals, _ = self.proposal_generator(images, features, None)
-            results, _ = self.roi_heads(images, features, proposals, None)
-        else:
-            results = self.roi_heads.forward_with_given_boxes(features, [one.to(self.device) for one in detected_instances])
-        return [_postprocess(*image) for image in zip(results, batched_inputs)] if do_postprocess else results
+        results, losses = self.roi_heads(images, features, proposals, targets)
+        return losses | proposal_losses if self.training else [_postprocess(*image) for image in zip(results, batched_inputs)]
 
     def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
-        """The images on the model's device, (x - pixel_mean) / pixel_std, padded with zeros to one size that suits the backbone."""
+        """Return the images on the model's device as (x - pixel_mean) / pixel_std, padded with zeros to a size that suits the backbone."""
         images = [(one["image"].to(self.device) - self.pixel_mean) / self.pixel_std for one in batched_inputs]
-        return ImageList.from_tensors(images, self.backbone.size_divisibility, padding_constraints=self.backbone.padding_constraints)
+        return ImageList.from_tensors(images, self.backbone.size_divisibility)
 
 
 def _postprocess(found: Instances, one: dict) -> dict:
-    """Detections resized to ``height`` and ``width`` of the input, by default its own size."""
+    """Resize detections to ``height`` and ``width`` of the input (default: its own size)."""
     height, width = found.image_size
     return {"instances": detector_postprocess(found, one.get("height", height), one.get("width", width))}

@@ -1,13 +1,13 @@
-"""From scored boxes on feature maps to proposals. Letters: N images, L feature maps, R boxes of a map."""
+"""From scored boxes on feature maps to proposals. Letters: N images, L feature maps, R boxes per map."""
 
 import math
 
 import torch
+from torchvision import ops
 
-from ...layers import batched_nms
 from ...structures import Boxes, Instances
 
-# What an RPN would say that is all but certain.
+# The score and the logit of ground truth boxes: an RPN that is almost certain.
 _CERTAIN = 1.0 - 1e-10
 _CERTAIN_LOGIT = math.log(_CERTAIN / (1.0 - _CERTAIN))
 
@@ -22,12 +22,12 @@ def find_top_rpn_proposals(
     min_box_size: float,
     training: bool,
 ) -> list[Instances]:
-    """The best proposals of each image, best first, as Instances with ``proposal_boxes`` and ``objectness_logits``.
+    """Return the best proposals of each image, best first, as Instances with ``proposal_boxes`` and ``objectness_logits``.
 
-    ``proposals`` holds L tensors (N, R, 4) xyxy, ``pred_objectness_logits`` L tensors (N, R), ``image_sizes`` (height, width) of N images.
-    The ``pre_nms_topk`` best of each map are clipped to the image; those remain whose sides are both above ``min_box_size`` pixels and that
-    no better one of their map overlaps at an IoU above ``nms_thresh``, at most ``post_nms_topk`` of all maps together. Boxes or logits that
-    are not finite raise FloatingPointError in training and are dropped otherwise.
+    ``proposals`` are L tensors (N, R, 4) xyxy, ``pred_objectness_logits`` L tensors (N, R), ``image_sizes`` (height, width) of N images.
+    The ``pre_nms_topk`` best boxes of each map are clipped to the image. Boxes with a side of at most ``min_box_size`` pixels are removed,
+    and boxes that overlap a better box of the same map with an IoU above ``nms_thresh``. Of all maps together at most ``post_nms_topk``
+    remain. Boxes or logits that are not finite raise FloatingPointError in training and are removed otherwise.
     """
     best = [level.topk(min(pre_nms_topk, level.shape[1]), dim=1) for level in pred_objectness_logits]
     boxes = [level.gather(1, top.indices[..., None].expand(-1, -1, 4)) for level, top in zip(proposals, best, strict=True)]
@@ -37,7 +37,7 @@ def find_top_rpn_proposals(
         image = _finite(Instances(size, proposal_boxes=Boxes(image_boxes), objectness_logits=logits, level=levels), training)
         image.proposal_boxes.clip(size)
         image = image[image.proposal_boxes.nonempty(threshold=min_box_size)]
-        kept = batched_nms(image.proposal_boxes.tensor, image.objectness_logits, image.level, nms_thresh)
+        kept = ops.batched_nms(image.proposal_boxes.tensor, image.objectness_logits, image.level, nms_thresh)
         image.remove("level")
         found.append(image[kept[:post_nms_topk]])
     return found
@@ -52,21 +52,11 @@ def _finite(proposals: Instances, training: bool) -> Instances:
     return proposals[finite]
 
 
-def add_ground_truth_to_proposals(gt: list[Instances] | list[Boxes], proposals: list[Instances]) -> list[Instances]:
-    """The proposals of each image with its ground truth boxes behind them, at an objectness logit of 23 (p = 1 - 1e-10).
-
-    ``gt``: Instances with ``gt_boxes``, or Boxes. Other fields of the proposals are filled from fields of the same name in ``gt``, which
-    must have them (AssertionError). ValueError for another number of images.
-    """
-    if len(gt) != len(proposals):
-        raise ValueError(f"Proposals and ground truth are of the same images, found {len(proposals)} and {len(gt)}.")
-    return [_with_ground_truth(truth, proposal) for truth, proposal in zip(gt, proposals)]
+def add_ground_truth_to_proposals(gt: list[Instances], proposals: list[Instances]) -> list[Instances]:
+    """Append the ``gt_boxes`` of each image to its proposals, with an objectness logit of 23 (p = 1 - 1e-10)."""
+    return [_with_ground_truth(truth.gt_boxes, proposal) for truth, proposal in zip(gt, proposals, strict=True)]
 
 
-def _with_ground_truth(gt: Instances | Boxes, proposals: Instances) -> Instances:
-    boxes, fields = (gt, {}) if isinstance(gt, Boxes) else (gt.gt_boxes, gt.get_fields())
+def _with_ground_truth(boxes: Boxes, proposals: Instances) -> Instances:
     logits = proposals.objectness_logits.new_full((len(boxes),), _CERTAIN_LOGIT)
-    fields = {**fields, "proposal_boxes": boxes, "objectness_logits": logits}
-    lacking = proposals.get_fields().keys() - fields.keys()
-    assert not lacking, f"The ground truth lacks fields that the proposals have: {sorted(lacking)}."
-    return Instances.cat([proposals, Instances(proposals.image_size, **fields)])
+    return Instances.cat([proposals, Instances(proposals.image_size, proposal_boxes=boxes, objectness_logits=logits)])

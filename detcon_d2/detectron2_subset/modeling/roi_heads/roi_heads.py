@@ -1,13 +1,13 @@
-"""From proposals to losses, or to detections. Letters: N images, P proposals of an image, K classes."""
+"""From proposals to losses, or to detections. Letters: N images, P proposals per image, K classes."""
 
 import torch
+from fvcore.common.registry import Registry
 from torch import nn
 
 from ...config import CfgNode, configurable
 from ...layers import ShapeSpec
 from ...structures import ImageList, Instances, pairwise_iou
 from ...utils.events import get_event_storage
-from ...utils.registry import Registry
 from ..matcher import Matcher
 from ..poolers import ROIPooler
 from ..proposal_generator.proposal_utils import add_ground_truth_to_proposals
@@ -17,21 +17,20 @@ from .fast_rcnn import FastRCNNOutputLayers
 from .mask_head import build_mask_head
 
 ROI_HEADS_REGISTRY = Registry("ROI_HEADS")
-"""All heads of a model, each called as ``heads(cfg, input_shape)``; named by ``MODEL.ROI_HEADS.NAME``."""
+"""All heads of a model together, called as ``heads(cfg, input_shape)``; named by ``MODEL.ROI_HEADS.NAME``."""
 
 Tensors = dict[str, torch.Tensor]
 _LACKING = ("TRAIN_ON_PRED_BOXES", "USE_FED_LOSS", "USE_SIGMOID_CE")
 
 
 def build_roi_heads(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> nn.Module:
-    """The heads ``MODEL.ROI_HEADS.NAME`` on feature maps of the given shapes. KeyError for an unknown name."""
+    """Build the heads ``MODEL.ROI_HEADS.NAME`` for feature maps of the given shapes. KeyError for an unknown name."""
     return ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME)(cfg, input_shape)
 
 
-def select_foreground_proposals(proposals: list[Instances], bg_label: int) -> tuple[list[Instances], list[torch.Tensor]]:
-    """Each image's proposals whose ``gt_classes`` are neither -1 nor ``bg_label``, and which these are as (P,) bool."""
-    masks = [(one.gt_classes != -1) & (one.gt_classes != bg_label) for one in proposals]
-    return [one[mask] for one, mask in zip(proposals, masks)], masks
+def _select_foreground(proposals: list[Instances], bg_label: int) -> list[Instances]:
+    """Return the proposals of each image whose ``gt_classes`` are neither -1 nor ``bg_label``."""
+    return [one[(one.gt_classes != -1) & (one.gt_classes != bg_label)] for one in proposals]
 
 
 class ROIHeads(nn.Module):
@@ -40,17 +39,24 @@ class ROIHeads(nn.Module):
     def __init__(
         self, *, num_classes: int, batch_size_per_image: int, positive_fraction: float, proposal_matcher: Matcher, proposal_append_gt: bool
     ) -> None:
-        """``num_classes``: K. Up to ``batch_size_per_image`` proposals an image are sampled, at most ``positive_fraction`` of them
-        foreground; ``proposal_append_gt``: the ground truth counts as proposals too."""
+        """
+        Args:
+            num_classes: K.
+            batch_size_per_image: the largest number of proposals that are sampled per image; at most ``positive_fraction`` of it are
+                foreground.
+            positive_fraction: see ``batch_size_per_image``.
+            proposal_matcher: assigns ground truth to proposals.
+            proposal_append_gt: also use the ground truth boxes as proposals.
+        """
         super().__init__()
         self.num_classes, self.proposal_matcher, self.proposal_append_gt = num_classes, proposal_matcher, proposal_append_gt
         self.batch_size_per_image, self.positive_fraction = batch_size_per_image, positive_fraction
 
     @torch.no_grad()
     def label_and_sample_proposals(self, proposals: list[Instances], targets: list[Instances]) -> list[Instances]:
-        """The sampled proposals of each image, foreground first, with ``gt_classes`` (K = background) and, where the image has objects,
-        every other ``gt_*`` field of the object that overlaps most. Logs ``roi_head/num_fg_samples`` and ``num_bg_samples``, means over
-        images."""
+        """Return the sampled proposals of each image, foreground first, with ``gt_classes`` (K = background) and, if the image has
+        objects, every other ``gt_*`` field of the object with the largest overlap. Records ``roi_head/num_fg_samples`` and
+        ``num_bg_samples``, means over images."""
         if self.proposal_append_gt:
             proposals = add_ground_truth_to_proposals(targets, proposals)
         sampled = [self._label_and_sample(*image) for image in zip(proposals, targets)]
@@ -63,7 +69,7 @@ class ROIHeads(nn.Module):
     def _label_and_sample(self, proposals: Instances, targets: Instances) -> Instances:
         matches, labels = self.proposal_matcher(pairwise_iou(targets.gt_boxes, proposals.proposal_boxes))
         classes = targets.gt_classes[matches] if len(targets) else torch.zeros_like(matches)
-        # Matcher: 1 is foreground, 0 background, -1 neither.
+        # Labels of the matcher: 1 is foreground, 0 is background, -1 is ignored.
         classes = classes.masked_fill(labels == 0, self.num_classes).masked_fill(labels == -1, -1)
         chosen = torch.cat(subsample_labels(classes, self.batch_size_per_image, self.positive_fraction, self.num_classes))
         sampled = proposals[chosen]
@@ -76,7 +82,7 @@ class ROIHeads(nn.Module):
 
 @ROI_HEADS_REGISTRY.register()
 class StandardROIHeads(ROIHeads):
-    """A box head with :class:`FastRCNNOutputLayers`, and a mask head where there is one, each with its own pooler."""
+    """A box head with :class:`FastRCNNOutputLayers`, and optionally a mask head, each with its own pooler."""
 
     @configurable
     def __init__(
@@ -91,7 +97,7 @@ class StandardROIHeads(ROIHeads):
         mask_head: nn.Module | None = None,
         **kwargs: int | float | bool | Matcher,
     ) -> None:
-        """``*_in_features``: names of the maps pooled, finest first; no masks without. ``kwargs`` are those of :class:`ROIHeads`."""
+        """``*_in_features``: names of the pooled maps, finest first; None for the masks: no mask head. ``kwargs``: of :class:`ROIHeads`."""
         super().__init__(**kwargs)
         self.box_in_features, self.mask_in_features, self.mask_on = box_in_features, mask_in_features, mask_in_features is not None
         self.box_pooler, self.box_head, self.box_predictor = box_pooler, box_head, box_predictor
@@ -100,7 +106,7 @@ class StandardROIHeads(ROIHeads):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
-        """Reads ``MODEL.ROI_HEADS``, ``ROI_BOX_HEAD``, and ``ROI_MASK_HEAD`` with MASK_ON.
+        """Read ``MODEL.ROI_HEADS``, ``ROI_BOX_HEAD``, and, with MASK_ON, ``ROI_MASK_HEAD``.
 
         NotImplementedError for KEYPOINT_ON, TRAIN_ON_PRED_BOXES, USE_FED_LOSS and USE_SIGMOID_CE.
         """
@@ -122,22 +128,17 @@ class StandardROIHeads(ROIHeads):
     def forward(
         self, images: ImageList, features: Tensors, proposals: list[Instances], targets: list[Instances] | None = None
     ) -> tuple[list[Instances], Tensors]:
-        """In training the sampled proposals and the losses; otherwise detections at the size of the network's input and no losses.
+        """Return in training the sampled proposals and the losses, otherwise detections at the size of the network's input and {}.
 
         ``features``: name -> (N, C, h, w). ``proposals``: with ``proposal_boxes`` and ``objectness_logits``. ``targets`` (training): with
         ``gt_boxes``, ``gt_classes`` and ``gt_masks``. Detections: ``pred_boxes``, ``scores``, ``pred_classes``, and ``pred_masks`` as
         probabilities (Ri, 1, S, S).
         """
         if not self.training:
-            return self.forward_with_given_boxes(features, self._forward_box(features, proposals)), {}
+            return self._forward_mask(features, self._forward_box(features, proposals)), {}
         assert targets is not None, "Training needs targets (the 'instances' of the mapper)."
         proposals = self.label_and_sample_proposals(proposals, targets)
         return proposals, self._forward_box(features, proposals) | self._forward_mask(features, proposals)
-
-    def forward_with_given_boxes(self, features: Tensors, instances: list[Instances]) -> list[Instances]:
-        """``pred_masks`` for given ``pred_boxes`` and ``pred_classes``; in inference only. Returns the instances."""
-        assert not self.training, "forward_with_given_boxes is for inference: call eval() first."
-        return self._forward_mask(features, instances)
 
     def _forward_box(self, features: Tensors, proposals: list[Instances]) -> Tensors | list[Instances]:
         pooled = self.box_pooler([features[name] for name in self.box_in_features], [one.proposal_boxes for one in proposals])
@@ -150,13 +151,13 @@ class StandardROIHeads(ROIHeads):
         if not self.mask_on:
             return {} if self.training else instances
         if self.training:
-            instances, _ = select_foreground_proposals(instances, self.num_classes)
+            instances = _select_foreground(instances, self.num_classes)
         boxes = [one.proposal_boxes if self.training else one.pred_boxes for one in instances]
         return self.mask_head(self.mask_pooler([features[name] for name in self.mask_in_features], boxes), instances)
 
 
 def _build_pooler(cfg: CfgNode, options: CfgNode, input_shape: dict[str, ShapeSpec]) -> tuple[ROIPooler, ShapeSpec]:
-    """The pooler that POOLER_* of a head's ``options`` describe on ``MODEL.ROI_HEADS.IN_FEATURES``, and the shape of its result."""
+    """Build the pooler of POOLER_* in a head's ``options`` on ``MODEL.ROI_HEADS.IN_FEATURES``; return it and the shape of its result."""
     shapes, side = [input_shape[name] for name in cfg.MODEL.ROI_HEADS.IN_FEATURES], options.POOLER_RESOLUTION
     pooler = ROIPooler(side, [1.0 / shape.stride for shape in shapes], options.POOLER_SAMPLING_RATIO, options.POOLER_TYPE)
     return pooler, ShapeSpec(channels=shapes[0].channels, height=side, width=side)

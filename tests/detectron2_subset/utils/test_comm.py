@@ -1,0 +1,57 @@
+"""Communication in one process and between gloo processes, and launch."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+from tests.detectron2_subset.utils.processes import join_and_report, report
+
+
+def test_one_process_needs_no_group(backend):
+    comm, data = backend.get("utils.comm"), {"x": torch.tensor(2.0)}
+    assert (comm.get_world_size(), comm.get_rank(), comm.get_local_rank(), comm.get_local_size()) == (1, 0, 0, 1)
+    assert comm.is_main_process() and comm.synchronize() is None and comm.reduce_dict(data) is data
+    assert comm.gather("a") == comm.all_gather("a") == ["a"]
+    assert 0 <= comm.shared_random_seed() < 2**31
+    with pytest.raises(AssertionError, match="launch"):
+        comm.get_local_process_group()
+
+
+def check_reports(folder, per_machine):
+    reports = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+    assert {r["seed"] for r in reports} == {int(np.random.RandomState(0).randint(2**31))}, "the seed comes from rank 0"
+    for rank, r in enumerate(reports):
+        assert (r["world_size"], r["rank"], r["main"]) == (2, rank, rank == 0)
+        assert (r["local_rank"], r["local_size"]) == ((rank, 2) if per_machine == 2 else (0, 1))
+        assert r["local"] == ([0, 1] if per_machine == 2 else [rank])
+        assert r["all_gather"] == [{"rank": i, "list": [None, "x"] * i} for i in range(2)]
+        assert r["gather"] == ([0, 11] if rank == 0 else [])
+        assert r["gather_to_1"] == ([0, 1] if rank == 1 else [])
+    assert reports[0]["reduced"] == {"a": 10.0, "b": 1.5}
+
+
+@pytest.mark.parametrize("per_machine", [1, 2])
+def test_two_processes_exchange_objects_and_tensors(backend, tmp_path, per_machine):
+    mp.spawn(join_and_report, (backend, 2, per_machine, str(tmp_path)), nprocs=2)
+    check_reports(tmp_path, per_machine)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with CUDA launch uses NCCL and one GPU for each process")
+def test_launch_starts_gloo_processes_without_cuda(subset, tmp_path):
+    subset.get("engine").launch(report, 2, dist_url="auto", args=(subset, str(tmp_path)))
+    check_reports(tmp_path, per_machine=2)
+
+
+def test_launch_runs_a_single_process_without_starting_one(backend):
+    calls = []
+    backend.get("engine").launch(lambda *args: calls.append(args), 1, args=(1, "a"))
+    assert calls == [(1, "a")]
+
+
+def test_a_free_port_is_for_one_machine_only(subset):
+    with pytest.raises(ValueError, match=re.escape("tcp://host:port")):
+        subset.get("engine").launch(print, 2, num_machines=2, dist_url="auto")
