@@ -12,8 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from detcon_d2.quickstart.evidence import TRAINING, WORLDS, run_evidence
-from detcon_d2.quickstart.experiment import ROWS
+from detcon_d2.quickstart.experiment import TRAINING, WORLDS, run_evidence
+from detcon_d2.quickstart.runs import ROWS
 
 _EXAMPLES = """examples
   evidence.py --rows random detcon_s grid --worlds easy                        # one comparison

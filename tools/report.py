@@ -5,8 +5,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from detcon_d2.quickstart.report import write_report
-from detcon_d2.quickstart.report_inputs import quickstart_arms
+from detcon_d2.quickstart.report.inputs import quickstart_arms
+from detcon_d2.quickstart.report.report import write_report
 
 
 def parse_args() -> argparse.Namespace:

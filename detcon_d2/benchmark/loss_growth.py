@@ -3,8 +3,8 @@
 from html import escape
 
 from detcon_d2.benchmark.loss import OURS, PEER, PRODUCTS, Problem, compare
-from detcon_d2.quickstart.charts import Line, line_chart
-from detcon_d2.quickstart.report_html import card, legend, page, paragraph
+from detcon_d2.io.charts import Line, line_chart
+from detcon_d2.quickstart.report.page import card, legend, page, paragraph
 
 
 def growth(base: Problem, rounds: int, clock: str = "wall") -> dict[str, list[dict]]:

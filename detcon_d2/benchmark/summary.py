@@ -8,8 +8,8 @@ from typing import NamedTuple
 from detcon_d2.benchmark.loss import OURS as OUR_LOSS
 from detcon_d2.benchmark.loss_growth import growth_sections
 from detcon_d2.benchmark.step import OURS as OUR_STEP
-from detcon_d2.quickstart.charts import Line, line_chart, three_digits
-from detcon_d2.quickstart.report_html import bars, card, legend, page, paragraph, table
+from detcon_d2.io.charts import Line, line_chart, three_digits
+from detcon_d2.quickstart.report.page import bars, card, legend, page, paragraph, table
 
 FILES = ("loss", "loss_growth", "pipeline", "masks", "step", "scaling")
 """Names, without ``.json``, of what the page is made of."""

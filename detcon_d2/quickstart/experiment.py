@@ -1,151 +1,141 @@
-"""The commands of the quickstart and of the evidence: one small world of images, and arms that differ in how their backbone began."""
+"""``make evidence``: does pretraining raise AP? Arms of equal budget over several seeds, in two worlds, resumable arm by arm.
 
+In the first world an object's material agrees with its category with probability 0.8, as in nature; in the hard one it says nothing.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from detcon_d2.quickstart.shapes import ShapesConfig, generate_shapes, split_paths
-from detcon_d2.quickstart.stages import Chain, Stage
+from detcon_d2.masks.store.storage import write_atomically
+from detcon_d2.quickstart.commands import Chain, lock_folder, run_chains
+from detcon_d2.quickstart.quickstart import read_ap
+from detcon_d2.quickstart.runs import ROWS, Row, Training, World
+from detcon_d2.quickstart.shapes import ShapesConfig
 
-# Chosen by the number of regions, about 13 an image, without a look at annotations: the paper's 1000 leaves almost none at 128 px.
-_FH = ("--scale", "300", "--sigma", "0.8", "--min-size", "100")
-_GRIDS = {"grid": "1", "grid5": "5"}
+TRAINING = Training(pretrain_epochs=40.0, finetune_iterations=300)
+"""1875 steps of batch 64, and 300 of batch 8."""
 
-
-@dataclass(frozen=True)
-class Row:
-    """One way to begin: a row of the table of results.
-
-    Attributes:
-        name: folder and short name.
-        title: for tables.
-        config: file of ``configs/quickstart`` to pretrain with; ``None``: random initialisation.
-        regions: "fh", "annotations" (label maps of that generator), "grid" (one region a view), "grid5" (5 x 5 cells of the image) or
-            "kmeans" (as its config says); ``None`` without pretraining.
-        optional: runs only where it is asked for by name.
-    """
-
-    name: str
-    title: str
-    config: str | None = None
-    regions: str | None = None
-    optional: bool = False
-
-
-ROWS: dict[str, Row] = {
-    row.name: row
-    for row in (
-        Row("random", "random initialisation"),
-        Row("detcon_b", "DetCon_B, FH regions", "detcon_b_R_18.yaml", "fh"),
-        Row("detcon_s", "DetCon_S, FH regions", "detcon_s_R_18.yaml", "fh"),
-        Row("grid", "DetCon_S, grid 1x1 (image-level contrast)", "detcon_s_R_18.yaml", "grid"),
-        Row("detcon_b_kmeans", "DetCon_B, learned regions (k-means)", "detcon_b_R_18_kmeans.yaml", "kmeans", optional=True),
-        Row("detcon_b_grid5", "DetCon_B, grid 5x5", "detcon_b_R_18.yaml", "grid5", optional=True),
-        Row("annotations", "DetCon_S, annotation masks (upper bound)", "detcon_s_R_18.yaml", "annotations"),
-    )
+WORLDS: dict[str, tuple[ShapesConfig, tuple[str, ...]]] = {
+    "easy": (
+        ShapesConfig(seed=0, agreement=0.8),
+        ("random", "detcon_b", "detcon_s", "detcon_b_kmeans", "detcon_b_grid5", "grid", "annotations"),
+    ),
+    "hard": (ShapesConfig(seed=0, agreement=0.0), ("random", "detcon_b", "detcon_s")),
 }
-"""Every row that is compared, by name."""
+"""The images of each world, and its rows; optional ones are in the table once one of their arms has finished."""
 
 
 @dataclass(frozen=True)
-class Training:
-    """How an arm trains, whatever its row.
+class Score:
+    """What one row reached.
 
     Attributes:
-        pretrain_epochs: epochs of the unlabelled images.
-        finetune_iterations: of Mask R-CNN; the learning rate drops at 70 and 90 % of them.
-        pretrain_options: config options (KEY VALUE ...) of every pretraining, after those of its row.
+        box, mask: AP, 0..100, by seed; seeds that have not finished are absent.
     """
 
-    pretrain_epochs: float
-    finetune_iterations: int
-    pretrain_options: tuple[str, ...] = ()
+    box: dict[int, float]
+    mask: dict[int, float]
 
 
-@dataclass(frozen=True)
-class World:
-    """A data set and everything that is trained on it, in one folder.
+def run_evidence(
+    checkout: Path, output: Path, worlds: Sequence[str], rows: Sequence[str], seeds: Sequence[int], jobs: int, training: Training = TRAINING
+) -> str:
+    """Run what is not finished yet; the table is written anew after each arm.
 
-    Attributes:
-        folder: absolute; ``data`` and ``masks_*`` lie in it, and a folder for each arm.
-        shapes: what the images show.
+    Args:
+        checkout: folder that holds ``tools`` and ``configs``.
+        output: where everything is written: a folder a world, ``evidence.md`` and ``evidence.json``.
+        worlds, rows: names in ``WORLDS`` and ``ROWS``; a world leaves out rows that it does not have.
+        seeds: of pretraining and fine-tuning.
+        jobs: arms side by side.
+        training: how every arm trains.
+
+    Returns:
+        The table.
+
+    Raises:
+        ValueError: the folder holds other images, or results of other commands.
+        BlockingIOError: another call works there.
+        subprocess.CalledProcessError: a stage failed.
     """
+    output = output.resolve()
+    places = {name: World(output / name, WORLDS[name][0]) for name in worlds}
+    arms = [(places[name], ROWS[row], seed) for name, row, seed in arm_order(worlds, rows, seeds)]
+    start, total, done = time.perf_counter(), len(arms), 0
 
-    folder: Path
-    shapes: ShapesConfig
+    def report(chain: Chain) -> None:
+        nonlocal done
+        done += 1
+        print(f"\n== {chain.name} finished: {done} of {len(pending)} in {(time.perf_counter() - start) / 60:.0f} minutes", flush=True)
+        write_table(output, places, seeds)
 
-    def draw(self) -> None:
-        """Draw the images, or what is missing of them.
+    with lock_folder(output) as lock:
+        for world in places.values():
+            world.draw()
+        # The upper bound's label maps come from annotations; every other arm knows images only.
+        used = {(world, row.regions) for world, row, _ in arms if row.regions in ("fh", "annotations")}
+        run_chains([world.masks(generator) for world, generator in sorted(used, key=str)], checkout, lock=lock)
+        chains = [world.arm(row, seed, training) for world, row, seed in arms]
+        pending = [chain for chain in chains if not all([stage.is_finished() for stage in chain.stages])]
+        print(f"{total} arms, {total - len(pending)} of them finished before; {jobs} at a time", flush=True)
+        run_chains(pending, checkout, jobs, report, lock)
+    return write_table(output, places, seeds)
 
-        Raises:
-            ValueError: the folder holds other images.
-        """
-        generate_shapes(self.folder / "data", self.shapes)
 
-    def masks(self, generator: str) -> Chain:
-        """Label maps of the unlabelled images by "fh" or "annotations"."""
-        output, flags = self.folder / f"masks_{generator}", _FH if generator == "fh" else ()
-        command = ("tools/generate_masks.py", self._unlabeled(generator), str(output), "--generator", generator, *flags, "--workers", "2")
-        return Chain(f"masks_{generator}", (Stage(f"regions: {generator}", command, self._record(f"masks_{generator}"), output),))
+def arm_order(worlds: Sequence[str], rows: Sequence[str], seeds: Sequence[int]) -> list[tuple[str, str, int]]:
+    """(world, row, seed) of every arm: the main comparison first, then the upper bound, the hard world last."""
+    arms = [(world, row, seed) for world in worlds for seed in seeds for row in WORLDS[world][1] if row in rows]
+    return sorted(arms, key=lambda arm: (list(WORLDS).index(arm[0]), arm[1] == "annotations"))
 
-    def sheet(self, row: Row) -> Chain:
-        """A picture of images, regions and views as the row's pretraining sees them."""
-        output = self.folder / "views.png"
-        command = ("tools/visualize_views.py", "--config-file", f"configs/quickstart/{row.config}", "--output", str(output))
-        return Chain("views", (Stage("sheet of views and regions", (*command, *self._images(row)), self._record("views"), output),))
 
-    def arm_folder(self, row: Row, seed: int | None) -> Path:
-        """Where an arm lies: its row's name, with the seed where there are several."""
-        return self.folder / (row.name if seed is None else f"{row.name}-{seed}")
+def read_scores(world: World, row: Row, seeds: Sequence[int]) -> Score:
+    """The AP of a row's finished arms."""
+    results = {seed: world.arm_folder(row, seed) / "finetune/results.json" for seed in seeds}
+    found = {seed: read_ap(path) for seed, path in results.items() if path.is_file()}
+    return Score({seed: ap[0] for seed, ap in found.items()}, {seed: ap[1] for seed, ap in found.items()})
 
-    def pretraining(self, row: Row, seed: int, training: Training, folder: Path) -> tuple[Stage, ...]:
-        """Pretraining and conversion of an arm; nothing for random initialisation."""
-        if row.config is None:
-            return ()
-        output, backbone = folder / "pretrain", folder / "backbone.pth"
-        train = (
-            *("tools/train_net.py", "--config-file", f"configs/quickstart/{row.config}", "--resume", *self._images(row)),
-            *("DETCON.SOLVER.EPOCHS", str(training.pretrain_epochs), "SEED", str(seed), "OUTPUT_DIR", str(output)),
-            *training.pretrain_options,
-        )
-        convert = ("tools/convert_to_d2.py", str(output / "model_final.pth"), str(backbone), "--overwrite")
-        return (
-            Stage(f"pretraining: {row.title}", train, folder / "stages/pretrain.json", output / "model_final.pth"),
-            Stage("conversion to a Detectron2 backbone", convert, folder / "stages/convert.json", backbone),
-        )
 
-    def finetuning(self, row: Row, seed: int, training: Training, folder: Path) -> Stage:
-        """Mask R-CNN with FPN on the labelled images, the same for every row but for the weights it starts from."""
-        output, iterations = folder / "finetune", training.finetune_iterations
-        weights = "" if row.config is None else str(folder / "backbone.pth")
-        command = (
-            *("tools/train_net.py", "--config-file", "configs/quickstart/mask_rcnn_R_18_FPN.yaml", "--resume"),
-            *("MODEL.WEIGHTS", weights, "DATASETS.TRAIN", repr((self._coco("train"),)), "DATASETS.TEST", repr((self._coco("val"),))),
-            *("SOLVER.MAX_ITER", str(iterations), "SOLVER.STEPS", repr((iterations * 7 // 10, iterations * 9 // 10))),
-            *("SEED", str(seed), "OUTPUT_DIR", str(output)),
-        )
-        return Stage(f"Mask R-CNN from {row.title}", command, folder / "stages/finetune.json", output / "results.json")
+def write_table(output: Path, worlds: dict[str, World], seeds: Sequence[int]) -> str:
+    """Write ``evidence.md`` and ``evidence.json`` from what has finished; returns the former."""
+    scores = {name: {row: read_scores(world, ROWS[row], seeds) for row in WORLDS[name][1]} for name, world in worlds.items()}
+    scores = {name: {row: score for row, score in rows.items() if score.box or not ROWS[row].optional} for name, rows in scores.items()}
+    plain = {name: {row: {"box": score.box, "mask": score.mask} for row, score in rows.items()} for name, rows in scores.items()}
+    text = "\n".join(line for name, rows in scores.items() for line in table_lines(WORLDS[name][0], rows))
+    write_atomically(output / "evidence.json", json.dumps(plain, indent=1).encode())
+    write_atomically(output / "evidence.md", text.encode())
+    return text
 
-    def arm(self, row: Row, seed: int, training: Training) -> Chain:
-        """Pretraining, conversion and fine-tuning of one arm with one seed."""
-        folder = self.arm_folder(row, seed)
-        stages = (*self.pretraining(row, seed, training, folder), self.finetuning(row, seed, training, folder))
-        return Chain(f"{self.folder.name}/{folder.name}", stages)
 
-    def _record(self, name: str) -> Path:
-        return self.folder / "stages" / f"{name}.json"
+def table_lines(shapes: ShapesConfig, scores: dict[str, Score]) -> list[str]:
+    """A world's table in Markdown: mean and standard deviation over seeds, each seed, and the gain over random initialisation."""
+    lines = [
+        f"Material agrees with the category with probability {shapes.agreement}:",
+        "",
+        "| initialisation | seeds | box AP | mask AP | box AP of each seed | gain, box | gain, mask |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    base = scores["random"]
+    for name, score in scores.items():
+        each = ", ".join(f"{value:.1f}" for value in score.box.values()) or "not run"
+        cells = [ROWS[name].title, str(len(score.box)), mean_and_spread(score.box), mean_and_spread(score.mask), each]
+        cells += ["" if name == "random" else gain(*pair) for pair in ((score.box, base.box), (score.mask, base.mask))]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, ""]
 
-    def _coco(self, split: str) -> str:
-        paths = split_paths(self.folder / "data", split)
-        return f"coco:{paths.annotations},{paths.images}"
 
-    def _unlabeled(self, regions: str) -> str:
-        # Only the upper bound may know where the objects are.
-        return self._coco("unlabeled") if regions == "annotations" else f"folder:{split_paths(self.folder / 'data', 'unlabeled').images}"
+def mean_and_spread(values: dict[int, float]) -> str:
+    """``mean ± standard deviation`` (n - 1) over seeds."""
+    if not values:
+        return "-"
+    spread = f" ± {statistics.stdev(values.values()):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values.values()):.1f}{spread}"
 
-    def _images(self, row: Row) -> tuple[str, ...]:
-        train = ("DATASETS.TRAIN", repr((self._unlabeled(row.regions),)))
-        if row.regions == "kmeans":
-            return train
-        if row.regions in _GRIDS:
-            return (*train, "DETCON.MASKS.SOURCE", "grid", "DETCON.MASKS.GRID", _GRIDS[row.regions])
-        return (*train, "DETCON.MASKS.ROOTS", repr((str(self.folder / f"masks_{row.regions}"),)))
+
+def gain(values: dict[int, float], base: dict[int, float]) -> str:
+    """Mean difference over the seeds that both have, and the smallest one."""
+    differences = [value - base[seed] for seed, value in values.items() if seed in base]
+    return f"{statistics.mean(differences):+.1f} (least {min(differences):+.1f})" if differences else "-"

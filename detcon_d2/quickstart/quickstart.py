@@ -5,9 +5,9 @@ import time
 from pathlib import Path
 
 from detcon_d2.engine.setup import has_fast_bf16
-from detcon_d2.quickstart.experiment import ROWS, Training, World
+from detcon_d2.quickstart.commands import Chain, Stage, lock_folder, run_chains
+from detcon_d2.quickstart.runs import ROWS, Training, World
 from detcon_d2.quickstart.shapes import ShapesConfig
-from detcon_d2.quickstart.stages import Chain, Stage, lock_folder, run_chains
 
 _ARMS = ("random", "detcon_b")
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.quickstart.fake_quickstart import write_quickstart
+from tests.quickstart.fake import write_quickstart
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from detcon_d2.quickstart import quickstart
-from detcon_d2.quickstart.experiment import Training, World
 from detcon_d2.quickstart.quickstart import quickstart_steps, quickstart_training, read_ap, run_quickstart, summary
+from detcon_d2.quickstart.runs import Training, World
 from detcon_d2.quickstart.shapes import ShapesConfig, generate_shapes
 from tests.conftest import REPO
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from detcon_d2.evaluation.similarity import cosine_map, region_embedding, separation, upsample
-from detcon_d2.quickstart.report_figures import outline, picture
-from detcon_d2.quickstart.report_inputs import LabelledImages
+from detcon_d2.quickstart.report.images import outline, picture
+from detcon_d2.quickstart.report.inputs import LabelledImages
 
 _HEAT_OPACITY = 0.7
 

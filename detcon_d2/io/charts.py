@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from detcon_d2.quickstart.run_log import Points, thin
+Points = list[tuple[int, float]]
+"""(iteration, value) pairs, sorted by iteration, each iteration once."""
 
 _WIDTH, _HEIGHT = 420, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 48, 12, 30
@@ -107,3 +108,12 @@ def _curve(line: Line, x_scale: _Scale, y_scale: _Scale) -> str:
         f'<polyline class="curve c{line.color}" points="{corners}"><title>{escape(line.label)}</title></polyline>'
         f'<circle class="dot c{line.color}" cx="{x_scale(end[0]):.1f}" cy="{y_scale(end[1]):.1f}" r="3"/>'
     )
+
+
+def thin(points: Points, limit: int) -> Points:
+    """At most ``limit`` points: means of neighbouring ones where there are more, the last iteration of each group as its place."""
+    size = -(-len(points) // limit)
+    if size <= 1:
+        return points
+    groups = [points[start : start + size] for start in range(0, len(points), size)]
+    return [(group[-1][0], math.fsum(value for _, value in group) / len(group)) for group in groups]

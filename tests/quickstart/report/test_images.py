@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detcon_d2.quickstart.report_figures import data_uri, detection_strip, draw_things, mask_path, picture
-from detcon_d2.quickstart.report_inputs import LabelledImages, Thing
-from tests.quickstart.fake_quickstart import validation_paths
+from detcon_d2.quickstart.report.images import data_uri, detection_strip, draw_things, mask_path, picture
+from detcon_d2.quickstart.report.inputs import LabelledImages, Thing
+from tests.quickstart.fake import validation_paths
 
 
 def decode(uri: str) -> np.ndarray:

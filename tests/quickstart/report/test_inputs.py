@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detcon_d2.quickstart.report_inputs import LabelledImages, Thing, check_inputs, match, quickstart_arms, read_predictions, read_result
-from tests.quickstart.fake_quickstart import validation_paths, write_quickstart
+from detcon_d2.quickstart.report.inputs import LabelledImages, Thing, check_inputs, match, quickstart_arms, read_predictions, read_result
+from tests.quickstart.fake import validation_paths, write_quickstart
 
 
 def thing(category: int, left: int, width: int = 10) -> Thing:

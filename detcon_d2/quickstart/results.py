@@ -5,8 +5,7 @@ import math
 from collections import defaultdict
 from pathlib import Path
 
-Points = list[tuple[int, float]]
-"""(iteration, value) pairs, sorted by iteration, each iteration once."""
+from detcon_d2.io.charts import Points
 
 
 def read_series(path: str | Path) -> dict[str, Points]:
@@ -34,12 +33,3 @@ def _parse(line: str) -> dict:
     except ValueError:
         return {}
     return row if isinstance(row, dict) and isinstance(row.get("iteration"), int) else {}
-
-
-def thin(points: Points, limit: int) -> Points:
-    """At most ``limit`` points: means of neighbouring ones where there are more, the last iteration of each group as its place."""
-    size = -(-len(points) // limit)
-    if size <= 1:
-        return points
-    groups = [points[start : start + size] for start in range(0, len(points), size)]
-    return [(group[-1][0], math.fsum(value for _, value in group) / len(group)) for group in groups]

@@ -11,7 +11,7 @@ from detcon_d2 import d2
 from detcon_d2.checkpoint import DetConCheckpointer, pretraining_metadata
 from detcon_d2.checkpoint.metadata import CheckpointMetadata
 from detcon_d2.engine import load_config
-from detcon_d2.quickstart.report_inputs import quickstart_arms
+from detcon_d2.quickstart.report.inputs import quickstart_arms
 from detcon_d2.quickstart.shapes import ShapesConfig, generate_shapes, split_paths
 from tests.conftest import REPO, tiny_opts
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from detcon_d2.masks.overlay import region_color
-from detcon_d2.quickstart.report_inputs import LabelledImages, Thing
+from detcon_d2.quickstart.report.inputs import LabelledImages, Thing
 
 _JPEG_QUALITY = 88
 _MAX_SIDE = 640

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from detcon_d2.quickstart.run_log import read_series, thin
+from detcon_d2.io.charts import thin
+from detcon_d2.quickstart.results import read_series
 
 
 def write(path: Path, *rows: dict, tail: str = "") -> Path:

@@ -14,13 +14,13 @@ from pathlib import Path
 from detcon_d2 import d2
 from detcon_d2.checkpoint import read_metadata, write_atomically
 from detcon_d2.evaluation.encoders import encode_images, load_encoder
+from detcon_d2.io.charts import Line, Points, line_chart
 from detcon_d2.io.images import read_image
-from detcon_d2.quickstart.charts import Line, line_chart
-from detcon_d2.quickstart.report_figures import data_uri, detection_strip
-from detcon_d2.quickstart.report_html import NUM_COLORS, bars, card, legend, number, page, paragraph, signed, table
-from detcon_d2.quickstart.report_inputs import Arm, LabelledImages, Result, check_inputs, read_predictions, read_result
-from detcon_d2.quickstart.report_similarity import choose_pairs, mean_separations, similarity_strips, spread_out
-from detcon_d2.quickstart.run_log import Points, read_series
+from detcon_d2.quickstart.report.images import data_uri, detection_strip
+from detcon_d2.quickstart.report.inputs import Arm, LabelledImages, Result, check_inputs, read_predictions, read_result
+from detcon_d2.quickstart.report.page import NUM_COLORS, bars, card, legend, number, page, paragraph, signed, table
+from detcon_d2.quickstart.report.similarity import choose_pairs, mean_separations, similarity_strips, spread_out
+from detcon_d2.quickstart.results import read_series
 from detcon_d2.quickstart.shapes import split_paths
 
 NUM_DETECTIONS = 8

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from detcon_d2.quickstart.report import write_report
-from detcon_d2.quickstart.report_html import number, page, signed
-from detcon_d2.quickstart.report_inputs import quickstart_arms
-from tests.quickstart.fake_quickstart import BOX_AP
+from detcon_d2.quickstart.report.inputs import quickstart_arms
+from detcon_d2.quickstart.report.page import number, page, signed
+from detcon_d2.quickstart.report.report import write_report
+from tests.quickstart.fake import BOX_AP
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from detcon_d2.quickstart.stages import Chain, Stage, lock_folder, run_chains
+from detcon_d2.quickstart.commands import Chain, Stage, lock_folder, run_chains
 from tests.conftest import REPO
 
 
@@ -88,7 +88,7 @@ def test_a_carriage_return_keeps_the_last_state_of_a_progress_bar(tmp_path: Path
 _DRIVER = """
 import sys
 from pathlib import Path
-from detcon_d2.quickstart.stages import Chain, Stage, lock_folder, run_chains
+from detcon_d2.quickstart.commands import Chain, Stage, lock_folder, run_chains
 folder = Path(sys.argv[1])
 code = f"import os, time; open({str(folder / 'pid')!r}, 'w').write(str(os.getpid()) + chr(10)); time.sleep(120)"
 with lock_folder(folder) as lock:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detcon_d2.quickstart.charts import Line, line_chart, nice_ticks, spread
+from detcon_d2.io.charts import Line, line_chart, nice_ticks, spread
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6), st.integers(2, 8))

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from detcon_d2.quickstart.report_inputs import LabelledImages
-from detcon_d2.quickstart.report_similarity import category_mask, choose_pairs, heat, mean_separations, similarity_strips, spread_out
-from tests.quickstart.fake_quickstart import validation_paths
+from detcon_d2.quickstart.report.inputs import LabelledImages
+from detcon_d2.quickstart.report.similarity import category_mask, choose_pairs, heat, mean_separations, similarity_strips, spread_out
+from tests.quickstart.fake import validation_paths
 
 
 @pytest.fixture
