@@ -1,7 +1,7 @@
-"""Long jobs made of commands that a user could type: each runs once, is recorded, and is not run again.
+"""Long jobs made of command lines that a user could type. Each command runs once, is recorded, and does not run again.
 
-A stage leaves a record with its command and duration. A second call skips what is recorded, continues what was interrupted (the tools
-resume by themselves), and refuses a folder whose stages ran with other commands.
+A command leaves a record with its words and its duration. A second call skips what is recorded, continues what was interrupted (the
+tools resume by themselves), and refuses a folder in which other commands ran.
 """
 
 import fcntl
@@ -13,74 +13,82 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from detcon_d2.masks.store.storage import write_atomically
+from detcon_d2.io.atomic import write_atomically
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One command.
+class Command:
+    """One command line.
 
     Attributes:
-        title: what it does, for the headline.
-        command: the command line, as a user would type it after ``python``.
-        record: file that says it is finished; its folder is created.
-        product: what the command makes; a recorded stage whose product is gone runs again.
+        title: what it does, for its headline.
+        words: the command line after ``python``.
+        record: file that is written when the command has finished; its folder is created.
+        product: what the command makes; if this is deleted, the command runs again.
     """
 
     title: str
-    command: tuple[str, ...]
+    words: tuple[str, ...]
     record: Path
     product: Path
 
     def is_finished(self) -> bool:
-        """Whether the stage has run with this very command.
+        """Whether the command has run, with exactly these words.
 
         Raises:
-            ValueError: it has run with another one.
+            ValueError: it has run with other words.
         """
         if not (self.record.is_file() and self.product.exists()):
             return False
         found = json.loads(self.record.read_text(encoding="utf-8"))["command"]
-        if found != list(self.command):
-            differing = sorted(set(found) ^ set(self.command))
+        if found != list(self.words):
+            differing = sorted(set(found) ^ set(self.words))
             raise ValueError(
                 f"{self.record.parent} holds the result of another command for '{self.title}'; the words that differ are "
-                f"{' '.join(differing) or 'in another order'}. Name another folder, or delete {self.record} to run the stage again."
+                f"{' '.join(differing) or 'in another order'}. Name another folder, or delete {self.record} to run the command again."
             )
         return True
 
 
-@dataclass(frozen=True)
-class Chain:
-    """Stages that need each other's products, in order.
+Chain = Sequence[Command]
+"""Commands that need each other's products, in order; the first command that fails ends the chain."""
 
-    Attributes:
-        name: prefix of its lines in the terminal.
-        stages: run one after the other; the chain ends with the first that fails.
+
+def is_finished(chain: Chain) -> bool:
+    """Whether every command has run. Raises ValueError if one of them has run with other words."""
+    return all([command.is_finished() for command in chain])
+
+
+def find_checkout() -> Path:
+    """The folder with ``tools`` and ``configs``, in which the commands run.
+
+    Raises:
+        ValueError: the package is installed without them.
     """
-
-    name: str
-    stages: tuple[Stage, ...]
+    folder = Path(__file__).resolve().parents[2]
+    if not (folder / "tools/train_net.py").is_file():
+        raise ValueError(f"found no tools/train_net.py in {folder}; expected a checkout of the repository, installed with pip install -e .")
+    return folder
 
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[int]:
-    """Keep a second call away from a folder while this one works in it, or a stage that a killed one left behind.
+    """Refuse a folder in which another call works, or a command that was left running when its call was killed.
 
     Args:
         folder: created where it is missing.
 
     Yields:
-        For :func:`run_chains`: its commands hold the lock as long as they run.
+        the argument ``lock`` of :func:`run_chains`: the commands hold the lock as long as they run.
 
     Raises:
-        BlockingIOError: somebody works there.
+        BlockingIOError: the folder is in use.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".lock"
@@ -89,35 +97,54 @@ def lock_folder(folder: Path) -> Iterator[int]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise BlockingIOError(
-                f"{folder} is in use by another call, or by a stage that a killed one left running ('fuser {path}' names the processes). "
-                "Wait for it, stop it, or name another folder."
+                f"{folder} is in use by another call, or by a command that a killed call left running ('fuser {path}' lists the "
+                "processes). Wait for it, stop it, or name another folder."
             ) from error
         yield file.fileno()
 
 
-def run_chains(
-    chains: Sequence[Chain], folder: Path, jobs: int = 1, on_finished: Callable[[Chain], None] | None = None, lock: int | None = None
-) -> None:
-    """Run the chains in their order, ``jobs`` at a time; the cores are shared evenly between them.
+@contextmanager
+def explain_failure(tool: str) -> Iterator[None]:
+    """End a tool with one line for what a user can solve: bad input, a failed command, an interrupt or SIGTERM. For the main thread."""
+    before, again = signal.signal(signal.SIGTERM, signal.default_int_handler), "Run again to continue: finished commands are kept."
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        sys.exit(f"{tool}: {error}")
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"{tool}: a command failed (exit code {error.returncode}), see above. {again}")
+    except KeyboardInterrupt:
+        sys.exit(f"{tool}: interrupted. {again}")
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
-    An interrupt, SIGTERM too, stops the commands that run; what they had reached is kept as far as the tools keep it.
+
+def run_chains(
+    chains: Mapping[str, Chain],
+    jobs: int = 1,
+    on_finished: Callable[[str], None] | None = None,
+    lock: int | None = None,
+    folder: Path | None = None,
+) -> None:
+    """Run the chains in their order, ``jobs`` of them at the same time; they share the cores evenly.
+
+    An interrupt stops the running commands; their progress is kept as far as the tools keep it.
 
     Args:
-        chains: what to do.
-        folder: working directory of the commands.
-        jobs: chains that run side by side.
-        on_finished: called in this thread after each chain that ran to its end.
+        chains: by name, which begins each line of their output where several chains run at the same time.
+        jobs: number of chains that run at the same time.
+        on_finished: called in this thread with the name of each chain that has finished.
         lock: of :func:`lock_folder`.
+        folder: working directory of the commands; ``None``: the checkout.
 
     Raises:
         ValueError: a folder holds results of other commands; found before anything runs.
-        subprocess.CalledProcessError: a stage failed. Others that were running are stopped; all continue at the next call.
+        subprocess.CalledProcessError: a command failed. Other running commands are stopped; all of them continue at the next call.
     """
-    pending = [chain for chain in chains if not all([stage.is_finished() for stage in chain.stages])]
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    runner = _Runner(folder, threads, prefix=jobs > 1, lock=lock)
-    with _sigterm_interrupts(), ThreadPoolExecutor(jobs) as pool:
-        futures = {pool.submit(runner.run_chain, chain): chain for chain in pending}
+    pending = {name: chain for name, chain in chains.items() if not is_finished(chain)}
+    runner = _Runner(folder or find_checkout(), threads=max(1, (os.cpu_count() or 1) // jobs), prefix=jobs > 1, lock=lock)
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = {pool.submit(runner.run_chain, name, chain): name for name, chain in pending.items()}
         try:
             for future in as_completed(futures):
                 future.result()
@@ -129,39 +156,23 @@ def run_chains(
             raise
 
 
-@contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt; only the main thread may say so, in others nothing changes."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 class _Runner:
-    """Starts commands, passes their output on, and stops them together."""
+    """Starts commands, prints their output, and stops all of them together."""
 
     def __init__(self, folder: Path, threads: int, prefix: bool, lock: int | None):
-        self._folder = folder
-        self._environ = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        environ = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        # Several commands share the terminal line by line. A single one writes to it directly, with its progress bars.
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"} if prefix else {}
+        self._settings = {"cwd": folder, "env": environ, "pass_fds": () if lock is None else (lock,), **pipes}
         self._prefix = prefix
-        self._held = () if lock is None else (lock,)
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen] = set()
         self._stopped = False
 
-    def run_chain(self, chain: Chain) -> None:
-        for stage in chain.stages:
-            if not stage.is_finished():
-                self._run(stage, f"[{chain.name}] " if self._prefix else "")
+    def run_chain(self, name: str, chain: Chain) -> None:
+        for command in chain:
+            if not command.is_finished():
+                self._run(command, f"[{name}] " if self._prefix else "")
 
     def stop(self) -> None:
         with self._lock:
@@ -169,27 +180,25 @@ class _Runner:
             for process in self._running:
                 process.terminate()
 
-    def _run(self, stage: Stage, prefix: str) -> None:
-        stage.record.parent.mkdir(parents=True, exist_ok=True)
-        self._print(f"{prefix}{stage.title}\n{prefix}$ python {shlex.join(stage.command)}")
+    def _run(self, command: Command, prefix: str) -> None:
+        command.record.parent.mkdir(parents=True, exist_ok=True)
+        self._print(f"{prefix}{command.title}\n{prefix}$ python {shlex.join(command.words)}")
         start = time.time()
         with self._lock:
             if self._stopped:
                 return
-            # Several commands share the terminal line by line; a single one has it for itself, with its progress bars.
-            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"} if prefix else {}
-            process = subprocess.Popen([sys.executable, *stage.command], cwd=self._folder, env=self._environ, pass_fds=self._held, **pipes)
+            process = subprocess.Popen([sys.executable, *command.words], **self._settings)
             self._running.add(process)
         for line in process.stdout or ():
-            # A progress bar redraws its line after each carriage return; of those only the last state is told.
+            # A progress bar writes its line again after each carriage return; only its last state is printed.
             self._print(prefix + line.rstrip().rsplit("\r", 1)[-1])
         code = process.wait()
         with self._lock:
             self._running.discard(process)
         if code != 0:
-            raise subprocess.CalledProcessError(code, stage.command)
-        record = {"title": stage.title, "command": list(stage.command), "seconds": round(time.time() - start, 1)}
-        write_atomically(stage.record, json.dumps(record, indent=1).encode())
+            raise subprocess.CalledProcessError(code, command.words)
+        record = {"title": command.title, "command": list(command.words), "seconds": round(time.time() - start, 1)}
+        write_atomically(command.record, json.dumps(record, indent=1).encode())
 
     def _print(self, text: str) -> None:
         with self._lock:

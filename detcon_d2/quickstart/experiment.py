@@ -1,141 +1,163 @@
-"""``make evidence``: does pretraining raise AP? Arms of equal budget over several seeds, in two worlds, resumable arm by arm.
+"""Does pretraining raise AP? Pretrains and fine-tunes with every method over several seeds on built-in images, and writes the table.
 
-In the first world an object's material agrees with its category with probability 0.8, as in nature; in the hard one it says nothing.
+About three hours on two CPU cores with bf16 instructions; five times as long without them, so use --epochs 5 there. Stop it at any time:
+the same command continues run by run, and the table contains the runs that have finished.
 """
 
+import argparse
 import json
+import os
 import statistics
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from detcon_d2.masks.store.storage import write_atomically
-from detcon_d2.quickstart.commands import Chain, lock_folder, run_chains
-from detcon_d2.quickstart.quickstart import read_ap
-from detcon_d2.quickstart.runs import ROWS, Row, Training, World
+from detcon_d2.io.atomic import write_atomically
+from detcon_d2.quickstart.commands import explain_failure, is_finished, lock_folder, run_chains
+from detcon_d2.quickstart.results import read_evaluation
+from detcon_d2.quickstart.runs import METHODS, DataSet, Training
 from detcon_d2.quickstart.shapes import ShapesConfig
 
-TRAINING = Training(pretrain_epochs=40.0, finetune_iterations=300)
-"""1875 steps of batch 64, and 300 of batch 8."""
-
-WORLDS: dict[str, tuple[ShapesConfig, tuple[str, ...]]] = {
+DATA_SETS: dict[str, tuple[ShapesConfig, tuple[str, ...]]] = {
     "easy": (
         ShapesConfig(seed=0, agreement=0.8),
         ("random", "detcon_b", "detcon_s", "detcon_b_kmeans", "detcon_b_grid5", "grid", "annotations"),
     ),
     "hard": (ShapesConfig(seed=0, agreement=0.0), ("random", "detcon_b", "detcon_s")),
 }
-"""The images of each world, and its rows; optional ones are in the table once one of their arms has finished."""
+"""The images of each data set, and its methods. Material agrees with the category mostly, as in nature, or only by chance."""
+
+PRETRAIN_EPOCHS, FINETUNE_ITERATIONS = 40.0, 300
+"""1875 iterations of batch 64, and 300 of batch 8."""
+
+Scores = dict[str, dict[str, dict[int, float]]]
+"""AP in percent by method, "box" or "mask", and seed; runs that have not finished are absent."""
+
+_EXAMPLES = """examples
+  evidence.py --methods random detcon_s grid --data-sets easy                     # one comparison
+  evidence.py --methods detcon_b --output output/fp32 -- SOLVER.AMP.ENABLED False    # one method in full precision, in its own folder
+
+"""
+_DEFAULT_METHODS = [method.name for method in METHODS.values() if not method.optional]
 
 
-@dataclass(frozen=True)
-class Score:
-    """What one row reached.
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line of ``tools/evidence.py``."""
+    epilog = _EXAMPLES + "methods\n" + "\n".join(f"  {method.name:<16} {method.title}" for method in METHODS.values())
+    parser = argparse.ArgumentParser(description=__doc__, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default="output/evidence", help="folder to write to (default: output/evidence)")
+    about = "easy: the material mostly agrees with the category; hard: only by chance (default: both)"
+    parser.add_argument("--data-sets", "--worlds", nargs="+", choices=DATA_SETS, default=list(DATA_SETS), help=about)
+    about = f"methods to compare (default: {' '.join(_DEFAULT_METHODS)})"
+    parser.add_argument("--methods", "--rows", nargs="+", choices=METHODS, default=_DEFAULT_METHODS, help=about)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of pretraining and fine-tuning (default: 0 1 2)")
+    parser.add_argument("--epochs", type=float, default=PRETRAIN_EPOCHS, help=f"of pretraining (default: {PRETRAIN_EPOCHS:g})")
+    jobs = max(1, min(8, os.cpu_count() or 1))
+    parser.add_argument("--jobs", type=int, default=jobs, help=f"runs at the same time; they share the cores (default here: {jobs})")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config options of every pretraining, after --: KEY VALUE ...")
+    args = parser.parse_args(argv)
+    if args.opts[:1] == ["--"]:
+        del args.opts[0]
+    return args
 
-    Attributes:
-        box, mask: AP, 0..100, by seed; seeds that have not finished are absent.
-    """
 
-    box: dict[int, float]
-    mask: dict[int, float]
+def main(argv: list[str] | None = None) -> int | None:
+    """``tools/evidence.py``."""
+    args = parse_args(argv)
+    with explain_failure("evidence"):
+        trainings = [Training(seed, args.epochs, FINETUNE_ITERATIONS, tuple(args.opts)) for seed in args.seeds]
+        print(run_experiment(args.output, args.data_sets, args.methods, trainings, args.jobs))
 
 
-def run_evidence(
-    checkout: Path, output: Path, worlds: Sequence[str], rows: Sequence[str], seeds: Sequence[int], jobs: int, training: Training = TRAINING
-) -> str:
-    """Run what is not finished yet; the table is written anew after each arm.
+def run_experiment(output: Path, data_sets: Sequence[str], methods: Sequence[str], trainings: Sequence[Training], jobs: int) -> str:
+    """Run what is not finished yet; the table is written again after each run.
 
     Args:
-        checkout: folder that holds ``tools`` and ``configs``.
-        output: where everything is written: a folder a world, ``evidence.md`` and ``evidence.json``.
-        worlds, rows: names in ``WORLDS`` and ``ROWS``; a world leaves out rows that it does not have.
-        seeds: of pretraining and fine-tuning.
-        jobs: arms side by side.
-        training: how every arm trains.
+        output: folder to write to: a folder per data set, ``evidence.md`` and ``evidence.json``.
+        data_sets, methods: names in ``DATA_SETS`` and ``METHODS``; methods that a data set does not have are left out there.
+        trainings: one for each seed.
+        jobs: number of runs at the same time.
 
     Returns:
         The table.
 
     Raises:
         ValueError: the folder holds other images, or results of other commands.
-        BlockingIOError: another call works there.
-        subprocess.CalledProcessError: a stage failed.
+        BlockingIOError: another call works in the folder.
+        subprocess.CalledProcessError: a command failed.
     """
-    output = output.resolve()
-    places = {name: World(output / name, WORLDS[name][0]) for name in worlds}
-    arms = [(places[name], ROWS[row], seed) for name, row, seed in arm_order(worlds, rows, seeds)]
-    start, total, done = time.perf_counter(), len(arms), 0
+    output, seeds = output.resolve(), [training.seed for training in trainings]
+    places = {name: DataSet(output / name, DATA_SETS[name][0]) for name in data_sets}
+    order = run_order(data_sets, methods, trainings)
+    chains = {f"{name}/{method}-{training.seed}": places[name].commands(METHODS[method], training) for name, method, training in order}
+    masks = dict.fromkeys((name, METHODS[method].masks) for name, method, _ in order if METHODS[method].masks)
+    start, done = time.perf_counter(), 0
 
-    def report(chain: Chain) -> None:
+    def report(name: str) -> None:
         nonlocal done
         done += 1
-        print(f"\n== {chain.name} finished: {done} of {len(pending)} in {(time.perf_counter() - start) / 60:.0f} minutes", flush=True)
+        print(f"\n== {name} finished: {done} of {len(pending)} in {(time.perf_counter() - start) / 60:.0f} minutes", flush=True)
         write_table(output, places, seeds)
 
     with lock_folder(output) as lock:
-        for world in places.values():
-            world.draw()
-        # The upper bound's label maps come from annotations; every other arm knows images only.
-        used = {(world, row.regions) for world, row, _ in arms if row.regions in ("fh", "annotations")}
-        run_chains([world.masks(generator) for world, generator in sorted(used, key=str)], checkout, lock=lock)
-        chains = [world.arm(row, seed, training) for world, row, seed in arms]
-        pending = [chain for chain in chains if not all([stage.is_finished() for stage in chain.stages])]
-        print(f"{total} arms, {total - len(pending)} of them finished before; {jobs} at a time", flush=True)
-        run_chains(pending, checkout, jobs, report, lock)
+        for data_set in places.values():
+            data_set.generate()
+        run_chains({f"{name}/{generator}": [places[name].masks(generator)] for name, generator in masks}, lock=lock)
+        pending = {name: chain for name, chain in chains.items() if not is_finished(chain)}
+        print(f"{len(chains)} runs, {len(chains) - len(pending)} of them finished before; {jobs} at a time", flush=True)
+        run_chains(pending, jobs, report, lock)
     return write_table(output, places, seeds)
 
 
-def arm_order(worlds: Sequence[str], rows: Sequence[str], seeds: Sequence[int]) -> list[tuple[str, str, int]]:
-    """(world, row, seed) of every arm: the main comparison first, then the upper bound, the hard world last."""
-    arms = [(world, row, seed) for world in worlds for seed in seeds for row in WORLDS[world][1] if row in rows]
-    return sorted(arms, key=lambda arm: (list(WORLDS).index(arm[0]), arm[1] == "annotations"))
+def run_order(data_sets: Sequence[str], methods: Sequence[str], trainings: Sequence[Training]) -> list[tuple[str, str, Training]]:
+    """(data set, method, training) of every run: the main comparison first, then the upper bound, the hard data set last."""
+    found = [(name, method, training) for name in data_sets for training in trainings for method in DATA_SETS[name][1] if method in methods]
+    return sorted(found, key=lambda run: (list(DATA_SETS).index(run[0]), METHODS[run[1]].masks == "annotations"))
 
 
-def read_scores(world: World, row: Row, seeds: Sequence[int]) -> Score:
-    """The AP of a row's finished arms."""
-    results = {seed: world.arm_folder(row, seed) / "finetune/results.json" for seed in seeds}
-    found = {seed: read_ap(path) for seed, path in results.items() if path.is_file()}
-    return Score({seed: ap[0] for seed, ap in found.items()}, {seed: ap[1] for seed, ap in found.items()})
+def read_scores(data_set: DataSet, methods: Sequence[str], seeds: Sequence[int]) -> Scores:
+    """The AP of all finished runs. An optional method is left out until one of its runs has finished."""
+    scores = {}
+    for method in map(METHODS.__getitem__, methods):
+        folders = {seed: data_set.run(method, seed).finetune for seed in seeds}
+        found = {seed: read_evaluation(folder) for seed, folder in folders.items() if (folder / "results.json").is_file()}
+        if found or not method.optional:
+            tasks = (("box", "bbox"), ("mask", "segm"))
+            scores[method.name] = {name: {seed: one.ap(task) for seed, one in found.items()} for name, task in tasks}
+    return scores
 
 
-def write_table(output: Path, worlds: dict[str, World], seeds: Sequence[int]) -> str:
-    """Write ``evidence.md`` and ``evidence.json`` from what has finished; returns the former."""
-    scores = {name: {row: read_scores(world, ROWS[row], seeds) for row in WORLDS[name][1]} for name, world in worlds.items()}
-    scores = {name: {row: score for row, score in rows.items() if score.box or not ROWS[row].optional} for name, rows in scores.items()}
-    plain = {name: {row: {"box": score.box, "mask": score.mask} for row, score in rows.items()} for name, rows in scores.items()}
-    text = "\n".join(line for name, rows in scores.items() for line in table_lines(WORLDS[name][0], rows))
-    write_atomically(output / "evidence.json", json.dumps(plain, indent=1).encode())
-    write_atomically(output / "evidence.md", text.encode())
-    return text
+def write_table(output: Path, data_sets: dict[str, DataSet], seeds: Sequence[int]) -> str:
+    """Write ``evidence.md`` and ``evidence.json`` from the finished runs; returns the content of ``evidence.md``."""
+    scores = {name: read_scores(data_set, DATA_SETS[name][1], seeds) for name, data_set in data_sets.items()}
+    lines = []
+    for name, found in scores.items():
+        heading = f"Material agrees with the category with probability {DATA_SETS[name][0].agreement}:"
+        lines += [heading, "", *table_lines(found, "random"), ""]
+    write_atomically(output / "evidence.json", json.dumps(scores, indent=1).encode())
+    write_atomically(output / "evidence.md", "\n".join(lines).encode())
+    return "\n".join(lines)
 
 
-def table_lines(shapes: ShapesConfig, scores: dict[str, Score]) -> list[str]:
-    """A world's table in Markdown: mean and standard deviation over seeds, each seed, and the gain over random initialisation."""
-    lines = [
-        f"Material agrees with the category with probability {shapes.agreement}:",
-        "",
-        "| initialisation | seeds | box AP | mask AP | box AP of each seed | gain, box | gain, mask |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    base = scores["random"]
+def table_lines(scores: Scores, baseline: str) -> Iterator[str]:
+    """A table in Markdown: mean and standard deviation over seeds, the AP of each seed, and the gain over the method ``baseline``."""
+    yield "| initialisation | seeds | box AP | mask AP | box AP of each seed | gain, box | gain, mask |"
+    yield "|---|---|---|---|---|---|---|"
     for name, score in scores.items():
-        each = ", ".join(f"{value:.1f}" for value in score.box.values()) or "not run"
-        cells = [ROWS[name].title, str(len(score.box)), mean_and_spread(score.box), mean_and_spread(score.mask), each]
-        cells += ["" if name == "random" else gain(*pair) for pair in ((score.box, base.box), (score.mask, base.mask))]
-        lines.append(f"| {' | '.join(cells)} |")
-    return [*lines, ""]
+        each = ", ".join(f"{value:.1f}" for value in score["box"].values()) or "not run"
+        gains = ["" if name == baseline else paired_gain(score[task], scores[baseline][task]) for task in score]
+        yield f"| {' | '.join([METHODS[name].title, str(len(score['box'])), *map(mean_and_deviation, score.values()), each, *gains])} |"
 
 
-def mean_and_spread(values: dict[int, float]) -> str:
-    """``mean ± standard deviation`` (n - 1) over seeds."""
+def mean_and_deviation(values: dict[int, float]) -> str:
+    """``mean ± sample standard deviation`` of values by seed."""
     if not values:
         return "-"
-    spread = f" ± {statistics.stdev(values.values()):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values.values()):.1f}{spread}"
+    deviation = f" ± {statistics.stdev(values.values()):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values.values()):.1f}{deviation}"
 
 
-def gain(values: dict[int, float], base: dict[int, float]) -> str:
-    """Mean difference over the seeds that both have, and the smallest one."""
-    differences = [value - base[seed] for seed, value in values.items() if seed in base]
+def paired_gain(values: dict[int, float], baseline: dict[int, float]) -> str:
+    """Mean difference over the seeds that both have, and the smallest difference."""
+    differences = [value - baseline[seed] for seed, value in values.items() if seed in baseline]
     return f"{statistics.mean(differences):+.1f} (least {min(differences):+.1f})" if differences else "-"

@@ -1,83 +1,82 @@
-"""The table of the evidence tells what ran and nothing else."""
+"""The table of the experiment contains the runs that have finished, and nothing else."""
 
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
 
-from detcon_d2.quickstart.experiment import WORLDS, Score, arm_order, gain, mean_and_spread, table_lines, write_table
-from detcon_d2.quickstart.runs import ROWS, World
-from detcon_d2.quickstart.shapes import ShapesConfig
-from tests.conftest import REPO
+from detcon_d2.quickstart import experiment
+from detcon_d2.quickstart.experiment import DATA_SETS, mean_and_deviation, paired_gain, parse_args, run_experiment, run_order, write_table
+from detcon_d2.quickstart.runs import METHODS, DataSet, Training
+
+TRAININGS = [Training(seed, 1.0, 10) for seed in (0, 1)]
 
 
 def write_results(folder: Path, box: float, mask: float) -> None:
     (folder / "finetune").mkdir(parents=True)
-    (folder / "finetune/results.json").write_text(json.dumps({"results": {"val": {"bbox": {"AP": box}, "segm": {"AP": mask}}}}))
+    results = {"val": {"bbox": {"AP": box}, "segm": {"AP": mask}}}
+    (folder / "finetune/results.json").write_text(json.dumps({"backend": "subset", "iteration": 10, "results": results}))
 
 
-def test_the_main_comparison_runs_first_and_the_hard_world_last():
-    arms = arm_order(["hard", "easy"], [row.name for row in ROWS.values() if not row.optional], [0, 1])
-    assert len(arms) == 2 * (5 + 3) == len(set(arms))
-    assert arms[:4] == [("easy", row, 0) for row in ("random", "detcon_b", "detcon_s", "grid")]
-    assert arms[8:10] == [("easy", "annotations", 0), ("easy", "annotations", 1)]
-    assert {world for world, _, _ in arms[10:]} == {"hard"}
-
-
-def test_the_hard_world_differs_in_the_agreement_only():
-    easy, hard = WORLDS["easy"][0], WORLDS["hard"][0]
-    assert (easy.agreement, hard.agreement) == (0.8, 0.0)
-    assert easy.num_train == hard.num_train and easy.num_val == hard.num_val >= 300 and easy.num_unlabeled == hard.num_unlabeled
-
-
-def test_gain_is_paired_by_seed():
-    assert gain({0: 13.0, 1: 20.0, 2: 99.0}, {0: 10.0, 1: 12.0}) == "+5.5 (least +3.0)"
-    assert gain({}, {0: 1.0}) == "-"
-
-
-def test_spread_is_the_sample_standard_deviation():
-    assert mean_and_spread({0: 1.0, 1: 3.0, 2: 5.0}) == "3.0 ± 2.0"
-    assert mean_and_spread({0: 1.0}) == "1.0"
-
-
-def test_a_row_without_results_says_so():
-    scores = {"random": Score({0: 10.0}, {0: 8.0}), "grid": Score({}, {})}
-    row = next(line for line in table_lines(ShapesConfig(), scores) if ROWS["grid"].title in line)
-    assert "not run" in row and "| 0 |" in row
-
-
-def test_the_table_holds_what_has_finished(tmp_path: Path):
-    world = World(tmp_path / "easy", WORLDS["easy"][0])
+@pytest.fixture
+def data_set(tmp_path: Path) -> DataSet:
     write_results(tmp_path / "easy/random-0", 10.0, 8.0)
+    return DataSet(tmp_path / "easy", DATA_SETS["easy"][0])
+
+
+def test_the_main_comparison_runs_first_and_the_hard_data_set_last():
+    order = run_order(["hard", "easy"], [method.name for method in METHODS.values() if not method.optional], TRAININGS)
+    names = [(name, method, training.seed) for name, method, training in order]
+    assert len(names) == 2 * (5 + 3) == len(set(names))
+    assert names[:4] == [("easy", method, 0) for method in ("random", "detcon_b", "detcon_s", "grid")]
+    assert names[8:10] == [("easy", "annotations", 0), ("easy", "annotations", 1)]
+    assert {name for name, _, _ in names[10:]} == {"hard"}
+
+
+def test_gain_is_paired_by_seed_and_deviation_is_that_of_a_sample():
+    assert paired_gain({0: 13.0, 1: 20.0, 2: 99.0}, {0: 10.0, 1: 12.0}) == "+5.5 (least +3.0)"
+    assert paired_gain({}, {0: 1.0}) == "-"
+    assert mean_and_deviation({0: 1.0, 1: 3.0, 2: 5.0}) == "3.0 ± 2.0"
+    assert mean_and_deviation({0: 1.0}) == "1.0"
+
+
+def test_the_table_contains_what_has_finished(tmp_path, data_set):
     write_results(tmp_path / "easy/detcon_b-0", 16.5, 13.0)
-    text = write_table(tmp_path, {"easy": world}, [0, 1])
-    assert "16.5 | 13.0 | 16.5 | +6.5 (least +6.5) | +5.0 (least +5.0)" in text
+    text = write_table(tmp_path, {"easy": data_set}, [0, 1])
+    assert f"| {METHODS['detcon_b'].title} | 1 | 16.5 | 13.0 | 16.5 | +6.5 (least +6.5) | +5.0 (least +5.0) |" in text
+    assert f"| {METHODS['grid'].title} | 0 | - | - | not run | - | - |" in text
     assert (tmp_path / "evidence.md").read_text() == text
     assert json.loads((tmp_path / "evidence.json").read_text())["easy"]["detcon_b"] == {"box": {"0": 16.5}, "mask": {"0": 13.0}}
 
 
-def test_optional_rows_are_in_the_table_once_they_have_run(tmp_path: Path):
-    world = World(tmp_path / "easy", WORLDS["easy"][0])
-    write_results(tmp_path / "easy/random-0", 10.0, 8.0)
-    title = ROWS["detcon_b_kmeans"].title
-    assert title not in write_table(tmp_path, {"easy": world}, [0])
+def test_optional_methods_are_in_the_table_once_they_have_run(tmp_path, data_set):
+    title = METHODS["detcon_b_kmeans"].title
+    assert title not in write_table(tmp_path, {"easy": data_set}, [0])
     write_results(tmp_path / "easy/detcon_b_kmeans-0", 15.0, 12.0)
-    assert f"{title} | 1 | 15.0" in write_table(tmp_path, {"easy": world}, [0])
+    assert f"{title} | 1 | 15.0" in write_table(tmp_path, {"easy": data_set}, [0])
 
 
-def test_a_damaged_result_is_an_error_not_a_gap(tmp_path: Path):
-    world = World(tmp_path / "easy", WORLDS["easy"][0])
-    (tmp_path / "easy/random-0/finetune").mkdir(parents=True)
-    (tmp_path / "easy/random-0/finetune/results.json").write_text("{")
-    with pytest.raises(json.JSONDecodeError):
-        write_table(tmp_path, {"easy": world}, [0])
+def test_label_maps_come_first_and_the_table_is_written_after_each_run(tmp_path, data_set, monkeypatch, capsys):
+    ran = []
+
+    def run(chains, jobs=1, on_finished=None, lock=None):
+        ran.append(list(chains))
+        if on_finished:
+            write_results(tmp_path / "easy/detcon_b-0", 16.5, 13.0)
+            on_finished("easy/detcon_b-0")
+            assert "16.5" in (tmp_path / "evidence.md").read_text()
+
+    monkeypatch.setattr(experiment, "run_chains", run)
+    monkeypatch.setattr(DataSet, "generate", lambda self: ran.append("images"))
+    text = run_experiment(tmp_path, ["easy"], ["random", "detcon_b"], TRAININGS[:1], jobs=2)
+    assert ran == ["images", ["easy/fh"], ["easy/random-0", "easy/detcon_b-0"]]
+    assert "== easy/detcon_b-0 finished: 1 of 2" in capsys.readouterr().out and "16.5" in text
 
 
 @pytest.mark.parametrize("separator", [["--"], []])
-def test_config_options_follow_the_flags(monkeypatch, separator):
-    flags = ["--seeds", "0", "1", "--epochs", "5"]
-    monkeypatch.setattr(sys, "argv", ["evidence.py", *flags, *separator, "SOLVER.AMP.ENABLED", "False"])
-    args = runpy.run_path(str(REPO / "tools/evidence.py"))["parse_args"]()
-    assert (args.seeds, args.epochs, args.opts) == ([0, 1], 5, ["SOLVER.AMP.ENABLED", "False"])
+@pytest.mark.parametrize("names", [("--worlds", "--rows"), ("--data-sets", "--methods")])
+def test_config_options_follow_the_flags_and_older_names_work(names, separator):
+    flags = ["--seeds", "0", "1", "--epochs", "5", names[0], "easy", names[1], "random", "grid"]
+    args = parse_args([*flags, *separator, "SOLVER.AMP.ENABLED", "False"] if separator else flags)
+    assert (args.seeds, args.epochs, args.data_sets, args.methods) == ([0, 1], 5, ["easy"], ["random", "grid"])
+    assert args.opts == (["SOLVER.AMP.ENABLED", "False"] if separator else [])

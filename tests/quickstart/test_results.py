@@ -1,12 +1,12 @@
-"""Figures of a run are read as they were written last, whatever happened to the run."""
+"""The results of a run are read as they were written last, whatever happened to the run."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
-from detcon_d2.io.charts import thin
-from detcon_d2.quickstart.results import read_series
+from detcon_d2.quickstart.results import read_evaluation, read_predictions, read_series
 
 
 def write(path: Path, *rows: dict, tail: str = "") -> Path:
@@ -21,31 +21,41 @@ def test_a_resumed_run_gives_each_iteration_once_with_the_value_written_last(tmp
     assert series["loss"] == [(0, 0.0), (10, 10.0), (20, 20.5), (30, 30.5), (40, 40.5)]
 
 
-def test_a_line_that_a_kill_cut_short_is_skipped_wherever_it_is(tmp_path):
+def test_a_line_that_was_cut_short_is_skipped_anywhere(tmp_path):
     path = write(tmp_path / "metrics.json", {"iteration": 0, "loss": 1.0}, tail='{"iteration": 1, "lo')
     path.write_text(path.read_text() + '{"iteration": 1, "loss": 2.0}\n{"iteration": 2, "loss": 3.0}\n{"itera')
     assert read_series(path)["loss"] == [(0, 1.0), (2, 3.0)]
 
 
-def test_figures_that_are_no_finite_numbers_are_left_out(tmp_path):
+def test_values_that_are_no_finite_numbers_are_left_out(tmp_path):
     rows = [{"iteration": 0, "AP": float("nan"), "name": "x", "loss": 1}, {"iteration": 1, "AP": 2.0, "loss": float("inf")}, {"loss": 3.0}]
     assert read_series(write(tmp_path / "metrics.json", *rows)) == {"loss": [(0, 1.0)], "AP": [(1, 2.0)]}
 
 
-def test_a_file_without_figures_is_refused_by_name(tmp_path):
-    path = tmp_path / "metrics.json"
-    path.write_text("nothing\n[1]\n")
-    with pytest.raises(ValueError, match=r"metrics\.json: found no line with figures; expected JSON lines"):
-        read_series(path)
+def test_an_evaluation_gives_the_metrics_of_its_data_set_and_nan_for_missing_ones(quickstart):
+    found = read_evaluation(quickstart / "detcon_b/finetune")
+    assert (found.ap("bbox"), found.iteration, found.backend) == (21.37, 160, "subset 0.6")
+    assert math.isnan(found.ap("bbox", "AP75")) and math.isnan(found.ap("keypoints"))
 
 
-def test_thinning_keeps_the_mean_and_the_last_iteration():
-    points = [(i, float(i)) for i in range(100)]
-    thinned = thin(points, 10)
-    assert len(thinned) == 10
-    assert thinned[-1][0] == 99
-    assert sum(value for _, value in thinned) / 10 == pytest.approx(49.5)
+SCORES = '{"bbox": {"AP": 1}}'
+DAMAGED = [
+    ("metrics.json", "nothing\n[1]\n", "found no line with metrics; expected JSON lines"),
+    *(
+        ("results.json", content, "expected .*bbox")
+        for content in ("{", "[]", '{"results": {}}', '{"backend": "b", "iteration": 1, "results": {"a": {"segm": {}}}}')
+    ),
+    ("results.json", f'{{"backend": "b", "iteration": 1, "results": {{"a": {SCORES}, "b": {SCORES}}}}}', "too many.*one data set"),
+    *(
+        ("predictions.json", content, "expected a list of COCO results")
+        for content in ("{", '{"a": 1}', '[{"image_id": 1, "category_id": 2, "bbox": [0, 0, 1, 1], "score": 1}]')
+    ),
+]
 
 
-def test_few_points_stay_as_they_are():
-    assert thin([(0, 1.0), (5, 2.0)], 2) == [(0, 1.0), (5, 2.0)]
+@pytest.mark.parametrize(("name", "content", "message"), DAMAGED)
+def test_a_damaged_file_is_refused_by_name(name, content, message, tmp_path):
+    (tmp_path / name).write_text(content)
+    read = {"metrics.json": read_series, "results.json": lambda path: read_evaluation(path.parent), "predictions.json": read_predictions}
+    with pytest.raises(ValueError, match=rf"{name}: .*{message}"):
+        read[name](tmp_path / name)

@@ -1,4 +1,4 @@
-"""The commands of the small experiments: the tools know their flags, and the arms differ in their start only."""
+"""The commands of runs: the tools know their options, and methods differ only in the initial weights."""
 
 import dataclasses
 from pathlib import Path
@@ -6,86 +6,73 @@ from pathlib import Path
 import pytest
 
 from detcon_d2.engine.setup import load_config
-from detcon_d2.quickstart.runs import ROWS, Training, World
+from detcon_d2.quickstart.runs import METHODS, DataSet, Method, Run, Training
 from detcon_d2.quickstart.shapes import ShapesConfig
 from tests.conftest import REPO
 
-TRAINING = Training(pretrain_epochs=2.0, finetune_iterations=100)
+TRAINING = Training(seed=1, pretrain_epochs=2.0, finetune_iterations=100)
+PRETRAINED = [method for method in METHODS.values() if method.config]
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path / "easy", ShapesConfig())
+def data_set(tmp_path: Path) -> DataSet:
+    return DataSet(tmp_path / "easy", ShapesConfig())
 
 
-def overrides(command: tuple[str, ...]) -> dict[str, str]:
-    """KEY -> VALUE of a train_net command line."""
-    start = next(i for i, word in enumerate(command) if ("." in word and word.isupper()) or word.startswith(("DATASETS", "MODEL.")))
-    return dict(zip(command[start::2], command[start + 1 :: 2], strict=True))
+def pretraining_config(data_set: DataSet, method: Method, training: Training = TRAINING):
+    """The config of the pretraining command."""
+    words = data_set.commands(method, training)[0].words
+    return load_config(str(REPO / words[words.index("--config-file") + 1]), list(words[words.index("--resume") + 1 :]))
 
 
-@pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.name)
-def test_every_stage_runs_a_tool_of_the_checkout_on_a_config_that_exists(world: World, row) -> None:
-    stages = list(world.arm(row, 0, TRAINING).stages)
-    if row.regions in ("fh", "annotations"):
-        stages += world.masks(row.regions).stages
-    for stage in stages:
-        assert (REPO / stage.command[0]).is_file(), stage.command[0]
-        assert all((REPO / word).is_file() for word in stage.command if word.startswith("configs/"))
+@pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
+def test_every_command_runs_a_tool_of_the_checkout_on_a_config_that_exists(data_set, method):
+    commands = [*data_set.commands(method, TRAINING), *([data_set.masks(method.masks)] if method.masks else [])]
+    for command in commands:
+        assert all((REPO / word).is_file() for word in command.words if word.startswith(("tools/", "configs/"))), command
+        assert command.words[0].startswith("tools/")
+    assert (len(commands) == 1) == (method.name == "random")
 
 
-def test_the_tools_know_the_flags_that_the_stages_pass(world: World, run_tool) -> None:
-    row = ROWS["detcon_b"]
-    stages = [*world.arm(row, 0, TRAINING).stages, *world.masks("fh").stages, *world.sheet(row).stages]
-    for command in {stage.command[0]: stage.command for stage in stages}.values():
-        done = run_tool(Path(command[0]).relative_to("tools"), "--help")
-        assert done.returncode == 0, command[0]
-        assert [word for word in command if word.startswith("--") and word not in done.stdout] == [], command[0]
+def test_the_tools_know_the_options_of_the_commands(data_set, run_tool):
+    method = METHODS["detcon_b"]
+    commands = [*data_set.commands(method, TRAINING), data_set.masks("fh"), data_set.sheet(method)]
+    for words in {command.words[0]: command.words for command in commands}.values():
+        done = run_tool(Path(words[0]).relative_to("tools"), "--help")
+        assert done.returncode == 0, words[0]
+        assert [word for word in words if word.startswith("--") and word not in done.stdout] == [], words[0]
 
 
-def test_fine_tuning_is_the_same_for_every_row_but_for_weights_and_folder(world: World) -> None:
+def test_fine_tuning_is_the_same_for_every_method_except_for_weights_and_folder(data_set):
     settings = []
-    for row in ROWS.values():
-        values = overrides(world.finetuning(row, 1, TRAINING, world.arm_folder(row, 1)).command)
-        assert (values.pop("MODEL.WEIGHTS") == "") == (row.config is None)
-        values.pop("OUTPUT_DIR")
+    for method in METHODS.values():
+        words = data_set.finetuning(Run(method, data_set.folder / "run"), TRAINING).words
+        values = dict(zip(words[4::2], words[5::2], strict=True))
+        assert (values.pop("MODEL.WEIGHTS") == "") == (method.config is None)
         settings.append(values)
     assert all(values == settings[0] for values in settings)
     assert settings[0]["SOLVER.STEPS"] == "(70, 90)" and settings[0]["SEED"] == "1"
 
 
-def test_pretraining_rows_have_the_same_budget(world: World) -> None:
-    rows = [row for row in ROWS.values() if row.config]
-    values = [overrides(world.pretraining(row, 2, TRAINING, world.arm_folder(row, 2))[0].command) for row in rows]
-    assert {entry["DETCON.SOLVER.EPOCHS"] for entry in values} == {"2.0"} and {entry["SEED"] for entry in values} == {"2"}
+def test_methods_have_equal_budgets_and_the_regions_that_they_name(data_set):
+    configs = {method.name: pretraining_config(data_set, method) for method in PRETRAINED}
+    assert {(cfg.DETCON.SOLVER.EPOCHS, cfg.SEED, cfg.SOLVER.IMS_PER_BATCH) for cfg in configs.values()} == {(2.0, 1, 64)}
+    masks = {name: cfg.DETCON.MASKS for name, cfg in configs.items()}
+    assert masks["detcon_b"].ROOTS == (str(data_set.folder / "masks_fh"),) and masks["detcon_b"].SOURCE == "files"
+    assert masks["detcon_b_kmeans"].SOURCE == "kmeans"
+    assert [(masks[name].SOURCE, masks[name].GRID) for name in ("grid", "detcon_b_grid5")] == [("grid", 1), ("grid", 5)]
 
 
-def test_options_come_last_so_that_they_win_and_fine_tuning_has_none(world: World) -> None:
-    row, options = ROWS["detcon_s"], ("SOLVER.AMP.ENABLED", "False", "DETCON.SOLVER.EPOCHS", "3.0")
-    pretraining, _, finetuning = world.arm(row, 0, dataclasses.replace(TRAINING, pretrain_options=options)).stages
-    command = list(pretraining.command)
-    cfg = load_config(str(REPO / command[command.index("--config-file") + 1]), command[command.index("--resume") + 1 :])
+def test_options_come_last_so_that_they_win_and_fine_tuning_has_none(data_set):
+    method, options = METHODS["detcon_s"], ("SOLVER.AMP.ENABLED", "False", "DETCON.SOLVER.EPOCHS", "3.0")
+    training = dataclasses.replace(TRAINING, pretrain_options=options)
+    cfg = pretraining_config(data_set, method, training)
     assert not cfg.SOLVER.AMP.ENABLED and cfg.DETCON.SOLVER.EPOCHS == 3.0
-    assert finetuning == world.arm(row, 0, TRAINING).stages[-1]
+    assert data_set.commands(method, training)[-1] == data_set.commands(method, TRAINING)[-1]
 
 
-def test_only_the_upper_bound_sees_annotations_and_nobody_sees_validation_images(world: World) -> None:
-    for row in ROWS.values():
-        words = " ".join(word for stage in world.pretraining(row, 0, TRAINING, world.arm_folder(row, 0)) for word in stage.command)
-        assert "instances_" not in words or row.name == "annotations"
-        assert "val" not in words.replace(str(world.folder), "")
-    assert "instances_" not in " ".join(world.masks("fh").stages[0].command)
-
-
-def test_random_initialisation_neither_pretrains_nor_converts(world: World) -> None:
-    assert [stage.title for stage in world.arm(ROWS["random"], 0, TRAINING).stages] == ["Mask R-CNN from random initialisation"]
-
-
-def test_rows_differ_in_the_source_of_their_regions_as_they_say(world: World) -> None:
-    def regions(name: str) -> tuple[object, ...]:
-        command = world.pretraining(ROWS[name], 0, TRAINING, world.arm_folder(ROWS[name], 0))[0].command
-        cfg = load_config(str(REPO / command[command.index("--config-file") + 1]), list(command[command.index("--resume") + 1 :]))
-        return cfg.DETCON.MASKS.SOURCE, cfg.DETCON.MASKS.GRID
-
-    assert regions("detcon_b")[0] == "files" and regions("detcon_b_kmeans")[0] == "kmeans"
-    assert (regions("grid"), regions("detcon_b_grid5")) == (("grid", 1), ("grid", 5))
+def test_only_the_upper_bound_uses_annotations_and_no_pretraining_uses_validation_images(data_set):
+    for method in PRETRAINED:
+        train = str(pretraining_config(data_set, method).DATASETS.TRAIN).replace(str(data_set.folder), "")
+        assert ("instances_" in train) == (method.name == "annotations") and "val" not in train
+    assert "instances_" not in " ".join(data_set.masks("fh").words)

@@ -1,49 +1,53 @@
-"""Region-similarity maps of the report: one object's embedding against its own image and against the next with its category."""
+"""Region-similarity maps of the report: one object's embedding compared with its own image and with the next image of its category."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
 
-from detcon_d2.evaluation.similarity import cosine_map, region_embedding, separation, upsample
-from detcon_d2.quickstart.report.images import outline, picture
+from detcon_d2.evaluation.similarity import cosine_map, region_embedding, separation
+from detcon_d2.quickstart.report.images import outline, picture, strip
 from detcon_d2.quickstart.report.inputs import LabelledImages
 
 _HEAT_OPACITY = 0.7
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A query region and an image to search: indices of both images, and the region's category and mask bool (H, W)."""
+class Pair(NamedTuple):
+    """A query region and an image to search.
+
+    Attributes:
+        query, target: indices of the two images.
+        category: COCO id of the region.
+        region: bool (H, W), the query object in its image.
+        objects: bool (H, W), all objects of the category in the target image.
+    """
 
     query: int
     target: int
     category: int
-    mask: np.ndarray
+    region: np.ndarray
+    objects: np.ndarray
 
 
 def choose_pairs(images: LabelledImages, num_images: int) -> list[Pair]:
-    """Every pair of an object and the next image with its category, within the first images; no choice by result.
+    """Every pair of an object and the next image with its category, within the first images; results play no part in the choice.
 
-    For each category and each image that has it, the largest object of the category, sorted by image: the i-th pair is the same whatever
-    the encoder.
+    For each category and each image that has it, the largest object of the category, sorted by image.
     """
     pairs = []
     objects = [images.objects(index) for index in range(min(num_images, len(images)))]
     for category in images.categories:
-        of_category = [[thing for thing in things if thing.category == category] for things in objects]
-        holders = [index for index, things in enumerate(of_category) if things]
-        for query, target in pairwise(holders):
-            pairs.append(Pair(query, target, category, max(of_category[query], key=lambda thing: thing.mask.sum()).mask))
+        masks = [[thing.mask for thing in things if thing.category == category] for things in objects]
+        for query, target in pairwise(index for index, found in enumerate(masks) if found):
+            pairs.append(Pair(query, target, category, max(masks[query], key=np.sum), np.any(masks[target], axis=0)))
     return sorted(pairs, key=lambda pair: (pair.query, pair.category))
 
 
 def spread_out(pairs: Sequence[Pair], count: int) -> list[Pair]:
-    """The first pairs of which each brings a new category and a new query image, at most ``count``."""
+    """The first pairs that each add a new category and a new query image, at most ``count``."""
     chosen: list[Pair] = []
     for pair in pairs:
         if all(pair.category != other.category and pair.query != other.query for other in chosen):
@@ -51,60 +55,45 @@ def spread_out(pairs: Sequence[Pair], count: int) -> list[Pair]:
     return chosen[:count]
 
 
-def category_mask(images: LabelledImages, index: int, category: int) -> np.ndarray:
-    """bool (H, W): all objects of a category in an image; the category must be in it."""
-    return np.any([thing.mask for thing in images.objects(index) if thing.category == category], axis=0)
+def _cosine_maps(pair: Pair, features: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Similarity with the query region in the query image and in the target image, each (h, w)."""
+    embedding = region_embedding(features[pair.query], torch.from_numpy(pair.region))
+    return cosine_map(features[pair.query], embedding), cosine_map(features[pair.target], embedding)
 
 
-def mean_separations(images: LabelledImages, pairs: Sequence[Pair], features: Sequence[torch.Tensor]) -> tuple[float, float]:
+def mean_separations(pairs: Sequence[Pair], features: Sequence[torch.Tensor]) -> tuple[float, float]:
     """Means over the pairs of :func:`~detcon_d2.evaluation.similarity.separation`; NaN without pairs.
 
     Args:
-        images: the validation images.
         pairs: see :func:`choose_pairs`.
         features: (C, h, w) of the image of each index.
 
     Returns:
         of the region itself in its own image, and of the category's objects in the target image.
     """
-    own, other = [], []
+    values = []
     for pair in pairs:
-        region, objects = torch.from_numpy(pair.mask), torch.from_numpy(category_mask(images, pair.target, pair.category))
-        embedding = region_embedding(features[pair.query], region)
-        own.append(separation(cosine_map(features[pair.query], embedding), region))
-        other.append(separation(cosine_map(features[pair.target], embedding), objects))
-    return _mean(own), _mean(other)
-
-
-def _mean(values: Sequence[float]) -> float:
-    finite = [value for value in values if not math.isnan(value)]
-    return sum(finite) / len(finite) if finite else float("nan")
+        masks = torch.from_numpy(pair.region), torch.from_numpy(pair.objects)
+        values += [separation(similarity, mask) for similarity, mask in zip(_cosine_maps(pair, features), masks)]
+    own, other = torch.tensor(values, dtype=torch.float64).view(-1, 2).nanmean(dim=0).tolist()
+    return own, other
 
 
 def similarity_strips(images: LabelledImages, pair: Pair, encoders: dict[str, Sequence[torch.Tensor]]) -> str:
-    """Query image above, target image below; beside each the cosine maps of every encoder.
+    """Two rows, the query image and the target image, each with the cosine maps of every encoder.
 
-    The colours of an encoder go from the lowest to the highest cosine of its two maps, which the captions give.
-
-    Args:
-        images: the validation images.
-        pair: region and image to search.
-        encoders: title -> (C, h, w) features of the image of each index.
+    The colours of an encoder go from the lowest to the highest cosine of its two maps, which the captions give. The encoders are
+    title -> (C, h, w) features of the image of each index.
     """
     name = images.categories[pair.category]
-    rows = [
-        (pair.query, pair.mask, f"query: this {name}"),
-        (pair.target, category_mask(images, pair.target, pair.category), f"another image with a {name}"),
-    ]
-    tiles = {index: [picture(images.image(index), mask.shape, outline(mask), caption)] for index, mask, caption in rows}
+    photos, masks = [images.image(pair.query), images.image(pair.target)], [pair.region, pair.objects]
+    columns = [list(zip(photos, [f"query: this {name}", f"another image with a {name}"]))]
     for title, features in encoders.items():
-        embedding = region_embedding(features[pair.query], torch.from_numpy(pair.mask))
-        maps = {index: upsample(cosine_map(features[index], embedding), mask.shape).numpy() for index, mask, _ in rows}
-        low, high = min(m.min() for m in maps.values()), max(m.max() for m in maps.values())
-        for index, mask, _ in rows:
-            image = heat(images.image(index), (maps[index] - low) / max(high - low, 1e-6))
-            tiles[index].append(picture(image, mask.shape, outline(mask), f"{title}: cosine {low:.2f} to {high:.2f}"))
-    return "".join(f'<div class="strip" style="--n:{len(row)}">{"".join(row)}</div>' for row in tiles.values())
+        maps = [cv2.resize(found.numpy(), mask.shape[::-1]) for found, mask in zip(_cosine_maps(pair, features), masks)]
+        low, high = min(found.min() for found in maps), max(found.max() for found in maps)
+        caption = f"{title}: cosine {low:.2f} to {high:.2f}"
+        columns.append([(heat(photo, (found - low) / max(high - low, 1e-6)), caption) for photo, found in zip(photos, maps)])
+    return "".join(strip([picture(image, outline(mask), caption) for image, caption in row]) for row, mask in zip(zip(*columns), masks))
 
 
 def heat(image: np.ndarray, values: np.ndarray) -> np.ndarray:
