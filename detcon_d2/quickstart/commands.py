@@ -66,11 +66,7 @@ def is_finished(chain: Chain) -> bool:
 
 
 def find_checkout() -> Path:
-    """The folder with ``tools`` and ``configs``, in which the commands run.
-
-    Raises:
-        ValueError: the package is installed without them.
-    """
+    """The folder with ``tools`` and ``configs``, in which the commands run. Raises ValueError if the package is installed without them."""
     folder = Path(__file__).resolve().parents[2]
     if not (folder / "tools/train_net.py").is_file():
         raise ValueError(f"found no tools/train_net.py in {folder}; expected a checkout of the repository, installed with pip install -e .")
@@ -78,14 +74,8 @@ def find_checkout() -> Path:
 
 
 @contextmanager
-def lock_folder(folder: Path) -> Iterator[int]:
-    """Refuse a folder in which another call works, or a command that was left running when its call was killed.
-
-    Args:
-        folder: created where it is missing.
-
-    Yields:
-        the argument ``lock`` of :func:`run_chains`: the commands hold the lock as long as they run.
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Create the folder, and refuse one in which another call works, or a command that was left running when its call was killed.
 
     Raises:
         BlockingIOError: the folder is in use.
@@ -93,6 +83,8 @@ def lock_folder(folder: Path) -> Iterator[int]:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".lock"
     with path.open("w") as file:
+        # The commands inherit the lock and hold it as long as they run.
+        os.set_inheritable(file.fileno(), True)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -100,7 +92,7 @@ def lock_folder(folder: Path) -> Iterator[int]:
                 f"{folder} is in use by another call, or by a command that a killed call left running ('fuser {path}' lists the "
                 "processes). Wait for it, stop it, or name another folder."
             ) from error
-        yield file.fileno()
+        yield
 
 
 @contextmanager
@@ -119,13 +111,7 @@ def explain_failure(tool: str) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def run_chains(
-    chains: Mapping[str, Chain],
-    jobs: int = 1,
-    on_finished: Callable[[str], None] | None = None,
-    lock: int | None = None,
-    folder: Path | None = None,
-) -> None:
+def run_chains(chains: Mapping[str, Chain], jobs: int = 1, on_finished: Callable[[str], None] | None = None) -> None:
     """Run the chains in their order, ``jobs`` of them at the same time; they share the cores evenly.
 
     An interrupt stops the running commands; their progress is kept as far as the tools keep it.
@@ -134,15 +120,13 @@ def run_chains(
         chains: by name, which begins each line of their output where several chains run at the same time.
         jobs: number of chains that run at the same time.
         on_finished: called in this thread with the name of each chain that has finished.
-        lock: of :func:`lock_folder`.
-        folder: working directory of the commands; ``None``: the checkout.
 
     Raises:
         ValueError: a folder holds results of other commands; found before anything runs.
         subprocess.CalledProcessError: a command failed. Other running commands are stopped; all of them continue at the next call.
     """
     pending = {name: chain for name, chain in chains.items() if not is_finished(chain)}
-    runner = _Runner(folder or find_checkout(), threads=max(1, (os.cpu_count() or 1) // jobs), prefix=jobs > 1, lock=lock)
+    runner = _Runner(jobs)
     with ThreadPoolExecutor(jobs) as pool:
         futures = {pool.submit(runner.run_chain, name, chain): name for name, chain in pending.items()}
         try:
@@ -159,12 +143,11 @@ def run_chains(
 class _Runner:
     """Starts commands, prints their output, and stops all of them together."""
 
-    def __init__(self, folder: Path, threads: int, prefix: bool, lock: int | None):
-        environ = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    def __init__(self, jobs: int):
+        environ = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
         # Several commands share the terminal line by line. A single one writes to it directly, with its progress bars.
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"} if prefix else {}
-        self._settings = {"cwd": folder, "env": environ, "pass_fds": () if lock is None else (lock,), **pipes}
-        self._prefix = prefix
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"} if jobs > 1 else {}
+        self._settings = {"cwd": find_checkout(), "env": environ, "close_fds": False, **pipes}
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen] = set()
         self._stopped = False
@@ -172,7 +155,7 @@ class _Runner:
     def run_chain(self, name: str, chain: Chain) -> None:
         for command in chain:
             if not command.is_finished():
-                self._run(command, f"[{name}] " if self._prefix else "")
+                self._run(command, f"[{name}] " if "stdout" in self._settings else "")
 
     def stop(self) -> None:
         with self._lock:

@@ -70,16 +70,13 @@ def main(argv: list[str] | None = None) -> int | None:
 
 
 def run_experiment(output: Path, data_sets: Sequence[str], methods: Sequence[str], trainings: Sequence[Training], jobs: int) -> str:
-    """Run what is not finished yet; the table is written again after each run.
+    """Run what is not finished yet, and return the table, which is also written after each run.
 
     Args:
         output: folder to write to: a folder per data set, ``evidence.md`` and ``evidence.json``.
         data_sets, methods: names in ``DATA_SETS`` and ``METHODS``; methods that a data set does not have are left out there.
         trainings: one for each seed.
         jobs: number of runs at the same time.
-
-    Returns:
-        The table.
 
     Raises:
         ValueError: the folder holds other images, or results of other commands.
@@ -99,13 +96,13 @@ def run_experiment(output: Path, data_sets: Sequence[str], methods: Sequence[str
         print(f"\n== {name} finished: {done} of {len(pending)} in {(time.perf_counter() - start) / 60:.0f} minutes", flush=True)
         write_table(output, places, seeds)
 
-    with lock_folder(output) as lock:
+    with lock_folder(output):
         for data_set in places.values():
             data_set.generate()
-        run_chains({f"{name}/{generator}": [places[name].masks(generator)] for name, generator in masks}, lock=lock)
+        run_chains({f"{name}/{generator}": [places[name].masks(generator)] for name, generator in masks})
         pending = {name: chain for name, chain in chains.items() if not is_finished(chain)}
         print(f"{len(chains)} runs, {len(chains) - len(pending)} of them finished before; {jobs} at a time", flush=True)
-        run_chains(pending, jobs, report, lock)
+        run_chains(pending, jobs, report)
     return write_table(output, places, seeds)
 
 

@@ -39,12 +39,7 @@ def main(argv: list[str] | None = None) -> int | None:
 
 
 def quickstart_training(seed: int, fast_bf16: bool) -> Training:
-    """What takes less than ten minutes on two cores; ``make evidence`` trains longer.
-
-    Args:
-        seed: of pretraining and fine-tuning.
-        fast_bf16: whether the CPU has instructions for bf16; without them pretraining takes five times as long.
-    """
+    """What takes less than ten minutes on two cores. Pretraining takes five times as long on a CPU without instructions for bf16."""
     return Training(seed, 12.0, 300) if fast_bf16 else Training(seed, 3.5, 160)
 
 
@@ -88,14 +83,14 @@ def run_quickstart(output: Path, training: Training) -> None:
     plan = quickstart_plan(data_set, training)
     lengths = f"{training.pretrain_epochs:g} epochs of pretraining, {training.finetune_iterations} iterations of fine-tuning"
     print(f"{lengths}: what this kind of CPU does in less than ten minutes on two cores", flush=True)
-    with lock_folder(data_set.folder) as lock:
+    with lock_folder(data_set.folder):
         print(f"\n[1/{len(plan) + 1}] built-in images of textured shapes", flush=True)
         data_set.generate()
         for number, (headline, chains) in enumerate(plan.items(), start=2):
             print(f"\n[{number}/{len(plan) + 1}] {headline}", flush=True)
             if all([is_finished(chain) for chain in chains.values()]):
                 print("finished before", flush=True)
-            run_chains(chains, jobs=len(chains), lock=lock)
+            run_chains(chains, jobs=len(chains))
     print(summary(data_set, time.perf_counter() - start))
 
 

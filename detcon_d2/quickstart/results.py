@@ -21,20 +21,17 @@ def read_series(path: Path) -> dict[str, Points]:
     """
     values: dict[str, dict[int, float]] = defaultdict(dict)
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        for name, value in (scalars := _parse(line)).items():
-            if name != "iteration" and isinstance(value, int | float) and math.isfinite(value):
-                values[name][scalars["iteration"]] = float(value)
+        try:
+            scalars = json.loads(line)
+            iteration = int(scalars.pop("iteration"))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue
+        for name, value in scalars.items():
+            if isinstance(value, int | float) and math.isfinite(value):
+                values[name][iteration] = float(value)
     if not values:
         raise ValueError(f"{path}: found no line with metrics; expected JSON lines with an iteration each, as training writes them.")
     return {name: sorted(points.items()) for name, points in values.items()}
-
-
-def _parse(line: str) -> dict:
-    try:
-        scalars = json.loads(line)
-    except ValueError:
-        return {}
-    return scalars if isinstance(scalars, dict) and isinstance(scalars.get("iteration"), int) else {}
 
 
 class Evaluation(NamedTuple):

@@ -69,19 +69,20 @@ class Training:
 
 @dataclass(frozen=True)
 class Run:
-    """A method and the folder that holds its results: ``pretrain``, ``backbone.pth``, ``finetune`` and ``stages`` (records of commands)."""
+    """A method and the folder of its results: ``pretrain``, ``backbone.pth``, ``finetune`` and ``stages`` (records of commands).
+
+    The output folder ``pretrain`` is None for random initialisation.
+    """
 
     method: Method
     folder: Path
 
     @property
     def pretrain(self) -> Path | None:
-        """Output folder of pretraining; ``None`` for random initialisation."""
         return None if self.method.config is None else self.folder / "pretrain"
 
     @property
     def finetune(self) -> Path:
-        """Output folder of fine-tuning."""
         return self.folder / "finetune"
 
 
@@ -98,11 +99,7 @@ class DataSet:
     shapes: ShapesConfig
 
     def generate(self) -> None:
-        """Write the images, or those that are missing.
-
-        Raises:
-            ValueError: the folder holds other images.
-        """
+        """Write the images, or those that are missing. Raises ValueError if the folder holds other images."""
         generate_shapes(self.folder / "data", self.shapes)
 
     def run(self, method: Method, seed: int) -> Run:

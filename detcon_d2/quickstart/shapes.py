@@ -81,18 +81,15 @@ def draw_scene(config: ShapesConfig, split: str, index: int) -> Scene:
 
 
 def generate_shapes(root: str | Path, config: ShapesConfig, workers: int = 2, progress: bool = True) -> dict[str, ShapesSplit]:
-    """Write the data set, or the splits that are missing.
+    """Write the data set, or the splits that are missing; returns the paths of each split of ``SPLITS``.
 
     A split is complete if its json exists, which is written last. An interrupted split is generated again, a complete one is kept.
 
     Args:
         root: folder; created where it is missing.
-        config: what to generate.
+        config: determines the images.
         workers: number of processes; 1 works in this process.
         progress: show a bar for each split.
-
-    Returns:
-        the paths of each split of ``SPLITS``.
 
     Raises:
         ValueError: ``root`` holds a split of another configuration.

@@ -96,14 +96,9 @@ _OUTLINES: dict[str, list[np.ndarray]] = {
 
 
 def draw_shape(category: str, size: int, center: tuple[float, float], radius: float, angle: float) -> np.ndarray:
-    """Coverage of a shape: float32 (S, S) in [0, 1], antialiased; parts outside of the image are cut off.
+    """Coverage of a shape of ``CATEGORIES``: float32 (S, S) in [0, 1], antialiased; parts outside of the image are cut off.
 
-    Args:
-        category: an entry of ``CATEGORIES``.
-        size: S, pixels.
-        center: (x, y), pixels.
-        radius: of the circle that the shape roughly fills, pixels.
-        angle: rotation, radians.
+    Center (x, y) and radius of the circle that the shape roughly fills are in pixels, the angle of rotation in radians.
     """
     return _fill([radius * outline @ rotation(angle) + center for outline in _OUTLINES[category]], size)
 
@@ -157,13 +152,8 @@ def render_scene(size: int, half: str, agreement: float, rng: np.random.Generato
     """Draw one image: a background, 1 to 3 objects and up to 2 polygons of clutter in random depth order, and noise.
 
     A piece that would hide an object beyond the limits of :class:`Scene` is drawn again elsewhere, and left out after ten tries. So every
-    object of the image is in the result.
-
-    Args:
-        size: S, pixels; lengths scale with S / 128.
-        half: the half of the photographs to use, ``"train"`` or ``"val"``.
-        agreement: probability that an object gets the material of its category; otherwise its material is uniform over all.
-        rng: the only source of randomness.
+    object of the image is in the result. Lengths scale with S / 128. The half of the photographs is "train" or "val". The agreement is the
+    probability that an object gets the material of its category; otherwise its material is uniform over all.
     """
     kinds = ["object"] * int(rng.integers(*_OBJECTS, endpoint=True)) + ["clutter"] * int(rng.integers(0, 3))
     pieces: list[_Piece] = []

@@ -19,9 +19,6 @@ _MATERIAL_SCALES = {"brick": 0.4, "gravel": 0.7, "coins": 0.6, "retina": 0.5, "t
 BACKGROUNDS: tuple[str, ...] = ("astronaut", "coffee", "rocket", "camera", "moon", "clock_motion", "motorcycle_left", "hubble_deep_field")
 """Photographs of scikit-image that serve as backgrounds."""
 
-HALVES: tuple[str, ...] = ("train", "val")
-"""The two halves of every photograph along its longer side, first and second."""
-
 # Range of the factor of each colour channel.
 _LIGHT = (0.6, 1.3)
 
@@ -31,20 +28,13 @@ _GAP = 8
 
 @cache
 def load_half(name: str, half: str) -> np.ndarray:
-    """One half of a photograph from scikit-image's installed files; nothing is downloaded.
+    """The "train" or "val" half of a photograph of scikit-image's installed files: uint8 (H, W, 3) RGB, not writeable.
 
-    Args:
-        name: an entry of ``MATERIALS`` or ``BACKGROUNDS``.
-        half: ``"train"`` or ``"val"``; the two share no pixel.
-
-    Returns:
-        uint8 (H, W, 3), RGB, not writeable.
+    They are the first and the second half along the longer side and share no pixel. Nothing is downloaded.
 
     Raises:
-        ValueError: an unknown half, or the file is not in the installed scikit-image.
+        ValueError: the file is not in the installed scikit-image.
     """
-    if half not in HALVES:
-        raise ValueError(f"half is {half!r}; expected one of {', '.join(HALVES)}.")
     photo = _read_photo(name)
     if name == "retina":
         # Its corners are black.

@@ -23,26 +23,27 @@ def append(folder: Path, name: str, text: str = "x", code: str = "") -> Command:
 
 def test_a_finished_command_runs_again_only_if_its_product_is_gone(tmp_path):
     for _ in range(2):
-        run_chains({"one": [append(tmp_path, "a")]}, folder=tmp_path)
+        run_chains({"one": [append(tmp_path, "a")]})
     assert (tmp_path / "a").read_text() == "x"
     (tmp_path / "a").unlink()
-    run_chains({"one": [append(tmp_path, "a")]}, folder=tmp_path)
+    run_chains({"one": [append(tmp_path, "a")]})
     assert (tmp_path / "a").read_text() == "x"
 
 
 def test_results_of_another_command_are_refused_before_anything_runs(tmp_path):
-    run_chains({"one": [append(tmp_path, "a")]}, folder=tmp_path)
+    run_chains({"one": [append(tmp_path, "a")]})
     with pytest.raises(ValueError, match="another command for 'write a'"):
-        run_chains({"two": [append(tmp_path, "b")], "one": [append(tmp_path, "a", text="y")]}, folder=tmp_path)
+        run_chains({"two": [append(tmp_path, "b")], "one": [append(tmp_path, "a", text="y")]})
     assert not (tmp_path / "b").exists()
 
 
-def test_a_command_runs_in_the_given_folder_and_its_record_has_words_and_duration(tmp_path):
-    command = append(tmp_path, "a", code="import os, time; open('cwd', 'w').write(os.getcwd()); time.sleep(0.3)")
-    run_chains({"one": [command]}, folder=tmp_path)
+def test_a_command_runs_in_the_checkout_and_its_record_has_words_and_duration(tmp_path):
+    code = f"import os, time; open({str(tmp_path / 'cwd')!r}, 'w').write(os.getcwd()); time.sleep(0.3)"
+    command = append(tmp_path, "a", code=code)
+    run_chains({"one": [command]})
     record = json.loads(command.record.read_text())
     assert record["command"] == list(command.words) and record["seconds"] >= 0.3
-    assert (tmp_path / "cwd").read_text() == str(tmp_path)
+    assert (tmp_path / "cwd").read_text() == str(REPO)
 
 
 def test_a_failing_command_ends_its_chain_stops_the_others_and_leaves_no_record(tmp_path):
@@ -50,7 +51,7 @@ def test_a_failing_command_ends_its_chain_stops_the_others_and_leaves_no_record(
     slow = [append(tmp_path, "slow", code="import time; time.sleep(600)")]
     start = time.monotonic()
     with pytest.raises(SystemExit, match="bad: a command failed"), explain_failure("bad"):
-        run_chains({"slow": slow, "bad": failing}, jobs=2, folder=tmp_path)
+        run_chains({"slow": slow, "bad": failing}, jobs=2)
     assert time.monotonic() - start < 500
     assert not (tmp_path / "never").exists() and not list((tmp_path / "stages").glob("*.json"))
 
@@ -58,7 +59,7 @@ def test_a_failing_command_ends_its_chain_stops_the_others_and_leaves_no_record(
 def test_chains_at_the_same_time_have_prefixes_and_only_the_last_state_of_a_progress_bar(tmp_path, capfd):
     chains = {name: [append(tmp_path, name, code=f"print('10 %\\r100 % of', {name!r})")] for name in ("a", "b")}
     finished = []
-    run_chains(chains, jobs=2, on_finished=finished.append, folder=tmp_path)
+    run_chains(chains, jobs=2, on_finished=finished.append)
     out = capfd.readouterr().out
     assert "[a] 100 % of a" in out and "[b] 100 % of b" in out and "10 %\r" not in out
     assert sorted(finished) == ["a", "b"]
@@ -70,8 +71,8 @@ from pathlib import Path
 from detcon_d2.quickstart.commands import Command, explain_failure, lock_folder, run_chains
 folder = Path(sys.argv[1])
 code = f"import os, time; open({str(folder / 'pid')!r}, 'w').write(str(os.getpid()) + chr(10)); time.sleep(600)"
-with explain_failure("driver"), lock_folder(folder) as lock:
-    run_chains({"one": [Command("sleep", ("-c", code), folder / "stages/one.json", folder / "product")]}, lock=lock)
+with explain_failure("driver"), lock_folder(folder):
+    run_chains({"one": [Command("sleep", ("-c", code), folder / "stages/one.json", folder / "product")]})
 """
 
 

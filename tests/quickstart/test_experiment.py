@@ -59,7 +59,7 @@ def test_optional_methods_are_in_the_table_once_they_have_run(tmp_path, data_set
 def test_label_maps_come_first_and_the_table_is_written_after_each_run(tmp_path, data_set, monkeypatch, capsys):
     ran = []
 
-    def run(chains, jobs=1, on_finished=None, lock=None):
+    def run(chains, jobs=1, on_finished=None):
         ran.append(list(chains))
         if on_finished:
             write_results(tmp_path / "easy/detcon_b-0", 16.5, 13.0)

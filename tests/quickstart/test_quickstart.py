@@ -41,7 +41,7 @@ def test_parts_run_in_order_and_the_end_has_the_ap_of_both_runs_and_the_files_to
     ran = []
     monkeypatch.setattr(DataSet, "generate", lambda self: ran.append("images"))
     monkeypatch.setattr(module, "is_finished", lambda chain: True)
-    monkeypatch.setattr(module, "run_chains", lambda chains, jobs, lock: ran.append(list(chains)))
+    monkeypatch.setattr(module, "run_chains", lambda chains, jobs: ran.append(list(chains)))
     run_quickstart(quickstart, quickstart_training(0, True))
     assert ran == ["images", ["regions"], ["views"], ["detcon_b"], ["random", "detcon_b"], ["report"]]
     out = capsys.readouterr().out

@@ -21,15 +21,16 @@ def test_a_resumed_run_gives_each_iteration_once_with_the_value_written_last(tmp
     assert series["loss"] == [(0, 0.0), (10, 10.0), (20, 20.5), (30, 30.5), (40, 40.5)]
 
 
-def test_a_line_that_was_cut_short_is_skipped_anywhere(tmp_path):
-    path = write(tmp_path / "metrics.json", {"iteration": 0, "loss": 1.0}, tail='{"iteration": 1, "lo')
-    path.write_text(path.read_text() + '{"iteration": 1, "loss": 2.0}\n{"iteration": 2, "loss": 3.0}\n{"itera')
-    assert read_series(path)["loss"] == [(0, 1.0), (2, 3.0)]
-
-
-def test_values_that_are_no_finite_numbers_are_left_out(tmp_path):
-    rows = [{"iteration": 0, "AP": float("nan"), "name": "x", "loss": 1}, {"iteration": 1, "AP": 2.0, "loss": float("inf")}, {"loss": 3.0}]
-    assert read_series(write(tmp_path / "metrics.json", *rows)) == {"loss": [(0, 1.0)], "AP": [(1, 2.0)]}
+def test_lines_that_were_cut_short_and_values_that_are_no_finite_numbers_are_skipped(tmp_path):
+    values = [
+        {"iteration": 0, "AP": float("nan"), "name": "x", "loss": 1},
+        {"loss": 7.0},
+        {"iteration": 1, "AP": 2.0, "loss": float("inf")},
+    ]
+    path = write(
+        tmp_path / "metrics.json", *values, tail='{"iteration": 2, "lo{"iteration": 2, "loss": 8.0}\n{"iteration": 3, "loss": 3.0}\n{"ite'
+    )
+    assert read_series(path) == {"loss": [(0, 1.0), (3, 3.0)], "AP": [(1, 2.0)]}
 
 
 def test_an_evaluation_gives_the_metrics_of_its_data_set_and_nan_for_missing_ones(quickstart):

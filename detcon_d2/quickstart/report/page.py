@@ -1,4 +1,7 @@
-"""Web pages without scripts, fonts or other files: the frame of a page, and small pieces of HTML. ``page.css`` is the style sheet."""
+"""Web pages without scripts, fonts or other files: the frame of a page, and small pieces of HTML, all well-formed XML too.
+
+``page.css`` is the style sheet.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,7 +18,7 @@ def page(title: str, intro: str, sections: Sequence[tuple[str, str]]) -> str:
     links = "".join(f'<a href="#{anchor}">{heading}</a>' for anchor, heading, _ in named)
     body = "".join(f'<section id="{anchor}"><h2>{heading}</h2>{content}</section>' for anchor, heading, content in named)
     return f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<html lang="en"><head><meta charset="utf-8"/><meta name="viewport" content="width=device-width, initial-scale=1"/>
 <title>{title}</title><style>{style}</style></head>
 <body><main><h1>{title}</h1>{intro}<nav>{links}</nav>{body}</main></body></html>
 """
@@ -38,7 +41,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "numbe
 
 def legend(labels: Sequence[tuple[str, int]]) -> str:
     """Labels (plain text), each with a line in the colour of its index."""
-    return f'<div class="legend">{"".join(f"<span><i class=c{color}></i>{escape(label)}</span>" for label, color in labels)}</div>'
+    entries = [f'<span><i class="c{color}"></i>{escape(label)}</span>' for label, color in labels]
+    return f'<div class="legend">{"".join(entries)}</div>'
 
 
 def card(heading: str, content: str) -> str:

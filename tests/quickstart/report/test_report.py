@@ -1,7 +1,7 @@
 """The report is one file that parses and needs no other file, and its numbers are those of the runs."""
 
 import re
-from html.parser import HTMLParser
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
@@ -10,63 +10,27 @@ from detcon_d2.quickstart.quickstart import quickstart_runs
 from detcon_d2.quickstart.report.report import write_report
 from tests.quickstart.fake import BOX_AP
 
-VOID = {"meta", "img", "br", "link", "input", "hr"}
-
-
-class Page(HTMLParser):
-    """Collects text and addresses, and fails on tags that are not closed in order."""
-
-    def __init__(self, document: str):
-        super().__init__(convert_charrefs=True)
-        self.open, self.addresses, self.texts, self.tags = [], [], [], []
-        self.feed(document)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.addresses += [value for name, value in attrs if name in ("src", "href", "srcset", "xlink:href", "action", "data")]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag, (tag, self.getpos())
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
-            self.texts.append(data)
-
-    @property
-    def text(self) -> str:
-        return re.sub(r"\s+", " ", " ".join(self.texts))
-
 
 @pytest.fixture(scope="module")
-def document(quickstart: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+def document(quickstart: Path, tmp_path_factory: pytest.TempPathFactory) -> ElementTree.Element:
     output = tmp_path_factory.mktemp("report") / "new" / "report.html"
     write_report(quickstart, quickstart_runs(quickstart), output)
-    return output.read_text(encoding="utf-8")
+    return ElementTree.fromstring(output.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
-def text(document: str) -> str:
-    return Page(document).text
+def text(document: ElementTree.Element) -> str:
+    return " ".join(" ".join(document.find("body").itertext()).split())
 
 
 def test_nothing_is_loaded_from_outside_and_links_lead_to_sections(document):
-    parsed = Page(document)
-    images = [address for address in parsed.addresses if address.startswith("data:image/jpeg;base64,")]
-    anchors = [address[1:] for address in parsed.addresses if address.startswith("#")]
-    assert len(images) > 20 and len(anchors) == 8 and len(images) + len(anchors) == len(parsed.addresses)
-    assert all(f'id="{anchor}"' in document for anchor in anchors)
-    assert "script" not in parsed.tags and "link" not in parsed.tags
-    style = re.search(r"<style>(.*?)</style>", document, re.S).group(1)
-    assert "url(" not in style and "@import" not in style
+    addresses = [element.get(name) for element in document.iter() for name in ("src", "href") if name in element.attrib]
+    images = [address for address in addresses if address.startswith("data:image/jpeg;base64,")]
+    anchors = [address[1:] for address in addresses if address.startswith("#")]
+    assert len(images) > 20 and len(images) + len(anchors) == len(addresses)
+    assert anchors == [section.get("id") for section in document.iter("section")] and len(anchors) == 8
+    assert not {"script", "link", "iframe"} & {element.tag for element in document.iter()}
+    assert not re.search(r"url\(|@import", document.find("head/style").text)
 
 
 def test_tables_hold_the_metrics_of_every_run_their_differences_and_a_dash_for_missing_ones(text):
@@ -74,7 +38,7 @@ def test_tables_hold_the_metrics_of_every_run_their_differences_and_a_dash_for_m
     assert "random initialisation 14.1 28.1 – 11.1 30.0 12.0" in text
     assert "DetCon_B, FH regions 21.4 42.7 – 18.4 30.0 12.0" in text
     assert "gain of DetCon_B, FH regions +7.3 +14.6 – +7.3 +0.0 +0.0" in text
-    assert re.search(r"disc \d+ 15\.1 22\.4 – –", text)
+    assert re.search(r"disc \d+ 15\.1 22\.4 – –", text) and "agrees with its category with probability 0.8" in text
 
 
 def test_curves_of_any_loss_and_learning_metric_end_in_the_last_values_of_the_runs(text):
@@ -95,10 +59,6 @@ def test_how_it_was_made_has_commands_times_and_settings_without_the_path_of_the
     ):
         assert fact in text, fact
     assert str(quickstart) not in text
-
-
-def test_limits_of_the_claim_are_stated(text):
-    assert "transfer within a small data set" in text and "It does not measure AP on COCO" in text and "with probability 0.8" in text
 
 
 def test_detections_and_similarity_maps_are_captioned_with_numbers(text):
