@@ -47,9 +47,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default="output/evidence", help="folder to write to (default: output/evidence)")
     about = "easy: the material mostly agrees with the category; hard: only by chance (default: both)"
-    parser.add_argument("--data-sets", "--worlds", nargs="+", choices=DATA_SETS, default=list(DATA_SETS), help=about)
-    about = f"methods to compare (default: {' '.join(_DEFAULT_METHODS)})"
-    parser.add_argument("--methods", "--rows", nargs="+", choices=METHODS, default=_DEFAULT_METHODS, help=about)
+    parser.add_argument("--data-sets", "--worlds", nargs="+", choices=DATA_SETS, default=list(DATA_SETS), metavar="NAME", help=about)
+    about = f"methods to compare, of the list below (default: {' '.join(_DEFAULT_METHODS)})"
+    parser.add_argument("--methods", "--rows", nargs="+", choices=METHODS, default=_DEFAULT_METHODS, metavar="NAME", help=about)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of pretraining and fine-tuning (default: 0 1 2)")
     parser.add_argument("--epochs", type=float, default=PRETRAIN_EPOCHS, help=f"of pretraining (default: {PRETRAIN_EPOCHS:g})")
     jobs = max(1, min(8, os.cpu_count() or 1))

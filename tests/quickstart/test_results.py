@@ -22,14 +22,9 @@ def test_a_resumed_run_gives_each_iteration_once_with_the_value_written_last(tmp
 
 
 def test_lines_that_were_cut_short_and_values_that_are_no_finite_numbers_are_skipped(tmp_path):
-    values = [
-        {"iteration": 0, "AP": float("nan"), "name": "x", "loss": 1},
-        {"loss": 7.0},
-        {"iteration": 1, "AP": 2.0, "loss": float("inf")},
-    ]
-    path = write(
-        tmp_path / "metrics.json", *values, tail='{"iteration": 2, "lo{"iteration": 2, "loss": 8.0}\n{"iteration": 3, "loss": 3.0}\n{"ite'
-    )
+    rows = [{"iteration": 0, "AP": float("nan"), "name": "x", "loss": 1}, {"loss": 7.0}, {"iteration": 1, "AP": 2.0, "loss": float("inf")}]
+    tail = '{"iteration": 2, "lo{"iteration": 2, "loss": 8.0}\n{"iteration": 3, "loss": 3.0}\n{"ite'
+    path = write(tmp_path / "metrics.json", *rows, tail=tail)
     assert read_series(path) == {"loss": [(0, 1.0), (3, 3.0)], "AP": [(1, 2.0)]}
 
 
