@@ -32,11 +32,6 @@ def test_every_file_that_a_command_needs_is_made_by_an_earlier_one_and_every_tra
     assert [words[words.index("SEED") + 1] for words in trainings] == ["7", "7", "7"]
 
 
-def test_slow_cpus_train_less():
-    fast, slow = quickstart_training(0, True), quickstart_training(0, False)
-    assert fast.pretrain_epochs > slow.pretrain_epochs and fast.finetune_iterations > slow.finetune_iterations
-
-
 def test_parts_run_in_order_and_the_end_has_the_ap_of_both_runs_and_the_files_to_open(quickstart, monkeypatch, capsys):
     ran = []
     monkeypatch.setattr(DataSet, "generate", lambda self: ran.append("images"))

@@ -34,18 +34,17 @@ def test_an_evaluation_gives_the_metrics_of_its_data_set_and_nan_for_missing_one
     assert math.isnan(found.ap("bbox", "AP75")) and math.isnan(found.ap("keypoints"))
 
 
-SCORES = '{"bbox": {"AP": 1}}'
+RESULTS, PREDICTIONS = "expected .*bbox", "expected a list of COCO results"
 DAMAGED = [
     ("metrics.json", "nothing\n[1]\n", "found no line with metrics; expected JSON lines"),
-    *(
-        ("results.json", content, "expected .*bbox")
-        for content in ("{", "[]", '{"results": {}}', '{"backend": "b", "iteration": 1, "results": {"a": {"segm": {}}}}')
-    ),
-    ("results.json", f'{{"backend": "b", "iteration": 1, "results": {{"a": {SCORES}, "b": {SCORES}}}}}', "too many.*one data set"),
-    *(
-        ("predictions.json", content, "expected a list of COCO results")
-        for content in ("{", '{"a": 1}', '[{"image_id": 1, "category_id": 2, "bbox": [0, 0, 1, 1], "score": 1}]')
-    ),
+    ("results.json", "{", RESULTS),
+    ("results.json", "[]", RESULTS),
+    ("results.json", '{"results": {}}', RESULTS),
+    ("results.json", '{"backend": "b", "iteration": 1, "results": {"a": {"segm": {}}}}', RESULTS),
+    ("results.json", '{"results": {"a": {"bbox": {}}, "b": {"bbox": {}}}}', "too many.*one data set"),
+    ("predictions.json", "{", PREDICTIONS),
+    ("predictions.json", '{"a": 1}', PREDICTIONS),
+    ("predictions.json", '[{"image_id": 1, "category_id": 2, "bbox": [0, 0, 1, 1], "score": 1}]', PREDICTIONS),
 ]
 
 

@@ -34,19 +34,12 @@ def images(quickstart) -> LabelledImages:
     return LabelledImages(quickstart / "data", "val")
 
 
-@pytest.fixture
-def predictions(quickstart) -> dict:
-    return read_predictions(quickstart / "random/finetune" / PREDICTIONS)
-
-
-def test_the_best_detections_are_shown_as_many_as_objects(images, predictions):
+def test_the_best_detections_are_compared_as_many_as_objects(quickstart, images):
+    predictions = read_predictions(quickstart / "random/finetune" / PREDICTIONS)
     many = predictions[images.ids[0]]
     found = images.detections(0, [*many, {**many[0], "score": 0.99}, {**many[0], "score": 0.01}])
     assert len(found) == len(images.objects(0)) and found[0].score == 0.99
     assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
-
-
-def test_exact_masks_are_correct_and_wrong_categories_are_not(images, predictions):
     for index, image_id in enumerate(images.ids[:4]):
         correct = [one.correct for one in images.detections(index, predictions[image_id])]
         assert correct == [bool(image_id % 2)] * len(images.objects(index))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from detcon_d2.quickstart.report.inputs import LabelledImages
-from detcon_d2.quickstart.report.similarity import choose_pairs, heat, mean_separations, similarity_strips, spread_out
+from detcon_d2.quickstart.report.similarity import choose_pairs, mean_separations, similarity_strips, spread_out
 
 
 @pytest.fixture
@@ -63,10 +63,3 @@ def test_a_figure_shows_both_images_for_every_encoder_with_the_range_of_the_cosi
     assert [row[0] for row in captions] == [f"query: this {name}", f"another image with a {name}"]
     assert captions[0][1] == captions[1][1] == "oracle: cosine 0.00 to 1.00"
     assert all(len(row) == 3 for row in captions)
-
-
-def test_heat_is_brighter_where_the_map_is_higher():
-    values = np.linspace(0, 1, 64)[None].repeat(8, axis=0)
-    shown = heat(np.full((8, 64, 3), 128, np.uint8), values)
-    assert shown.dtype == np.uint8 and shown.shape == (8, 64, 3)
-    assert np.all(np.diff(shown.mean(axis=(0, 2))[::8]) > 0)
