@@ -13,7 +13,7 @@ Points = list[tuple[int, float]]
 
 _LIGHT = ("#1f6feb", "#d9730d", "#0f8a6d", "#8b4fd1", "#c02f74", "#6b7280")
 _DARK = ("#6ea8fe", "#f2a154", "#4fc9a9", "#b892f0", "#f07cab", "#a3adb8")
-_LINE_SIZE = (420, 230)
+_LINE_SIZE = (320, 200)
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 48, 12, 30
 _MAX_POINTS = 300
 _LABEL_HEIGHT = 13

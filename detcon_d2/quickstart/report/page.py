@@ -59,7 +59,8 @@ def signed(value: float) -> str:
     """A difference with one decimal and its sign, green above zero and red below; a dash for NaN."""
     if math.isnan(value):
         return "–"
-    return f'<span class="{"up" if value > 0 else "down"}">{value:+.1f}</span>'.replace("-", "−")
+    kind = "up" if value > 0 else "down" if value < 0 else "soft"
+    return f'<span class="{kind}">{value:+.1f}</span>'.replace("-", "−")
 
 
 def bars(rows: Sequence[tuple[str, int, float]], text: Callable[[float], str] = number) -> str:
