@@ -1,1 +1,1 @@
-"""Is it learning, and what is it worth: checks of features, region-similarity maps and the report of the quickstart."""
+"""The encoder after pretraining: features before and after conversion, feature maps of images, and region similarity."""

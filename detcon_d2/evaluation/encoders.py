@@ -1,4 +1,4 @@
-"""The encoder of a pretraining run, and the same network untrained, as functions from images to feature maps."""
+"""The encoder of a pretraining run, trained or untrained, and the feature maps that it computes of images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +17,8 @@ def load_encoder(run: str | Path, trained: bool = True) -> PretrainingModel:
     """The DetCon model of a pretraining run on the CPU, by its ``config.yaml``, in evaluation mode.
 
     Args:
-        run: output folder of the run, with ``config.yaml`` and ``model_final.pth``.
-        trained: load the weights; else the network is at random initialisation, from the config's seed.
+        run: output folder of pretraining, with ``config.yaml`` and ``model_final.pth``.
+        trained: load the weights; otherwise the network is at random initialisation, from the config's seed.
 
     Raises:
         ValueError: the checkpoint lacks parameters of the encoder; lists them.
@@ -28,7 +28,7 @@ def load_encoder(run: str | Path, trained: bool = True) -> PretrainingModel:
     add_detcon_config(cfg)
     cfg.merge_from_file(str(run / "config.yaml"), allow_unsafe=False)
     cfg.MODEL.DEVICE = "cpu"
-    # Synchronised kinds need processes or CUDA; BN has the same parameters.
+    # Synchronised BatchNorm needs processes or CUDA; BN has the same parameters.
     if cfg.MODEL.RESNETS.NORM in ("SyncBN", "naiveSyncBN"):
         cfg.MODEL.RESNETS.NORM = "BN"
     with torch.random.fork_rng(devices=[]):
@@ -48,9 +48,9 @@ def load_encoder(run: str | Path, trained: bool = True) -> PretrainingModel:
 def encode_images(model: PretrainingModel, images: Sequence[np.ndarray], zoom: float) -> list[torch.Tensor]:
     """Feature maps (C, h, w), float32, of images that are enlarged first, so that small images have enough cells.
 
-    The images are mirrored at their borders by one cell, which is cut off again: cells at the border see less of the zero padding.
-    BatchNorm normalises by the statistics of these images together: a trained and an untrained network are treated alike, and running
-    statistics of another image size do not matter. The model's running statistics are changed by this.
+    The images are mirrored at their borders by one cell, which is cut off from the result: cells at the border are less affected by the
+    zero padding. BatchNorm normalises by the statistics of these images together, so that a trained and an untrained network are treated
+    alike and running statistics of another image size do not matter. This changes the model's running statistics.
 
     Args:
         model: from :func:`load_encoder`.
@@ -58,16 +58,13 @@ def encode_images(model: PretrainingModel, images: Sequence[np.ndarray], zoom: f
         zoom: factor, >= 1; bicubic.
     """
     margin = model.encoder.output_shape()[model.in_feature].stride
-    inputs = [{"image": _enlarged(image, zoom, margin)} for image in images]
+    inputs = []
+    for image in images:
+        large = cv2.resize(image, (round(image.shape[1] * zoom), round(image.shape[0] * zoom)), interpolation=cv2.INTER_CUBIC)
+        mirrored = cv2.copyMakeBorder(large, margin, margin, margin, margin, cv2.BORDER_REFLECT_101)
+        inputs.append({"image": torch.from_numpy(mirrored).permute(2, 0, 1).float()})
     model.encoder.train()
     try:
         return [output["features"][:, 1:-1, 1:-1] for output in model.inference(inputs)]
     finally:
         model.encoder.eval()
-
-
-def _enlarged(image: np.ndarray, zoom: float, margin: int) -> torch.Tensor:
-    size = (round(image.shape[1] * zoom), round(image.shape[0] * zoom))
-    large = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
-    mirrored = cv2.copyMakeBorder(large, margin, margin, margin, margin, cv2.BORDER_REFLECT_101)
-    return torch.from_numpy(mirrored).permute(2, 0, 1).float()

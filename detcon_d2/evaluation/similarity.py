@@ -1,4 +1,4 @@
-"""Region similarity: the cosine of one region's mean embedding against every cell of a feature map.
+"""Region similarity: the cosine of one region's mean embedding with every cell of a feature map.
 
 Letters: C channels, (h, w) cells of the feature map, (H, W) pixels of the image.
 """
@@ -8,12 +8,7 @@ from torch.nn import functional as F
 
 
 def mask_weights(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Share of each cell that a mask covers: float32 (h, w) in [0, 1].
-
-    Args:
-        mask: bool (H, W).
-        size: (h, w), no larger than (H, W).
-    """
+    """Share of each cell that a mask bool (H, W) covers: float32 of ``size`` (h, w), which is no larger than (H, W), in [0, 1]."""
     return F.adaptive_avg_pool2d(mask.to(torch.float32)[None], size)[0]
 
 
@@ -22,7 +17,7 @@ def region_embedding(features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor
 
     Args:
         features: (C, h, w).
-        mask: bool (H, W), the region in the image that the features are of.
+        mask: bool (H, W), the region in the image of the features.
 
     Raises:
         ValueError: the mask is empty.
@@ -43,23 +38,15 @@ def cosine_map(features: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
     return F.cosine_similarity(features, embedding[:, None, None], dim=0).clamp(-1, 1)
 
 
-def upsample(similarity: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """A map (h, w) at the image's (H, W), bilinear, for display."""
-    return F.interpolate(similarity[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
-
-
 def separation(similarity: torch.Tensor, mask: torch.Tensor) -> float:
-    """Area under the ROC curve of the similarity as a detector of a mask's cells.
+    """Area under the ROC curve when the similarity (h, w) is used to detect the cells of a mask bool (H, W).
 
-    The probability that a cell inside is more similar than a cell outside, ties counted half: 0.5 is chance, 1 perfect, and only the order
-    of the similarities matters. A cell is inside when the mask covers at least half of it, outside when none; others do not count.
-
-    Args:
-        similarity: (h, w).
-        mask: bool (H, W).
+    This is the probability that a cell inside is more similar than a cell outside, where a tie counts as one half: 0.5 is chance, 1 is
+    perfect, and only the order of the similarities matters. A cell is inside if the mask covers at least half of it, outside if the mask
+    covers none of it; other cells do not count.
 
     Returns:
-        a number in [0, 1]; NaN where there is no cell inside or none outside.
+        a number in [0, 1]; NaN if there is no cell inside or no cell outside.
     """
     weights = mask_weights(mask, tuple(similarity.shape))
     inside, outside = similarity[weights >= 0.5], similarity[weights == 0]

@@ -1,1 +1,1 @@
-"""The built-in images, the stages of the quickstart and of its experiments, and the report."""
+"""The built-in images, the quickstart, the experiment that compares methods, and the report."""

@@ -1,151 +1,160 @@
-"""The commands of the quickstart and of the evidence: one small world of images, and arms that differ in how their backbone began."""
+"""Does pretraining raise AP? Pretrains and fine-tunes with every method over several seeds on built-in images, and writes the table.
 
-from dataclasses import dataclass
+About three hours on two CPU cores with bf16 instructions; five times as long without them, so use --epochs 5 there. Stop it at any time:
+the same command continues run by run, and the table contains the runs that have finished.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from detcon_d2.quickstart.shapes import ShapesConfig, generate_shapes, split_paths
-from detcon_d2.quickstart.stages import Chain, Stage
+from detcon_d2.io.atomic import write_atomically
+from detcon_d2.quickstart.commands import explain_failure, is_finished, lock_folder, run_chains
+from detcon_d2.quickstart.results import read_evaluation
+from detcon_d2.quickstart.runs import METHODS, DataSet, Training
+from detcon_d2.quickstart.shapes import ShapesConfig
 
-# Chosen by the number of regions, about 13 an image, without a look at annotations: the paper's 1000 leaves almost none at 128 px.
-_FH = ("--scale", "300", "--sigma", "0.8", "--min-size", "100")
-_GRIDS = {"grid": "1", "grid5": "5"}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One way to begin: a row of the table of results.
-
-    Attributes:
-        name: folder and short name.
-        title: for tables.
-        config: file of ``configs/quickstart`` to pretrain with; ``None``: random initialisation.
-        regions: "fh", "annotations" (label maps of that generator), "grid" (one region a view), "grid5" (5 x 5 cells of the image) or
-            "kmeans" (as its config says); ``None`` without pretraining.
-        optional: runs only where it is asked for by name.
-    """
-
-    name: str
-    title: str
-    config: str | None = None
-    regions: str | None = None
-    optional: bool = False
-
-
-ROWS: dict[str, Row] = {
-    row.name: row
-    for row in (
-        Row("random", "random initialisation"),
-        Row("detcon_b", "DetCon_B, FH regions", "detcon_b_R_18.yaml", "fh"),
-        Row("detcon_s", "DetCon_S, FH regions", "detcon_s_R_18.yaml", "fh"),
-        Row("grid", "DetCon_S, grid 1x1 (image-level contrast)", "detcon_s_R_18.yaml", "grid"),
-        Row("detcon_b_kmeans", "DetCon_B, learned regions (k-means)", "detcon_b_R_18_kmeans.yaml", "kmeans", optional=True),
-        Row("detcon_b_grid5", "DetCon_B, grid 5x5", "detcon_b_R_18.yaml", "grid5", optional=True),
-        Row("annotations", "DetCon_S, annotation masks (upper bound)", "detcon_s_R_18.yaml", "annotations"),
-    )
+DATA_SETS: dict[str, tuple[ShapesConfig, tuple[str, ...]]] = {
+    "easy": (
+        ShapesConfig(seed=0, agreement=0.8),
+        ("random", "detcon_b", "detcon_s", "detcon_b_kmeans", "detcon_b_grid5", "grid", "annotations"),
+    ),
+    "hard": (ShapesConfig(seed=0, agreement=0.0), ("random", "detcon_b", "detcon_s")),
 }
-"""Every row that is compared, by name."""
+"""The images of each data set, and its methods. Material agrees with the category mostly, as in nature, or only by chance."""
+
+PRETRAIN_EPOCHS, FINETUNE_ITERATIONS = 40.0, 300
+"""1875 iterations of batch 64, and 300 of batch 8."""
+
+Scores = dict[str, dict[str, dict[int, float]]]
+"""AP in percent by method, "box" or "mask", and seed; runs that have not finished are absent."""
+
+_EXAMPLES = """examples
+  evidence.py --methods random detcon_s grid --data-sets easy                     # one comparison
+  evidence.py --methods detcon_b --output output/fp32 -- SOLVER.AMP.ENABLED False    # one method in full precision, in its own folder
+
+"""
+_DEFAULT_METHODS = [method.name for method in METHODS.values() if not method.optional]
 
 
-@dataclass(frozen=True)
-class Training:
-    """How an arm trains, whatever its row.
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line of ``tools/evidence.py``."""
+    epilog = _EXAMPLES + "methods\n" + "\n".join(f"  {method.name:<16} {method.title}" for method in METHODS.values())
+    parser = argparse.ArgumentParser(description=__doc__, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default="output/evidence", help="folder to write to (default: output/evidence)")
+    about = "easy: the material mostly agrees with the category; hard: only by chance (default: both)"
+    parser.add_argument("--data-sets", "--worlds", nargs="+", choices=DATA_SETS, default=list(DATA_SETS), metavar="NAME", help=about)
+    about = f"methods to compare, of the list below (default: {' '.join(_DEFAULT_METHODS)})"
+    parser.add_argument("--methods", "--rows", nargs="+", choices=METHODS, default=_DEFAULT_METHODS, metavar="NAME", help=about)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of pretraining and fine-tuning (default: 0 1 2)")
+    parser.add_argument("--epochs", type=float, default=PRETRAIN_EPOCHS, help=f"of pretraining (default: {PRETRAIN_EPOCHS:g})")
+    jobs = max(1, min(8, os.cpu_count() or 1))
+    parser.add_argument("--jobs", type=int, default=jobs, help=f"runs at the same time; they share the cores (default here: {jobs})")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config options of every pretraining, after --: KEY VALUE ...")
+    args = parser.parse_args(argv)
+    if args.opts[:1] == ["--"]:
+        del args.opts[0]
+    return args
 
-    Attributes:
-        pretrain_epochs: epochs of the unlabelled images.
-        finetune_iterations: of Mask R-CNN; the learning rate drops at 70 and 90 % of them.
-        pretrain_options: config options (KEY VALUE ...) of every pretraining, after those of its row.
+
+def main(argv: list[str] | None = None) -> int | None:
+    """``tools/evidence.py``."""
+    args = parse_args(argv)
+    with explain_failure("evidence"):
+        trainings = [Training(seed, args.epochs, FINETUNE_ITERATIONS, tuple(args.opts)) for seed in args.seeds]
+        print(run_experiment(args.output, args.data_sets, args.methods, trainings, args.jobs))
+
+
+def run_experiment(output: Path, data_sets: Sequence[str], methods: Sequence[str], trainings: Sequence[Training], jobs: int) -> str:
+    """Run what is not finished yet, and return the table, which is also written after each run.
+
+    Args:
+        output: folder to write to: a folder per data set, ``evidence.md`` and ``evidence.json``.
+        data_sets, methods: names in ``DATA_SETS`` and ``METHODS``; methods that a data set does not have are left out there.
+        trainings: one for each seed.
+        jobs: number of runs at the same time.
+
+    Raises:
+        ValueError: the folder holds other images, or results of other commands.
+        BlockingIOError: another call works in the folder.
+        subprocess.CalledProcessError: a command failed.
     """
+    output, seeds = output.resolve(), [training.seed for training in trainings]
+    places = {name: DataSet(output / name, DATA_SETS[name][0]) for name in data_sets}
+    order = run_order(data_sets, methods, trainings)
+    chains = {f"{name}/{method}-{training.seed}": places[name].commands(METHODS[method], training) for name, method, training in order}
+    masks = dict.fromkeys((name, METHODS[method].masks) for name, method, _ in order if METHODS[method].masks)
+    start, done = time.perf_counter(), 0
 
-    pretrain_epochs: float
-    finetune_iterations: int
-    pretrain_options: tuple[str, ...] = ()
+    def report(name: str) -> None:
+        nonlocal done
+        done += 1
+        print(f"\n== {name} finished: {done} of {len(pending)} in {(time.perf_counter() - start) / 60:.0f} minutes", flush=True)
+        write_table(output, places, seeds)
+
+    with lock_folder(output):
+        for data_set in places.values():
+            data_set.generate()
+        run_chains({f"{name}/{generator}": [places[name].masks(generator)] for name, generator in masks})
+        pending = {name: chain for name, chain in chains.items() if not is_finished(chain)}
+        print(f"{len(chains)} runs, {len(chains) - len(pending)} of them finished before; {jobs} at a time", flush=True)
+        run_chains(pending, jobs, report)
+    return write_table(output, places, seeds)
 
 
-@dataclass(frozen=True)
-class World:
-    """A data set and everything that is trained on it, in one folder.
+def run_order(data_sets: Sequence[str], methods: Sequence[str], trainings: Sequence[Training]) -> list[tuple[str, str, Training]]:
+    """(data set, method, training) of every run: the main comparison first, then the upper bound, the hard data set last."""
+    found = [(name, method, training) for name in data_sets for training in trainings for method in DATA_SETS[name][1] if method in methods]
+    return sorted(found, key=lambda run: (list(DATA_SETS).index(run[0]), METHODS[run[1]].masks == "annotations"))
 
-    Attributes:
-        folder: absolute; ``data`` and ``masks_*`` lie in it, and a folder for each arm.
-        shapes: what the images show.
-    """
 
-    folder: Path
-    shapes: ShapesConfig
+def read_scores(data_set: DataSet, methods: Sequence[str], seeds: Sequence[int]) -> Scores:
+    """The AP of all finished runs. An optional method is left out until one of its runs has finished."""
+    scores = {}
+    for method in map(METHODS.__getitem__, methods):
+        folders = {seed: data_set.run(method, seed).finetune for seed in seeds}
+        found = {seed: read_evaluation(folder) for seed, folder in folders.items() if (folder / "results.json").is_file()}
+        if found or not method.optional:
+            tasks = (("box", "bbox"), ("mask", "segm"))
+            scores[method.name] = {name: {seed: one.ap(task) for seed, one in found.items()} for name, task in tasks}
+    return scores
 
-    def draw(self) -> None:
-        """Draw the images, or what is missing of them.
 
-        Raises:
-            ValueError: the folder holds other images.
-        """
-        generate_shapes(self.folder / "data", self.shapes)
+def write_table(output: Path, data_sets: dict[str, DataSet], seeds: Sequence[int]) -> str:
+    """Write ``evidence.md`` and ``evidence.json`` from the finished runs; returns the content of ``evidence.md``."""
+    scores = {name: read_scores(data_set, DATA_SETS[name][1], seeds) for name, data_set in data_sets.items()}
+    lines = []
+    for name, found in scores.items():
+        heading = f"Material agrees with the category with probability {DATA_SETS[name][0].agreement}:"
+        lines += [heading, "", *table_lines(found, "random"), ""]
+    write_atomically(output / "evidence.json", json.dumps(scores, indent=1).encode())
+    write_atomically(output / "evidence.md", "\n".join(lines).encode())
+    return "\n".join(lines)
 
-    def masks(self, generator: str) -> Chain:
-        """Label maps of the unlabelled images by "fh" or "annotations"."""
-        output, flags = self.folder / f"masks_{generator}", _FH if generator == "fh" else ()
-        command = ("tools/generate_masks.py", self._unlabeled(generator), str(output), "--generator", generator, *flags, "--workers", "2")
-        return Chain(f"masks_{generator}", (Stage(f"regions: {generator}", command, self._record(f"masks_{generator}"), output),))
 
-    def sheet(self, row: Row) -> Chain:
-        """A picture of images, regions and views as the row's pretraining sees them."""
-        output = self.folder / "views.png"
-        command = ("tools/visualize_views.py", "--config-file", f"configs/quickstart/{row.config}", "--output", str(output))
-        return Chain("views", (Stage("sheet of views and regions", (*command, *self._images(row)), self._record("views"), output),))
+def table_lines(scores: Scores, baseline: str) -> Iterator[str]:
+    """A table in Markdown: mean and standard deviation over seeds, the AP of each seed, and the gain over the method ``baseline``."""
+    yield "| initialisation | seeds | box AP | mask AP | box AP of each seed | gain, box | gain, mask |"
+    yield "|---|---|---|---|---|---|---|"
+    for name, score in scores.items():
+        each = ", ".join(f"{value:.1f}" for value in score["box"].values()) or "not run"
+        gains = ["" if name == baseline else paired_gain(score[task], scores[baseline][task]) for task in score]
+        yield f"| {' | '.join([METHODS[name].title, str(len(score['box'])), *map(mean_and_deviation, score.values()), each, *gains])} |"
 
-    def arm_folder(self, row: Row, seed: int | None) -> Path:
-        """Where an arm lies: its row's name, with the seed where there are several."""
-        return self.folder / (row.name if seed is None else f"{row.name}-{seed}")
 
-    def pretraining(self, row: Row, seed: int, training: Training, folder: Path) -> tuple[Stage, ...]:
-        """Pretraining and conversion of an arm; nothing for random initialisation."""
-        if row.config is None:
-            return ()
-        output, backbone = folder / "pretrain", folder / "backbone.pth"
-        train = (
-            *("tools/train_net.py", "--config-file", f"configs/quickstart/{row.config}", "--resume", *self._images(row)),
-            *("DETCON.SOLVER.EPOCHS", str(training.pretrain_epochs), "SEED", str(seed), "OUTPUT_DIR", str(output)),
-            *training.pretrain_options,
-        )
-        convert = ("tools/convert_to_d2.py", str(output / "model_final.pth"), str(backbone), "--overwrite")
-        return (
-            Stage(f"pretraining: {row.title}", train, folder / "stages/pretrain.json", output / "model_final.pth"),
-            Stage("conversion to a Detectron2 backbone", convert, folder / "stages/convert.json", backbone),
-        )
+def mean_and_deviation(values: dict[int, float]) -> str:
+    """``mean ± sample standard deviation`` of values by seed."""
+    if not values:
+        return "-"
+    deviation = f" ± {statistics.stdev(values.values()):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values.values()):.1f}{deviation}"
 
-    def finetuning(self, row: Row, seed: int, training: Training, folder: Path) -> Stage:
-        """Mask R-CNN with FPN on the labelled images, the same for every row but for the weights it starts from."""
-        output, iterations = folder / "finetune", training.finetune_iterations
-        weights = "" if row.config is None else str(folder / "backbone.pth")
-        command = (
-            *("tools/train_net.py", "--config-file", "configs/quickstart/mask_rcnn_R_18_FPN.yaml", "--resume"),
-            *("MODEL.WEIGHTS", weights, "DATASETS.TRAIN", repr((self._coco("train"),)), "DATASETS.TEST", repr((self._coco("val"),))),
-            *("SOLVER.MAX_ITER", str(iterations), "SOLVER.STEPS", repr((iterations * 7 // 10, iterations * 9 // 10))),
-            *("SEED", str(seed), "OUTPUT_DIR", str(output)),
-        )
-        return Stage(f"Mask R-CNN from {row.title}", command, folder / "stages/finetune.json", output / "results.json")
 
-    def arm(self, row: Row, seed: int, training: Training) -> Chain:
-        """Pretraining, conversion and fine-tuning of one arm with one seed."""
-        folder = self.arm_folder(row, seed)
-        stages = (*self.pretraining(row, seed, training, folder), self.finetuning(row, seed, training, folder))
-        return Chain(f"{self.folder.name}/{folder.name}", stages)
-
-    def _record(self, name: str) -> Path:
-        return self.folder / "stages" / f"{name}.json"
-
-    def _coco(self, split: str) -> str:
-        paths = split_paths(self.folder / "data", split)
-        return f"coco:{paths.annotations},{paths.images}"
-
-    def _unlabeled(self, regions: str) -> str:
-        # Only the upper bound may know where the objects are.
-        return self._coco("unlabeled") if regions == "annotations" else f"folder:{split_paths(self.folder / 'data', 'unlabeled').images}"
-
-    def _images(self, row: Row) -> tuple[str, ...]:
-        train = ("DATASETS.TRAIN", repr((self._unlabeled(row.regions),)))
-        if row.regions == "kmeans":
-            return train
-        if row.regions in _GRIDS:
-            return (*train, "DETCON.MASKS.SOURCE", "grid", "DETCON.MASKS.GRID", _GRIDS[row.regions])
-        return (*train, "DETCON.MASKS.ROOTS", repr((str(self.folder / f"masks_{row.regions}"),)))
+def paired_gain(values: dict[int, float], baseline: dict[int, float]) -> str:
+    """Mean difference over the seeds that both have, and the smallest difference."""
+    differences = [value - baseline[seed] for seed, value in values.items() if seed in baseline]
+    return f"{statistics.mean(differences):+.1f} (least {min(differences):+.1f})" if differences else "-"

@@ -1,105 +1,103 @@
-"""``make quickstart``: from nothing to the AP of a Mask R-CNN whose backbone was pretrained without labels, beside one that was not."""
+"""From built-in images to the AP of a pretrained Mask R-CNN, compared with random initialisation, in minutes on two CPU cores.
 
-import json
+Commands that have finished do not run again. The environment variables QUICKSTART_OUTPUT and QUICKSTART_SEED set the defaults.
+"""
+
+import argparse
+import os
 import time
 from pathlib import Path
 
-from detcon_d2.engine.setup import has_fast_bf16
-from detcon_d2.quickstart.experiment import ROWS, Training, World
+from detcon_d2.quickstart.commands import Chain, Command, explain_failure, is_finished, lock_folder, run_chains
+from detcon_d2.quickstart.results import read_evaluation
+from detcon_d2.quickstart.runs import METHODS, DataSet, Run, Training
 from detcon_d2.quickstart.shapes import ShapesConfig
-from detcon_d2.quickstart.stages import Chain, Stage, lock_folder, run_chains
 
-_ARMS = ("random", "detcon_b")
+_METHODS = ("random", "detcon_b")
+_OUTPUTS = (
+    ("report.html", "the report: open it in a browser"),
+    ("views.png", "images, their regions, and two views of each"),
+    (f"{_METHODS[1]}/backbone.pth", "the converted backbone, for MODEL.WEIGHTS; backbone.yaml in the same folder is the matching config"),
+    (f"{_METHODS[1]}/pretrain/log.txt", "pretraining, line by line"),
+    (f"{_METHODS[1]}/finetune/log.txt", "fine-tuning, line by line"),
+)
 
 
-def quickstart_training(fast_bf16: bool) -> Training:
-    """What fits into ten minutes of two cores; the claim belongs to ``make evidence``.
+def main(argv: list[str] | None = None) -> int | None:
+    """``tools/quickstart.py``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=os.environ.get("QUICKSTART_OUTPUT", "output/quickstart"), help="folder to write to")
+    parser.add_argument("--seed", type=int, default=os.environ.get("QUICKSTART_SEED", "0"), help="of data set, pretraining and fine-tuning")
+    args = parser.parse_args(argv)
+    if args.seed < 0:
+        parser.error(f"the seed is {args.seed}; expected a number >= 0")
+    with explain_failure("quickstart"):
+        # Imported here: the processes that draw images import this module too, and need no torch.
+        from detcon_d2.engine.setup import has_fast_bf16
+
+        run_quickstart(args.output, quickstart_training(args.seed, has_fast_bf16()))
+
+
+def quickstart_training(seed: int, fast_bf16: bool) -> Training:
+    """What takes less than ten minutes on two cores. Pretraining takes five times as long on a CPU without instructions for bf16."""
+    return Training(seed, 12.0, 300) if fast_bf16 else Training(seed, 3.5, 160)
+
+
+def quickstart_runs(folder: Path) -> list[Run]:
+    """Random initialisation, which is the baseline, and the pretrained method."""
+    return [Run(METHODS[name], folder / name) for name in _METHODS]
+
+
+def quickstart_plan(data_set: DataSet, training: Training) -> dict[str, dict[str, Chain]]:
+    """Headline -> chains by name, in order; the chains under one headline run at the same time. The images exist already."""
+    folder, runs = data_set.folder, quickstart_runs(data_set.folder)
+    method = runs[-1].method
+    report = Command("report", ("tools/report.py", str(folder)), folder / "stages/report.json", folder / "report.html")
+    return {
+        "regions by FH, without labels": {"regions": [data_set.masks(method.masks)]},
+        "a picture of the views": {"views": [data_set.sheet(method)]},
+        f"pretraining of a ResNet-18 ({method.title}), and its conversion to a Detectron2 backbone": {
+            method.name: data_set.pretraining(runs[-1], training)
+        },
+        "Mask R-CNN with FPN, from random initialisation and from the pretrained backbone at the same time": {
+            run.method.name: [data_set.finetuning(run, training)] for run in runs
+        },
+        "the report": {"report": [report]},
+    }
+
+
+def run_quickstart(output: Path, training: Training) -> None:
+    """Run what is not finished yet, and print which files to open.
 
     Args:
-        fast_bf16: whether the CPU has instructions for bf16; without them pretraining takes five times as long.
-    """
-    return Training(pretrain_epochs=12.0, finetune_iterations=300) if fast_bf16 else Training(pretrain_epochs=3.5, finetune_iterations=160)
-
-
-def quickstart_steps(world: World, seed: int, training: Training) -> list[tuple[str, list[Chain]]]:
-    """Headline and chains of each step; the chains of one step run side by side.
-
-    Args:
-        world: whose images are drawn already.
-        seed: of pretraining and fine-tuning.
-        training: how long.
-    """
-    random, detcon = (ROWS[name] for name in _ARMS)
-    folders = {row: world.arm_folder(row, None) for row in (random, detcon)}
-    pretraining = world.pretraining(detcon, seed, training, folders[detcon])
-    finetuning = [Chain(row.name, (world.finetuning(row, seed, training, folder),)) for row, folder in folders.items()]
-    page = world.folder / "report.html"
-    report = Stage("report", ("tools/report.py", str(world.folder)), world.folder / "stages/report.json", page)
-    return [
-        ("regions by FH, without labels", [world.masks("fh")]),
-        ("a picture of the views", [world.sheet(detcon)]),
-        ("DetCon_B pretraining of a ResNet-18, and its conversion to a Detectron2 backbone", [Chain(detcon.name, pretraining)]),
-        ("Mask R-CNN with FPN, side by side: from random initialisation and from the pretrained backbone", finetuning),
-        ("the report", [Chain("report", (report,))]),
-    ]
-
-
-def run_quickstart(checkout: Path, output: Path, seed: int) -> None:
-    """Run what is not finished yet, and say where to look.
-
-    Args:
-        checkout: folder that holds ``tools`` and ``configs``.
-        output: where everything is written.
-        seed: of the data set, pretraining and fine-tuning.
+        output: folder to write to.
+        training: of both runs; its seed is also that of the data set.
 
     Raises:
         ValueError: ``output`` holds the data set of another seed, or results of other commands.
-        BlockingIOError: another call works there.
-        subprocess.CalledProcessError: a stage failed.
+        BlockingIOError: another call works in the folder.
+        subprocess.CalledProcessError: a command failed.
     """
     start = time.perf_counter()
-    world = World(output.resolve(), ShapesConfig(seed=seed))
-    training = quickstart_training(has_fast_bf16())
-    steps = quickstart_steps(world, seed, training)
+    data_set = DataSet(output.resolve(), ShapesConfig(seed=training.seed))
+    plan = quickstart_plan(data_set, training)
     lengths = f"{training.pretrain_epochs:g} epochs of pretraining, {training.finetune_iterations} iterations of fine-tuning"
     print(f"{lengths}: what this kind of CPU does in less than ten minutes on two cores", flush=True)
-    with lock_folder(world.folder) as lock:
-        _headline(1, len(steps) + 1, "built-in images of textured shapes")
-        world.draw()
-        for number, (title, chains) in enumerate(steps, start=2):
-            _headline(number, len(steps) + 1, title)
-            if all([stage.is_finished() for chain in chains for stage in chain.stages]):
+    with lock_folder(data_set.folder):
+        print(f"\n[1/{len(plan) + 1}] built-in images of textured shapes", flush=True)
+        data_set.generate()
+        for number, (headline, chains) in enumerate(plan.items(), start=2):
+            print(f"\n[{number}/{len(plan) + 1}] {headline}", flush=True)
+            if all([is_finished(chain) for chain in chains.values()]):
                 print("finished before", flush=True)
-            run_chains(chains, checkout, jobs=len(chains), lock=lock)
-    print(summary(world.folder, time.perf_counter() - start))
+            run_chains(chains, jobs=len(chains))
+    print(summary(data_set, time.perf_counter() - start))
 
 
-def summary(output: Path, seconds: float) -> str:
-    """The closing lines: AP of both arms, and which files to open."""
+def summary(data_set: DataSet, seconds: float) -> str:
+    """The last lines of the quickstart: AP of both runs, and which files to open."""
     lines = [f"\nQuickstart finished in {seconds / 60:.1f} minutes.", f"  {'initialisation':<24} box AP  mask AP"]
-    for name in _ARMS:
-        box, mask = read_ap(output / name / "finetune/results.json")
-        lines.append(f"  {ROWS[name].title:<24} {box:6.1f}  {mask:7.1f}")
-    looks = (
-        ("report.html", "the report: open it in a browser"),
-        ("views.png", "images, their regions, and two views of each"),
-        ("detcon_b/backbone.pth", "the converted backbone, for MODEL.WEIGHTS; backbone.yaml beside it is the matching config"),
-        ("detcon_b/pretrain/log.txt", "pretraining, line by line"),
-        ("detcon_b/finetune/log.txt", "fine-tuning, line by line"),
-    )
-    lines += ["Where to look:", *(f"  {output / path}: {what}" for path, what in looks)]
-    return "\n".join(lines)
-
-
-def read_ap(results: Path) -> tuple[float, float]:
-    """Box and mask AP, 0..100, of a ``results.json`` with one data set.
-
-    Raises:
-        FileNotFoundError: with the path.
-    """
-    (tasks,) = json.loads(results.read_text(encoding="utf-8"))["results"].values()
-    return tasks["bbox"]["AP"], tasks["segm"]["AP"]
-
-
-def _headline(number: int, total: int, title: str) -> None:
-    print(f"\n[{number}/{total}] {title}", flush=True)
+    for run in quickstart_runs(data_set.folder):
+        found = read_evaluation(run.finetune)
+        lines.append(f"  {run.method.title:<24} {found.ap('bbox'):6.1f}  {found.ap('segm'):7.1f}")
+    return "\n".join([*lines, "Where to look:", *(f"  {data_set.folder / path}: {what}" for path, what in _OUTPUTS)])

@@ -1,6 +1,6 @@
-"""The built-in data set of ``make quickstart``: images of textured shapes in COCO format, drawn deterministically, nothing downloaded.
+"""The built-in data set of ``make quickstart``: images of textured shapes in COCO format, generated deterministically without a download.
 
-Training images, labelled or not, are drawn from one half of each photograph, validation images from the other.
+Training images, with labels or without, use one half of each photograph, validation images use the other half.
 """
 
 import json
@@ -11,101 +11,88 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
-from detcon_d2.masks.store.storage import write_atomically
+from detcon_d2.io.atomic import write_atomically
 from detcon_d2.quickstart.shapes_render import CATEGORIES, Scene, render_scene
 
 SPLITS: tuple[str, ...] = ("unlabeled", "train", "val")
-"""The splits, in the order in which they are drawn."""
+"""The splits, in the order in which they are generated."""
 
 _JPEG_QUALITY = 95
-# Changes when the same configuration would be drawn differently, so that an older folder is not taken for a finished one.
+# Changes when the same configuration would give other images, so that an older folder does not count as complete.
 _VERSION = 4
 
 
 @dataclass(frozen=True)
 class ShapesConfig:
-    """What determines every pixel of the data set.
+    """Everything that determines the pixels of the data set.
 
     Attributes:
-        seed: of all random choices; image i of a split depends on (seed, split, i) alone.
+        seed: of all random choices; image i of a split depends on (seed, split, i) only.
         size: side of the square images, pixels.
         agreement: probability that an object has the material of its category; otherwise its material is uniform over all. 0: the hard
-            variant, in which the material says nothing about the category.
-        unlabeled_agreement: the same for the unlabelled images; ``None``: as ``agreement``.
+            data set, in which the material is independent of the category.
         num_unlabeled: images for pretraining.
-        num_train: images with labels to learn from.
-        num_val: images to evaluate on.
+        num_train: images with labels for training.
+        num_val: images for evaluation.
     """
 
     seed: int = 0
     size: int = 128
     agreement: float = 0.8
-    unlabeled_agreement: float | None = None
     num_unlabeled: int = 3000
     num_train: int = 100
     num_val: int = 300
 
     def __post_init__(self) -> None:
-        for name in ("agreement", "unlabeled_agreement"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"{name} is {value}; expected a probability between 0 and 1.")
+        if not 0 <= self.agreement <= 1:
+            raise ValueError(f"agreement is {self.agreement}; expected a probability between 0 and 1.")
 
     def num_images(self, split: str) -> int:
         """Number of images of a split of ``SPLITS``."""
         return getattr(self, f"num_{split}")
 
-    def probability(self, split: str) -> float:
-        """Probability that an object of the split has the material of its category by choice, not by chance."""
-        if split == "unlabeled" and self.unlabeled_agreement is not None:
-            return self.unlabeled_agreement
-        return self.agreement
 
-
-@dataclass(frozen=True)
-class ShapesSplit:
-    """Where a split lies: its folder of images and its COCO json (file names relative to that folder)."""
+class ShapesSplit(NamedTuple):
+    """Paths of a split: its folder of images, and its COCO json with file names relative to that folder."""
 
     images: Path
     annotations: Path
 
 
 def split_paths(root: str | Path, split: str) -> ShapesSplit:
-    """Paths of a split under the data set's folder; nothing is read or written.
+    """Paths of a split in the data set's folder; nothing is read or written.
 
-    ``images/unlabeled`` can be pretrained on as a plain folder. Its annotations lie with the others and are for upper bounds only.
+    ``images/unlabeled`` can be used for pretraining as a plain folder. Its annotations serve only as an upper bound.
     """
     return ShapesSplit(Path(root) / "images" / split, Path(root) / "annotations" / f"instances_{split}.json")
 
 
 def draw_scene(config: ShapesConfig, split: str, index: int) -> Scene:
-    """Draw image ``index`` of a split of ``SPLITS``; the same arguments give the same bytes."""
+    """Image ``index`` of a split of ``SPLITS``; the same arguments give the same bytes."""
     rng = np.random.default_rng([config.seed, SPLITS.index(split), index])
-    return render_scene(config.size, "val" if split == "val" else "train", config.probability(split), rng)
+    return render_scene(config.size, "val" if split == "val" else "train", config.agreement, rng)
 
 
 def generate_shapes(root: str | Path, config: ShapesConfig, workers: int = 2, progress: bool = True) -> dict[str, ShapesSplit]:
-    """Write the data set, or what is missing of it.
+    """Write the data set, or the splits that are missing; returns the paths of each split of ``SPLITS``.
 
-    A split is complete when its json is there, which is written last; an interrupted one is drawn again, a complete one is left alone.
+    A split is complete if its json exists, which is written last. An interrupted split is generated again, a complete one is kept.
 
     Args:
-        root: folder; created where absent.
-        config: what to draw.
-        workers: processes; 1 draws in this one.
+        root: folder; created where it is missing.
+        config: determines the images.
+        workers: number of processes; 1 works in this process.
         progress: show a bar for each split.
 
-    Returns:
-        the paths of each split of ``SPLITS``.
-
     Raises:
-        ValueError: ``root`` holds a split drawn with another configuration.
+        ValueError: ``root`` holds a split of another configuration.
     """
     paths = {split: split_paths(root, split) for split in SPLITS}
     missing = [split for split in SPLITS if not _is_complete(paths[split], config, split)]
@@ -118,9 +105,9 @@ def generate_shapes(root: str | Path, config: ShapesConfig, workers: int = 2, pr
 
 
 def _split_info(config: ShapesConfig, split: str) -> dict:
-    """What a split depends on: the counts of the other splits do not matter to it."""
+    """Everything that determines a split; the number of images of other splits does not."""
     info = {"version": _VERSION, "split": split, "seed": config.seed, "size": config.size}
-    return {**info, "agreement": config.probability(split), "images": config.num_images(split)}
+    return {**info, "agreement": config.agreement, "images": config.num_images(split)}
 
 
 def _is_complete(paths: ShapesSplit, config: ShapesConfig, split: str) -> bool:
@@ -129,7 +116,7 @@ def _is_complete(paths: ShapesSplit, config: ShapesConfig, split: str) -> bool:
     found = json.loads(paths.annotations.read_text(encoding="utf-8"))["info"].get("shapes")
     expected = _split_info(config, split)
     if found != expected:
-        raise ValueError(f"{paths.annotations} was drawn with {found}; expected {expected}. Name another folder, or delete this one.")
+        raise ValueError(f"{paths.annotations} was generated with {found}; expected {expected}. Name another folder, or delete this one.")
     return True
 
 
@@ -138,8 +125,8 @@ def _write_split(paths: ShapesSplit, config: ShapesConfig, split: str, pool: Pro
     paths.annotations.parent.mkdir(parents=True, exist_ok=True)
     count = config.num_images(split)
     task = partial(_write_image, config, split, paths.images)
-    drawn = map(task, range(count)) if pool is None else pool.map(task, range(count), chunksize=16)
-    bar = tqdm(drawn, total=count, desc=f"drawing {split}", unit="image", disable=not progress)
+    written = map(task, range(count)) if pool is None else pool.map(task, range(count), chunksize=16)
+    bar = tqdm(written, total=count, desc=f"drawing {split}", unit="image", disable=not progress)
     write_atomically(paths.annotations, json.dumps(_to_coco(bar, config, split)).encode("utf-8"))
 
 
@@ -163,9 +150,9 @@ def _annotation(mask: np.ndarray, category: int, material: int) -> dict:
     return {"category_id": category + 1, "segmentation": segmentation, "bbox": box, "area": area, "iscrowd": 0, "material_id": material + 1}
 
 
-def _to_coco(drawn: Iterator[tuple[dict, list[dict]]], config: ShapesConfig, split: str) -> dict:
+def _to_coco(written: Iterator[tuple[dict, list[dict]]], config: ShapesConfig, split: str) -> dict:
     images, annotations = [], []
-    for record, things in drawn:
+    for record, things in written:
         images.append(record)
         annotations += things
     return {

@@ -1,6 +1,6 @@
-"""Drawing of the built-in data set: shapes, clutter and their composition into one image.
+"""Images of the built-in data set: shapes, clutter and their composition into one image.
 
-Letters: S = side of the square image in pixels. Every function draws from the generator it is given and from nothing else.
+Letters: S = side of the square image in pixels. Random numbers come only from the generator that a function receives.
 """
 
 from dataclasses import dataclass
@@ -40,13 +40,13 @@ class Scene:
 
 @dataclass
 class _Piece:
-    """An opaque thing in the scene: ``coverage`` float32 (S, S) in [0, 1], ``category`` None for clutter."""
+    """An opaque part of the scene: ``coverage`` float32 (S, S) in [0, 1] and texture; clutter has no category, material and area."""
 
     coverage: np.ndarray
-    area: float
-    category: int | None
-    material: int | None
     texture: np.ndarray
+    category: int | None = None
+    material: int | None = None
+    area: float = 0.0
 
     @property
     def solid(self) -> np.ndarray:
@@ -70,7 +70,7 @@ def _cross(arm: float = 0.36) -> np.ndarray:
 
 
 def _crescent(shift: float = 0.5, inner: float = 0.75) -> np.ndarray:
-    # The two circles meet at (x, +-y); the outer arc goes the long way round, the inner one comes back.
+    # The two circles meet at (x, +-y). The outer arc takes the long way round, the inner arc comes back.
     x = (1 + shift**2 - inner**2) / (2 * shift)
     outer_angle, inner_angle = np.arccos(x), np.arccos((x - shift) / inner)
     back = _arc(inner, 2 * np.pi - inner_angle, inner_angle) + (shift, 0.0)
@@ -96,14 +96,9 @@ _OUTLINES: dict[str, list[np.ndarray]] = {
 
 
 def draw_shape(category: str, size: int, center: tuple[float, float], radius: float, angle: float) -> np.ndarray:
-    """Coverage of a shape: float32 (S, S) in [0, 1], antialiased; parts outside of the image are cut off.
+    """Coverage of a shape of ``CATEGORIES``: float32 (S, S) in [0, 1], antialiased; parts outside of the image are cut off.
 
-    Args:
-        category: an entry of ``CATEGORIES``.
-        size: S, pixels.
-        center: (x, y), pixels.
-        radius: of the circle that the shape roughly fills, pixels.
-        angle: rotation, radians.
+    Center (x, y) and radius of the circle that the shape roughly fills are in pixels, the angle of rotation in radians.
     """
     return _fill([radius * outline @ rotation(angle) + center for outline in _OUTLINES[category]], size)
 
@@ -112,7 +107,7 @@ def _fill(outlines: list[np.ndarray], size: int) -> np.ndarray:
     scale = 4
     canvas = np.zeros((scale * size, scale * size), np.uint8)
     fixed = [np.round((outline * scale) * 2**_SUBPIXEL_BITS).astype(np.int32) for outline in outlines]
-    # Several outlines in one call: the even-odd rule, which makes the ring's hole.
+    # Several outlines in one call are filled by the even-odd rule, which makes the hole of the ring.
     cv2.fillPoly(canvas, fixed, 1, shift=_SUBPIXEL_BITS)
     return cv2.resize(canvas.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
 
@@ -123,9 +118,9 @@ def _object(half: str, size: int, agreement: float, rng: np.random.Generator) ->
     radius, angle = rng.uniform(*_RADIUS) * size / 128, rng.uniform(0, 2 * np.pi)
     center = rng.uniform(0.4 * radius, size - 0.4 * radius, 2)
     coverage = draw_shape(CATEGORIES[category], size, tuple(center), radius, angle)
-    # Parts of the shape outside of the image count as hidden: its whole area is measured in the middle, where it fits.
+    # Parts of the shape outside of the image count as hidden: the area of the whole shape is measured in the middle, where it fits.
     whole = draw_shape(CATEGORIES[category], size, (size / 2, size / 2), radius, angle)
-    return _Piece(coverage, float(whole.sum()), category, material, material_texture(material, half, size, rng))
+    return _Piece(coverage, material_texture(material, half, size, rng), category, material, float(whole.sum()))
 
 
 def _clutter(half: str, size: int, rng: np.random.Generator) -> _Piece:
@@ -134,32 +129,31 @@ def _clutter(half: str, size: int, rng: np.random.Generator) -> _Piece:
     radius = rng.uniform(6, 24, (corners, 1)) * size / 128
     coverage = _fill([radius * np.stack([np.cos(angle), np.sin(angle)], axis=1) + rng.uniform(0, size, 2)], size)
     texture = procedural_texture(size, rng) if rng.random() < 0.5 else material_texture(int(rng.integers(len(MATERIALS))), half, size, rng)
-    return _Piece(coverage, float(coverage.sum()), None, None, texture)
+    return _Piece(coverage, texture)
 
 
-def _fits(pieces: list[_Piece]) -> bool:
-    """True when every object, with the later pieces on top of it, shows at least 100 pixels (of a 128 px image) and 40 % of itself."""
-    hidden = np.zeros_like(pieces[-1].solid)
+def _visible_objects(pieces: list[_Piece], size: int) -> list[tuple[np.ndarray, _Piece]]:
+    """Each object of the pieces, with its part, bool (S, S), that no later piece hides."""
+    hidden, objects = np.zeros((size, size), bool), []
     for piece in reversed(pieces):
-        visible = int((piece.solid & ~hidden).sum())
-        least = max(_MIN_VISIBLE_PIXELS * (len(hidden) / 128) ** 2, _MIN_VISIBLE_FRACTION * piece.area)
-        if piece.category is not None and visible < least:
-            return False
+        if piece.category is not None:
+            objects.append((piece.solid & ~hidden, piece))
         hidden |= piece.solid
-    return True
+    return objects[::-1]
+
+
+def _fits(pieces: list[_Piece], size: int) -> bool:
+    """Whether enough of every object is visible: at least 100 pixels (of a 128 px image) and 40 % of the object."""
+    least = _MIN_VISIBLE_PIXELS * (size / 128) ** 2
+    return all(mask.sum() >= max(least, _MIN_VISIBLE_FRACTION * piece.area) for mask, piece in _visible_objects(pieces, size))
 
 
 def render_scene(size: int, half: str, agreement: float, rng: np.random.Generator) -> Scene:
-    """Draw one image: a background, 1 to 3 objects and up to 2 polygons of clutter in random depth order, noise.
+    """Draw one image: a background, 1 to 3 objects and up to 2 polygons of clutter in random depth order, and noise.
 
-    A thing that would hide an object beyond the limits of :class:`Scene` is drawn anew elsewhere, and left out after ten tries; so every
-    object of the image is in the result.
-
-    Args:
-        size: S, pixels; lengths scale with S / 128.
-        half: the half of the photographs to draw from, ``"train"`` or ``"val"``.
-        agreement: probability that an object gets the material of its category; otherwise its material is uniform over all.
-        rng: the only source of randomness.
+    A piece that would hide an object beyond the limits of :class:`Scene` is drawn again elsewhere, and left out after ten tries. So every
+    object of the image is in the result. Lengths scale with S / 128. The half of the photographs is "train" or "val". The agreement is the
+    probability that an object gets the material of its category; otherwise its material is uniform over all.
     """
     kinds = ["object"] * int(rng.integers(*_OBJECTS, endpoint=True)) + ["clutter"] * int(rng.integers(0, 3))
     pieces: list[_Piece] = []
@@ -167,24 +161,12 @@ def render_scene(size: int, half: str, agreement: float, rng: np.random.Generato
     for kind in rng.permutation(kinds):
         for _ in range(_PLACEMENT_TRIES):
             piece = _object(half, size, agreement, rng) if kind == "object" else _clutter(half, size, rng)
-            if _fits([*pieces, piece]):
+            if _fits([*pieces, piece], size):
                 pieces.append(piece)
                 image += piece.coverage[..., None] * (piece.texture - image)
                 break
     image += rng.normal(0, rng.uniform(2, 8), image.shape)
-    return _to_scene(np.clip(np.round(image), 0, 255).astype(np.uint8), pieces)
-
-
-def _to_scene(image: np.ndarray, pieces: list[_Piece]) -> Scene:
-    hidden = np.zeros(image.shape[:2], bool)
-    masks = []
-    for piece in reversed(pieces):
-        masks.append(piece.solid & ~hidden)
-        hidden |= piece.solid
-    objects = [(mask, piece) for mask, piece in zip(reversed(masks), pieces) if piece.category is not None]
-    return Scene(
-        image=image,
-        masks=np.stack([mask for mask, _ in objects]) if objects else np.zeros((0, *hidden.shape), bool),
-        categories=tuple(piece.category for _, piece in objects),
-        materials=tuple(piece.material for _, piece in objects),
-    )
+    image = np.clip(np.round(image), 0, 255).astype(np.uint8)
+    objects = _visible_objects(pieces, size)
+    masks = np.stack([mask for mask, _ in objects]) if objects else np.zeros((0, size, size), bool)
+    return Scene(image, masks, tuple(piece.category for _, piece in objects), tuple(piece.material for _, piece in objects))

@@ -1,6 +1,6 @@
 """Textures of the built-in data set: photographs of scikit-image cut in halves, materials, backgrounds and procedural patterns.
 
-Letters: S = side of the square result in pixels. Every function draws from the generator it is given and from nothing else.
+Letters: S = side of the square result in pixels. Random numbers come only from the generator that a function receives.
 """
 
 from functools import cache
@@ -10,41 +10,31 @@ import cv2
 import numpy as np
 
 MATERIALS: tuple[str, ...] = ("brick", "grass", "gravel", "ihc", "coins", "text", "chelsea", "retina")
-"""The material that goes with the category of the same position: photographs of scikit-image, read for their texture."""
+"""The material of the category at the same position: photographs of scikit-image, used for their texture."""
 
 # Reduced so that an object of a few dozen pixels shows several elements of the texture.
 _MATERIAL_SCALES = {"brick": 0.4, "gravel": 0.7, "coins": 0.6, "retina": 0.5, "text": 0.6}
 
-# One view of the stereo pair only: the second shows across the cut what the first shows on the other side.
+# Only one view of the stereo pair: across the cut, the second view shows the same objects as the first.
 BACKGROUNDS: tuple[str, ...] = ("astronaut", "coffee", "rocket", "camera", "moon", "clock_motion", "motorcycle_left", "hubble_deep_field")
 """Photographs of scikit-image that serve as backgrounds."""
-
-HALVES: tuple[str, ...] = ("train", "val")
-"""Which half of every photograph: the first along its longer side, or the second."""
 
 # Range of the factor of each colour channel.
 _LIGHT = (0.6, 1.3)
 
-# Pixels left out on each side of the cut, so that no halves are neighbours.
+# Pixels left out on each side of the cut, so that the halves are not neighbours.
 _GAP = 8
 
 
 @cache
 def load_half(name: str, half: str) -> np.ndarray:
-    """One half of a photograph from scikit-image's installed files; nothing is downloaded.
+    """The "train" or "val" half of a photograph of scikit-image's installed files: uint8 (H, W, 3) RGB, not writeable.
 
-    Args:
-        name: an entry of ``MATERIALS`` or ``BACKGROUNDS``.
-        half: ``"train"`` or ``"val"``; the two share no pixel.
-
-    Returns:
-        uint8 (H, W, 3), RGB, not writeable.
+    They are the first and the second half along the longer side and share no pixel. Nothing is downloaded.
 
     Raises:
-        ValueError: an unknown half, or the file is not in the installed scikit-image.
+        ValueError: the file is not in the installed scikit-image.
     """
-    if half not in HALVES:
-        raise ValueError(f"half is {half!r}; expected one of {', '.join(HALVES)}.")
     photo = _read_photo(name)
     if name == "retina":
         # Its corners are black.
@@ -90,7 +80,7 @@ def _random_color(rng: np.random.Generator, value: tuple[float, float]) -> np.nd
 
 
 def _duotone(gray: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """float32 (S, S, 3) in 0..255: the standardised grey image laid between a random dark and a random bright colour, or the reverse."""
+    """float32 (S, S, 3) in 0..255: a standardised grey image, mapped to the range from a random dark to a random bright colour or back."""
     level = np.clip(0.5 + 0.25 * (gray - gray.mean()) / max(float(gray.std()), 1.0), 0, 1)[..., None]
     colors = [_random_color(rng, (0.05, 0.45)), _random_color(rng, (0.6, 1.0))]
     dark, bright = colors if rng.random() < 0.5 else colors[::-1]
@@ -104,7 +94,7 @@ def _material_photo(name: str, half: str) -> np.ndarray:
 
 
 def material_texture(index: int, half: str, size: int, rng: np.random.Generator) -> np.ndarray:
-    """float32 (S, S, 3) in 0..255: an upright crop of the ``index``-th material in light of a random colour, scaled at random."""
+    """float32 (S, S, 3) in 0..255: an upright crop of the ``index``-th material at a random scale, in light of a random colour."""
     crop = _sample(_material_photo(MATERIALS[index], half), size, rng.uniform(0.6, 1.1), 0.0, rng)
     return np.clip(crop * rng.uniform(*_LIGHT, 3).astype(np.float32), 0, 255)
 

@@ -1,13 +1,5 @@
-"""A finished quickstart to report on."""
+"""A finished quickstart, of which the pretraining run is used."""
 
-from pathlib import Path
+from tests.quickstart.conftest import quickstart
 
-import pytest
-
-from tests.quickstart.fake_quickstart import write_quickstart
-
-
-@pytest.fixture(scope="session")
-def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished quickstart; tests do not change it."""
-    return write_quickstart(tmp_path_factory.mktemp("quickstart"))
+__all__ = ["quickstart"]

@@ -9,22 +9,15 @@ import torch
 from detcon_d2.evaluation.encoders import encode_images, load_encoder
 
 
-def test_the_trained_encoder_has_the_weights_of_the_checkpoint(quickstart):
+def test_the_trained_encoder_has_the_weights_of_the_checkpoint_and_the_untrained_one_is_always_the_same(quickstart):
     run = quickstart / "detcon_b/pretrain"
     saved = torch.load(run / "model_final.pth", weights_only=True)["model"]
-    loaded = load_encoder(run).state_dict()
-    for key in (key for key in saved if key.startswith("encoder.")):
-        torch.testing.assert_close(loaded[key], saved[key], rtol=0, atol=0)
-
-
-def test_the_untrained_encoder_is_another_and_always_the_same(quickstart):
-    run = quickstart / "detcon_b/pretrain"
-    key = "encoder.res2.0.conv1.weight"
     before = torch.random.get_rng_state()
-    first, second = (load_encoder(run, trained=False).state_dict()[key] for _ in range(2))
-    assert torch.equal(first, second)
-    assert not torch.equal(first, load_encoder(run).state_dict()[key])
+    trained, first, second = (load_encoder(run, trained=flag).encoder.state_dict() for flag in (True, False, False))
     assert torch.equal(before, torch.random.get_rng_state())
+    for key, value in trained.items():
+        assert torch.equal(value, saved[f"encoder.{key}"]) and torch.equal(first[key], second[key])
+    assert not torch.equal(first["res2.0.conv1.weight"], trained["res2.0.conv1.weight"])
 
 
 def test_a_checkpoint_without_a_parameter_of_the_encoder_is_refused_by_name(quickstart, tmp_path):

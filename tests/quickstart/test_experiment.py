@@ -1,91 +1,82 @@
-"""The commands of the small experiments: the tools know their flags, and the arms differ in their start only."""
+"""The table of the experiment contains the runs that have finished, and nothing else."""
 
-import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 
-from detcon_d2.engine.setup import load_config
-from detcon_d2.quickstart.experiment import ROWS, Training, World
-from detcon_d2.quickstart.shapes import ShapesConfig
-from tests.conftest import REPO
+from detcon_d2.quickstart import experiment
+from detcon_d2.quickstart.experiment import DATA_SETS, mean_and_deviation, paired_gain, parse_args, run_experiment, run_order, write_table
+from detcon_d2.quickstart.runs import METHODS, DataSet, Training
 
-TRAINING = Training(pretrain_epochs=2.0, finetune_iterations=100)
+TRAININGS = [Training(seed, 1.0, 10) for seed in (0, 1)]
+
+
+def write_results(folder: Path, box: float, mask: float) -> None:
+    (folder / "finetune").mkdir(parents=True)
+    results = {"val": {"bbox": {"AP": box}, "segm": {"AP": mask}}}
+    (folder / "finetune/results.json").write_text(json.dumps({"backend": "subset", "iteration": 10, "results": results}))
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path / "easy", ShapesConfig())
+def data_set(tmp_path: Path) -> DataSet:
+    write_results(tmp_path / "easy/random-0", 10.0, 8.0)
+    return DataSet(tmp_path / "easy", DATA_SETS["easy"][0])
 
 
-def overrides(command: tuple[str, ...]) -> dict[str, str]:
-    """KEY -> VALUE of a train_net command line."""
-    start = next(i for i, word in enumerate(command) if ("." in word and word.isupper()) or word.startswith(("DATASETS", "MODEL.")))
-    return dict(zip(command[start::2], command[start + 1 :: 2], strict=True))
+def test_the_main_comparison_runs_first_and_the_hard_data_set_last():
+    order = run_order(["hard", "easy"], [method.name for method in METHODS.values() if not method.optional], TRAININGS)
+    names = [(name, method, training.seed) for name, method, training in order]
+    assert len(names) == 2 * (5 + 3) == len(set(names))
+    assert names[:4] == [("easy", method, 0) for method in ("random", "detcon_b", "detcon_s", "grid")]
+    assert names[8:10] == [("easy", "annotations", 0), ("easy", "annotations", 1)]
+    assert {name for name, _, _ in names[10:]} == {"hard"}
 
 
-@pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.name)
-def test_every_stage_runs_a_tool_of_the_checkout_on_a_config_that_exists(world: World, row) -> None:
-    stages = list(world.arm(row, 0, TRAINING).stages)
-    if row.regions in ("fh", "annotations"):
-        stages += world.masks(row.regions).stages
-    for stage in stages:
-        assert (REPO / stage.command[0]).is_file(), stage.command[0]
-        assert all((REPO / word).is_file() for word in stage.command if word.startswith("configs/"))
+def test_gain_is_paired_by_seed_and_deviation_is_that_of_a_sample():
+    assert paired_gain({0: 13.0, 1: 20.0, 2: 99.0}, {0: 10.0, 1: 12.0}) == "+5.5 (least +3.0)"
+    assert paired_gain({}, {0: 1.0}) == "-"
+    assert mean_and_deviation({0: 1.0, 1: 3.0, 2: 5.0}) == "3.0 ± 2.0"
+    assert mean_and_deviation({0: 1.0}) == "1.0"
 
 
-def test_the_tools_know_the_flags_that_the_stages_pass(world: World, run_tool) -> None:
-    row = ROWS["detcon_b"]
-    stages = [*world.arm(row, 0, TRAINING).stages, *world.masks("fh").stages, *world.sheet(row).stages]
-    for command in {stage.command[0]: stage.command for stage in stages}.values():
-        done = run_tool(Path(command[0]).relative_to("tools"), "--help")
-        assert done.returncode == 0, command[0]
-        assert [word for word in command if word.startswith("--") and word not in done.stdout] == [], command[0]
+def test_the_table_contains_what_has_finished(tmp_path, data_set):
+    write_results(tmp_path / "easy/detcon_b-0", 16.5, 13.0)
+    text = write_table(tmp_path, {"easy": data_set}, [0, 1])
+    assert f"| {METHODS['detcon_b'].title} | 1 | 16.5 | 13.0 | 16.5 | +6.5 (least +6.5) | +5.0 (least +5.0) |" in text
+    assert f"| {METHODS['grid'].title} | 0 | - | - | not run | - | - |" in text
+    assert (tmp_path / "evidence.md").read_text() == text
+    assert json.loads((tmp_path / "evidence.json").read_text())["easy"]["detcon_b"] == {"box": {"0": 16.5}, "mask": {"0": 13.0}}
 
 
-def test_fine_tuning_is_the_same_for_every_row_but_for_weights_and_folder(world: World) -> None:
-    settings = []
-    for row in ROWS.values():
-        values = overrides(world.finetuning(row, 1, TRAINING, world.arm_folder(row, 1)).command)
-        assert (values.pop("MODEL.WEIGHTS") == "") == (row.config is None)
-        values.pop("OUTPUT_DIR")
-        settings.append(values)
-    assert all(values == settings[0] for values in settings)
-    assert settings[0]["SOLVER.STEPS"] == "(70, 90)" and settings[0]["SEED"] == "1"
+def test_optional_methods_are_in_the_table_once_they_have_run(tmp_path, data_set):
+    title = METHODS["detcon_b_kmeans"].title
+    assert title not in write_table(tmp_path, {"easy": data_set}, [0])
+    write_results(tmp_path / "easy/detcon_b_kmeans-0", 15.0, 12.0)
+    assert f"{title} | 1 | 15.0" in write_table(tmp_path, {"easy": data_set}, [0])
 
 
-def test_pretraining_rows_have_the_same_budget(world: World) -> None:
-    rows = [row for row in ROWS.values() if row.config]
-    values = [overrides(world.pretraining(row, 2, TRAINING, world.arm_folder(row, 2))[0].command) for row in rows]
-    assert {entry["DETCON.SOLVER.EPOCHS"] for entry in values} == {"2.0"} and {entry["SEED"] for entry in values} == {"2"}
+def test_label_maps_come_first_and_the_table_is_written_after_each_run(tmp_path, data_set, monkeypatch, capsys):
+    ran = []
+
+    def run(chains, jobs=1, on_finished=None):
+        ran.append(list(chains))
+        if on_finished:
+            write_results(tmp_path / "easy/detcon_b-0", 16.5, 13.0)
+            on_finished("easy/detcon_b-0")
+            assert "16.5" in (tmp_path / "evidence.md").read_text()
+
+    monkeypatch.setattr(experiment, "run_chains", run)
+    monkeypatch.setattr(DataSet, "generate", lambda self: ran.append("images"))
+    text = run_experiment(tmp_path, ["easy"], ["random", "detcon_b"], TRAININGS[:1], jobs=2)
+    assert ran == ["images", ["easy/fh"], ["easy/random-0", "easy/detcon_b-0"]]
+    assert "== easy/detcon_b-0 finished: 1 of 2" in capsys.readouterr().out and "16.5" in text
 
 
-def test_options_come_last_so_that_they_win_and_fine_tuning_has_none(world: World) -> None:
-    row, options = ROWS["detcon_s"], ("SOLVER.AMP.ENABLED", "False", "DETCON.SOLVER.EPOCHS", "3.0")
-    pretraining, _, finetuning = world.arm(row, 0, dataclasses.replace(TRAINING, pretrain_options=options)).stages
-    command = list(pretraining.command)
-    cfg = load_config(str(REPO / command[command.index("--config-file") + 1]), command[command.index("--resume") + 1 :])
-    assert not cfg.SOLVER.AMP.ENABLED and cfg.DETCON.SOLVER.EPOCHS == 3.0
-    assert finetuning == world.arm(row, 0, TRAINING).stages[-1]
-
-
-def test_only_the_upper_bound_sees_annotations_and_nobody_sees_validation_images(world: World) -> None:
-    for row in ROWS.values():
-        words = " ".join(word for stage in world.pretraining(row, 0, TRAINING, world.arm_folder(row, 0)) for word in stage.command)
-        assert "instances_" not in words or row.name == "annotations"
-        assert "val" not in words.replace(str(world.folder), "")
-    assert "instances_" not in " ".join(world.masks("fh").stages[0].command)
-
-
-def test_random_initialisation_neither_pretrains_nor_converts(world: World) -> None:
-    assert [stage.title for stage in world.arm(ROWS["random"], 0, TRAINING).stages] == ["Mask R-CNN from random initialisation"]
-
-
-def test_rows_differ_in_the_source_of_their_regions_as_they_say(world: World) -> None:
-    def regions(name: str) -> tuple[object, ...]:
-        command = world.pretraining(ROWS[name], 0, TRAINING, world.arm_folder(ROWS[name], 0))[0].command
-        cfg = load_config(str(REPO / command[command.index("--config-file") + 1]), list(command[command.index("--resume") + 1 :]))
-        return cfg.DETCON.MASKS.SOURCE, cfg.DETCON.MASKS.GRID
-
-    assert regions("detcon_b")[0] == "files" and regions("detcon_b_kmeans")[0] == "kmeans"
-    assert (regions("grid"), regions("detcon_b_grid5")) == (("grid", 1), ("grid", 5))
+@pytest.mark.parametrize("separator", [["--"], []])
+@pytest.mark.parametrize("names", [("--worlds", "--rows"), ("--data-sets", "--methods")])
+def test_config_options_follow_the_flags_and_older_names_work(names, separator):
+    flags = ["--seeds", "0", "1", "--epochs", "5", names[0], "easy", names[1], "random", "grid"]
+    args = parse_args([*flags, *separator, "SOLVER.AMP.ENABLED", "False"] if separator else flags)
+    assert (args.seeds, args.epochs, args.data_sets, args.methods) == ([0, 1], 5, ["easy"], ["random", "grid"])
+    assert args.opts == (["SOLVER.AMP.ENABLED", "False"] if separator else [])

@@ -13,8 +13,8 @@ from typing import NamedTuple
 from timing import OURS
 
 from detcon_d2.io.atomic import write_atomically
-from detcon_d2.quickstart.charts import Line, line_chart, three_digits
-from detcon_d2.quickstart.report_html import bars, card, legend, page, paragraph, table
+from detcon_d2.io.charts import Line, line_chart, three_digits
+from detcon_d2.quickstart.report.page import bars, card, legend, page, paragraph, table
 
 FILES = ("loss", "loss_growth", "pipeline", "masks", "step", "scaling")
 """Names, without ``.json``, of the files that the page shows."""

@@ -11,11 +11,11 @@ from detcon_d2 import d2
 from detcon_d2.checkpoint import DetConCheckpointer, pretraining_metadata
 from detcon_d2.checkpoint.metadata import CheckpointMetadata
 from detcon_d2.engine import load_config
-from detcon_d2.quickstart.report_inputs import quickstart_arms
-from detcon_d2.quickstart.shapes import ShapesConfig, generate_shapes, split_paths
+from detcon_d2.quickstart.quickstart import quickstart_runs
+from detcon_d2.quickstart.shapes import ShapesConfig, generate_shapes
 from tests.conftest import REPO, tiny_opts
 
-BOX_AP = {"detcon_b": 21.37, "random": 14.05}
+BOX_AP = {"random": 14.05, "detcon_b": 21.37}
 
 
 def write_quickstart(folder: Path) -> Path:
@@ -23,9 +23,10 @@ def write_quickstart(folder: Path) -> Path:
     shapes = ShapesConfig(size=48, num_unlabeled=2, num_train=3, num_val=6)
     paths = generate_shapes(folder / "data", shapes, workers=1, progress=False)
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3)).astype(np.uint8)).save(folder / "views.png")
-    write_pretraining(folder / "detcon_b" / "pretrain", paths["unlabeled"].images)
-    for arm in quickstart_arms(folder):
-        write_finetuning(arm.finetune, BOX_AP[arm.name], paths["val"].annotations)
+    for run in quickstart_runs(folder):
+        if run.pretrain is not None:
+            write_pretraining(run.pretrain, paths["unlabeled"].images)
+        write_finetuning(run.finetune, BOX_AP[run.method.name], paths["val"].annotations)
     write_record(folder / "stages/masks_fh.json", "regions", [f"tools/generate_masks.py {folder}/masks_fh"], 28.0)
     write_record(folder / "detcon_b/stages/pretrain.json", "pretraining", ["tools/train_net.py", "--config-file", "x.yaml"], 92.0)
     return folder
@@ -40,8 +41,7 @@ def write_pretraining(run: Path, images: Path) -> None:
     metadata = CheckpointMetadata(pretraining_metadata(cfg, 2, "digest", "fh scale=300"))
     DetConCheckpointer(d2.build_model(cfg), str(run), metadata=metadata).save("model_final", iteration=3)
     rows = [
-        {"iteration": i, "loss_detcon": 3.0 - 0.1 * i, "learning/retrieval_top1": 0.1 * i, "learning/projection_std": 0.9, "time": 1.5}
-        for i in range(4)
+        {"iteration": i, "loss_any": 3.0 - 0.1 * i, "learning/any": 0.1 * i, "learning/projection_std": 0.9, "time": 1.5} for i in range(4)
     ]
     (run / "metrics.json").write_text("\n".join(map(json.dumps, rows)))
 
@@ -54,7 +54,7 @@ def write_finetuning(run: Path, ap: float, annotations: Path) -> None:
     tasks = {"bbox": {"AP": ap, "AP50": 2 * ap, "AP75": None, **per_category}, "segm": {"AP": ap - 3, "AP50": 30.0, "AP75": 12.0}}
     results = {"backend": "subset 0.6", "iteration": 160, "seconds": 9.5, "results": {f"coco:{annotations}": tasks}}
     (run / "results.json").write_text(json.dumps(results))
-    rows = [{"iteration": i, "total_loss": 4.0 - 0.02 * i, "time": 0.8} for i in range(0, 160, 20)]
+    rows = [{"iteration": i, "total_loss": 4.0 - 0.02 * i, "bbox/AP": i / 20, "bbox/AP50": 77.7, "time": 0.8} for i in range(0, 160, 20)]
     (run / "metrics.json").write_text("\n".join(map(json.dumps, rows)))
     predictions = [
         {**{key: annotation[key] for key in ("image_id", "bbox", "segmentation")}, "score": 0.9 - 0.001 * annotation["id"]}
@@ -64,13 +64,7 @@ def write_finetuning(run: Path, ap: float, annotations: Path) -> None:
     (run / "inference/coco_instances_results.json").write_text(json.dumps(predictions))
 
 
-def write_record(path: Path, title: str, command: list[str], seconds: float) -> None:
-    """A stage's record as the quickstart writes it."""
+def write_record(path: Path, title: str, words: list[str], seconds: float) -> None:
+    """A command's record as the quickstart writes it."""
     path.parent.mkdir(parents=True)
-    path.write_text(json.dumps({"title": title, "command": command, "seconds": seconds}))
-
-
-def validation_paths(folder: Path) -> tuple[Path, Path]:
-    """Annotations and images of the validation split."""
-    split = split_paths(folder / "data", "val")
-    return split.annotations, split.images
+    path.write_text(json.dumps({"title": title, "command": words, "seconds": seconds}))

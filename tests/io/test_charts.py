@@ -1,4 +1,4 @@
-"""Charts: round ticks, curves inside the frame, readable labels."""
+"""Charts: round ticks, curves inside the frame, readable labels, bars as long as their values."""
 
 import re
 import xml.etree.ElementTree as ElementTree
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detcon_d2.quickstart.charts import Line, line_chart, nice_ticks, spread
+from detcon_d2.io.charts import Line, Panel, bar_chart, line_chart, nice_ticks, spread, svg_file, thin
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6), st.integers(2, 8))
@@ -70,3 +70,22 @@ def test_the_frame_ends_with_the_data():
     end = svg.find("polyline").get("points").split()[-1]
     assert float(end.split(",")[0]) == frame
     assert [text.text for text in svg.findall("text") if text.get("text-anchor") == "middle"] == ["0", "100", "200"]
+
+
+def test_bars_are_as_long_as_their_values_and_missing_values_have_none():
+    panels = [Panel("share", [0.5, None], ["0.5", "-"], full=1.0, colors=[1, 0]), Panel("ms", [30.0, 60.0], ["30", "60"])]
+    text = svg_file(bar_chart(["a & b", "c"], panels, "scores", title="A < B"))
+    svg, name = ElementTree.fromstring(text), "{http://www.w3.org/2000/svg}"
+    assert [node.text for node in svg.iter(f"{name}text")] == ["A < B", "a & b", "c", "share", "0.5", "-", "ms", "30", "60"]
+    rects = [(rect.get("class"), float(rect.get("width"))) for rect in svg.iter(f"{name}rect")]
+    full = dict(rects)["track"]
+    assert [rect for rect in rects if rect[0] != "track"] == [("bar c1", full / 2), ("bar c0", full / 2), ("bar c0", full)]
+    assert max(float(rect.get("x")) + float(rect.get("width")) for rect in svg.iter(f"{name}rect")) < float(svg.get("width"))
+
+
+def test_thinning_keeps_the_mean_and_the_last_iteration():
+    points = [(i, float(i)) for i in range(100)]
+    thinned = thin(points, 10)
+    assert len(thinned) == 10 and thinned[-1][0] == 99
+    assert sum(value for _, value in thinned) / 10 == pytest.approx(49.5)
+    assert thin(points[:2], 2) == points[:2]

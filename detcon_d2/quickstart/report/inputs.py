@@ -1,0 +1,115 @@
+"""The inputs of the report: which files must exist, and the images of the data set with their objects and detections."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from detcon_d2.io.images import read_image
+from detcon_d2.quickstart.runs import Run
+from detcon_d2.quickstart.shapes import split_paths
+
+PREDICTIONS = "inference/coco_instances_results.json"
+"""Predictions of a run, in its fine-tuning's output folder."""
+
+_IOU_THRESHOLD = 0.5
+
+
+def check_inputs(folder: Path, runs: Sequence[Run]) -> None:
+    """Raise ValueError if a file is missing; the message names each file and the tool that writes it."""
+    needed = {folder / "views.png": "tools/visualize_views.py"}
+    needed |= {split_paths(folder / "data", split).annotations: "tools/quickstart.py" for split in ("train", "val")}
+    for run in runs:
+        if run.pretrain is not None:
+            files = ("config.yaml", "metrics.json", "model_final.pth")
+            needed |= {run.pretrain / name: "tools/train_net.py (pretraining)" for name in files}
+        needed |= {run.finetune / name: "tools/train_net.py (fine-tuning)" for name in ("metrics.json", "results.json", PREDICTIONS)}
+    missing = [f"  {path}, which {tool} writes" for path, tool in needed.items() if not path.is_file()]
+    if missing:
+        lines = [f"The report of {folder} cannot be made yet. Missing:", *missing, "make quickstart continues where it stopped."]
+        raise ValueError("\n".join(lines))
+
+
+@dataclass(frozen=True)
+class Thing:
+    """An object or a detection.
+
+    Attributes:
+        category: COCO id.
+        mask: bool (H, W).
+        box: x, y, width, height in pixels.
+        score: of a detection.
+        correct: of a detection: it matches an object of its category with mask IoU >= 0.5, each object once.
+    """
+
+    category: int
+    mask: np.ndarray
+    box: tuple[float, float, float, float]
+    score: float | None = None
+    correct: bool = True
+
+
+class LabelledImages:
+    """The images of a split of the built-in data set, in the order of their file names.
+
+    Attributes:
+        agreement: probability with which the material of an object agrees with its category.
+        categories: COCO id -> name.
+        counts: COCO id -> number of objects.
+        ids: id of each image.
+    """
+
+    def __init__(self, data: Path, split: str):
+        """Read the annotations of a split in the folder ``data``; images are read when they are asked for."""
+        paths = split_paths(data, split)
+        content = json.loads(paths.annotations.read_text(encoding="utf-8"))
+        self.agreement: float = content["info"]["shapes"]["agreement"]
+        self.categories: dict[int, str] = {category["id"]: category["name"] for category in content["categories"]}
+        self.counts = Counter(annotation["category_id"] for annotation in content["annotations"])
+        images = sorted(content["images"], key=lambda image: image["file_name"])
+        self.ids: list[int] = [image["id"] for image in images]
+        self._files = [paths.images / image["file_name"] for image in images]
+        self._annotations = [[a for a in content["annotations"] if a["image_id"] == image_id] for image_id in self.ids]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def image(self, index: int) -> np.ndarray:
+        """uint8 (H, W, 3) RGB."""
+        return read_image(self._files[index])
+
+    def objects(self, index: int) -> list[Thing]:
+        """The annotated objects of an image."""
+        return [_thing(annotation) for annotation in self._annotations[index]]
+
+    def detections(self, index: int, predictions: Sequence[dict]) -> list[Thing]:
+        """The best of an image's COCO results, as many as the image has objects, best first, each compared with the objects."""
+        objects = self.objects(index)
+        best = sorted(predictions, key=lambda prediction: -prediction["score"])[: len(objects)]
+        return match([_thing(prediction) for prediction in best], objects)
+
+
+def match(found: Sequence[Thing], objects: Sequence[Thing]) -> list[Thing]:
+    """Detections, best first, with ``correct``: each takes the free object of its category that it overlaps most, if IoU >= 0.5."""
+    free, result = list(objects), []
+    for thing in found:
+        candidates = [one for one in free if one.category == thing.category]
+        best = max(candidates, key=lambda one: _iou(thing.mask, one.mask), default=None)
+        correct = best is not None and _iou(thing.mask, best.mask) >= _IOU_THRESHOLD
+        free = [one for one in free if not (correct and one is best)]
+        result.append(replace(thing, correct=correct))
+    return result
+
+
+def _iou(first: np.ndarray, second: np.ndarray) -> float:
+    return float((first & second).sum() / max(1, (first | second).sum()))
+
+
+def _thing(annotation: dict) -> Thing:
+    """Of an annotation of the built-in data set or of a prediction; the mask of both is a compressed run length."""
+    mask = coco_mask.decode(annotation["segmentation"]).astype(bool)
+    return Thing(annotation["category_id"], mask, tuple(annotation["bbox"]), annotation.get("score"))

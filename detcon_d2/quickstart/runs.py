@@ -1,0 +1,164 @@
+"""The methods that are compared, and the commands that pretrain and fine-tune with them on a built-in data set."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from detcon_d2.quickstart.commands import Chain, Command
+from detcon_d2.quickstart.shapes import ShapesConfig, generate_shapes, split_paths
+
+# Chosen by the number of regions, about 13 per image, without using annotations: the paper's scale 1000 leaves almost none at 128 px.
+_FH = ("--scale", "300", "--sigma", "0.8", "--min-size", "100")
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to initialise the backbone.
+
+    Attributes:
+        name: short, for folders and command lines.
+        title: for tables and charts.
+        config: pretraining config, a file of ``configs/quickstart``; ``None``: random initialisation.
+        masks: the generator of its label maps, "fh" or "annotations"; ``None``: as config and options specify.
+        options: config options (KEY VALUE ...) of its pretraining.
+        optional: runs only when it is named on the command line.
+    """
+
+    name: str
+    title: str
+    config: str | None = None
+    masks: str | None = None
+    options: tuple[str, ...] = ()
+    optional: bool = False
+
+
+def _grid(size: int) -> tuple[str, ...]:
+    return ("DETCON.MASKS.SOURCE", "grid", "DETCON.MASKS.GRID", str(size))
+
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method("random", "random initialisation"),
+        Method("detcon_b", "DetCon_B, FH regions", "detcon_b_R_18.yaml", "fh"),
+        Method("detcon_s", "DetCon_S, FH regions", "detcon_s_R_18.yaml", "fh"),
+        Method("grid", "DetCon_S, grid 1x1 (image-level contrast)", "detcon_s_R_18.yaml", options=_grid(1)),
+        Method("detcon_b_kmeans", "DetCon_B, learned regions (k-means)", "detcon_b_R_18_kmeans.yaml", optional=True),
+        Method("detcon_b_grid5", "DetCon_B, grid 5x5", "detcon_b_R_18.yaml", options=_grid(5), optional=True),
+        Method("annotations", "DetCon_S, annotation masks (upper bound)", "detcon_s_R_18.yaml", "annotations"),
+    )
+}
+"""Every method, by name."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """How every method is trained.
+
+    Attributes:
+        seed: of pretraining and fine-tuning.
+        pretrain_epochs: epochs of the unlabelled images.
+        finetune_iterations: of Mask R-CNN; the learning rate drops at 70 and 90 % of them.
+        pretrain_options: config options (KEY VALUE ...) of every pretraining, after those of its method.
+    """
+
+    seed: int
+    pretrain_epochs: float
+    finetune_iterations: int
+    pretrain_options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A method and the folder of its results: ``pretrain``, ``backbone.pth``, ``finetune`` and ``stages`` (records of commands).
+
+    The output folder ``pretrain`` is None for random initialisation.
+    """
+
+    method: Method
+    folder: Path
+
+    @property
+    def pretrain(self) -> Path | None:
+        return None if self.method.config is None else self.folder / "pretrain"
+
+    @property
+    def finetune(self) -> Path:
+        return self.folder / "finetune"
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A built-in data set and everything that is trained on it, in one folder.
+
+    Attributes:
+        folder: absolute; contains ``data``, ``masks_*`` and a folder for each run.
+        shapes: what the images show.
+    """
+
+    folder: Path
+    shapes: ShapesConfig
+
+    def generate(self) -> None:
+        """Write the images, or those that are missing. Raises ValueError if the folder holds other images."""
+        generate_shapes(self.folder / "data", self.shapes)
+
+    def run(self, method: Method, seed: int) -> Run:
+        """The method's run with a seed, in a folder of its own."""
+        return Run(method, self.folder / f"{method.name}-{seed}")
+
+    def masks(self, generator: str) -> Command:
+        """Label maps of the unlabelled images by "fh" or "annotations"."""
+        output, flags = self.folder / f"masks_{generator}", _FH if generator == "fh" else ()
+        words = ("tools/generate_masks.py", self._unlabeled(generator), str(output), "--generator", generator, *flags, "--workers", "2")
+        return Command(f"regions: {generator}", words, self.folder / f"stages/masks_{generator}.json", output)
+
+    def sheet(self, method: Method) -> Command:
+        """A picture of images, regions and views as the method's pretraining uses them."""
+        output = self.folder / "views.png"
+        words = ("tools/visualize_views.py", "--config-file", f"configs/quickstart/{method.config}", "--output", str(output))
+        return Command("sheet of views and regions", (*words, *self._inputs(method)), self.folder / "stages/views.json", output)
+
+    def pretraining(self, run: Run, training: Training) -> Chain:
+        """Pretraining and conversion; nothing for random initialisation."""
+        if run.pretrain is None:
+            return ()
+        weights, backbone, stages = run.pretrain / "model_final.pth", run.folder / "backbone.pth", run.folder / "stages"
+        train = (
+            *("tools/train_net.py", "--config-file", f"configs/quickstart/{run.method.config}", "--resume", *self._inputs(run.method)),
+            *("DETCON.SOLVER.EPOCHS", str(training.pretrain_epochs), "SEED", str(training.seed), "OUTPUT_DIR", str(run.pretrain)),
+            *training.pretrain_options,
+        )
+        convert = ("tools/convert_to_d2.py", str(weights), str(backbone), "--overwrite")
+        return (
+            Command(f"pretraining: {run.method.title}", train, stages / "pretrain.json", weights),
+            Command("conversion to a Detectron2 backbone", convert, stages / "convert.json", backbone),
+        )
+
+    def finetuning(self, run: Run, training: Training) -> Command:
+        """Mask R-CNN with FPN on the labelled images; methods differ only in the weights at the start."""
+        iterations, weights = training.finetune_iterations, "" if run.pretrain is None else str(run.folder / "backbone.pth")
+        words = (
+            *("tools/train_net.py", "--config-file", "configs/quickstart/mask_rcnn_R_18_FPN.yaml", "--resume"),
+            *("MODEL.WEIGHTS", weights, "DATASETS.TRAIN", repr((self._coco("train"),)), "DATASETS.TEST", repr((self._coco("val"),))),
+            *("SOLVER.MAX_ITER", str(iterations), "SOLVER.STEPS", repr((iterations * 7 // 10, iterations * 9 // 10))),
+            *("SEED", str(training.seed), "OUTPUT_DIR", str(run.finetune)),
+        )
+        return Command(f"Mask R-CNN from {run.method.title}", words, run.folder / "stages/finetune.json", run.finetune / "results.json")
+
+    def commands(self, method: Method, training: Training) -> Chain:
+        """Pretraining, conversion and fine-tuning of the method's run with the training's seed."""
+        run = self.run(method, training.seed)
+        return (*self.pretraining(run, training), self.finetuning(run, training))
+
+    def _coco(self, split: str) -> str:
+        paths = split_paths(self.folder / "data", split)
+        return f"coco:{paths.annotations},{paths.images}"
+
+    def _unlabeled(self, masks: str | None) -> str:
+        # Only the upper bound may use annotations.
+        return self._coco("unlabeled") if masks == "annotations" else f"folder:{split_paths(self.folder / 'data', 'unlabeled').images}"
+
+    def _inputs(self, method: Method) -> tuple[str, ...]:
+        """Config options for the images and regions of pretraining."""
+        roots = () if method.masks is None else ("DETCON.MASKS.ROOTS", repr((str(self.folder / f"masks_{method.masks}"),)))
+        return ("DATASETS.TRAIN", repr((self._unlabeled(method.masks),)), *roots, *method.options)

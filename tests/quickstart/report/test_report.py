@@ -1,0 +1,82 @@
+"""The report is one file that parses and needs no other file, and its numbers are those of the runs."""
+
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from detcon_d2.quickstart.quickstart import quickstart_runs
+from detcon_d2.quickstart.report.report import write_report
+from tests.quickstart.fake import BOX_AP
+
+
+@pytest.fixture(scope="module")
+def document(quickstart: Path, tmp_path_factory: pytest.TempPathFactory) -> ElementTree.Element:
+    output = tmp_path_factory.mktemp("report") / "new" / "report.html"
+    write_report(quickstart, quickstart_runs(quickstart), output)
+    return ElementTree.fromstring(output.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def text(document: ElementTree.Element) -> str:
+    return " ".join(" ".join(document.find("body").itertext()).split())
+
+
+def test_nothing_is_loaded_from_outside_and_links_lead_to_sections(document):
+    addresses = [element.get(name) for element in document.iter() for name in ("src", "href") if name in element.attrib]
+    images = [address for address in addresses if address.startswith("data:image/jpeg;base64,")]
+    anchors = [address[1:] for address in addresses if address.startswith("#")]
+    assert len(images) > 20 and len(images) + len(anchors) == len(addresses)
+    assert anchors == [section.get("id") for section in document.iter("section")] and len(anchors) == 8
+    assert not {"script", "link", "iframe"} & {element.tag for element in document.iter()}
+    assert not re.search(r"url\(|@import", document.find("head/style").text)
+
+
+def test_tables_hold_the_metrics_of_every_run_their_differences_and_a_dash_for_missing_ones(text):
+    assert f"+{BOX_AP['detcon_b'] - BOX_AP['random']:.1f} AP DetCon_B, FH regions compared with random initialisation" in text
+    assert "random initialisation 14.1 28.1 – 11.1 30.0 12.0" in text
+    assert "DetCon_B, FH regions 21.4 42.7 – 18.4 30.0 12.0" in text
+    assert "gain of DetCon_B, FH regions +7.3 +14.6 – +7.3 +0.0 +0.0" in text
+    assert re.search(r"disc \d+ 15\.1 22\.4 – –", text) and "agrees with its category with probability 0.8" in text
+
+
+def test_curves_of_any_loss_and_learning_metric_end_in_the_last_values_of_the_runs(text):
+    for title, last in (("loss_any", "2.7"), ("learning/any", "0.3"), ("Spread of projections", "0.9"), ("total_loss", "1.2")):
+        assert re.search(rf" {title} [\d. ]+[\w, ]+ {last} ", text), title
+    assert re.search(r"Box AP on the validation images [\d. ]+[\w, ]+ 7 ", text) and "77.7" not in text
+
+
+def test_how_it_was_made_has_commands_times_and_settings_without_the_path_of_the_folder(quickstart, text):
+    assert "# regions: 28 s python 'tools/generate_masks.py $OUTPUT/masks_fh'" in text and "2.0 minutes" in text
+    for fact in (
+        "depth 50",
+        "iterations 4",
+        "seed 0",
+        "mask parameters fh scale=300",
+        "160 iterations; 0.80 s per iteration",
+        "subset 0.6",
+    ):
+        assert fact in text, fact
+    assert str(quickstart) not in text
+
+
+def test_detections_and_similarity_maps_are_captioned_with_numbers(text):
+    assert re.search(r"random initialisation: \d of \d correct", text)
+    assert re.search(r"untrained: cosine -?\d\.\d\d to \d\.\d\d", text)
+    assert re.search(r"DetCon_B, FH regions [01]\.\d{3} [01]\.\d{3}", text)
+
+
+def test_the_tool_writes_the_report_to_the_given_file(quickstart, tmp_path, run_tool):
+    done = run_tool("report.py", quickstart, "--output", tmp_path / "own.html")
+    assert (tmp_path / "own.html").is_file() and f"{tmp_path / 'own.html'}: open it" in done.stdout
+    assert not (quickstart / "report.html").exists()
+
+
+def test_the_tool_names_missing_files_and_the_tools_that_write_them(tmp_path, run_tool):
+    done = run_tool("report.py", tmp_path)
+    assert done.returncode == 2 and "make quickstart continues" in done.stderr
+    for name, tool in (("views.png", "visualize_views.py"), ("model_final.pth", "train_net.py (pretraining)")):
+        assert f"{name}, which tools/{tool} writes" in done.stderr
+    for method in ("random", "detcon_b"):
+        assert f"{tmp_path}/{method}/finetune/results.json, which tools/train_net.py (fine-tuning) writes" in done.stderr

@@ -1,0 +1,78 @@
+"""The commands of runs: the tools know their options, and methods differ only in the initial weights."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from detcon_d2.engine.setup import load_config
+from detcon_d2.quickstart.runs import METHODS, DataSet, Method, Run, Training
+from detcon_d2.quickstart.shapes import ShapesConfig
+from tests.conftest import REPO
+
+TRAINING = Training(seed=1, pretrain_epochs=2.0, finetune_iterations=100)
+PRETRAINED = [method for method in METHODS.values() if method.config]
+
+
+@pytest.fixture
+def data_set(tmp_path: Path) -> DataSet:
+    return DataSet(tmp_path / "easy", ShapesConfig())
+
+
+def pretraining_config(data_set: DataSet, method: Method, training: Training = TRAINING):
+    """The config of the pretraining command."""
+    words = data_set.commands(method, training)[0].words
+    return load_config(str(REPO / words[words.index("--config-file") + 1]), list(words[words.index("--resume") + 1 :]))
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
+def test_every_command_runs_a_tool_of_the_checkout_on_a_config_that_exists(data_set, method):
+    commands = [*data_set.commands(method, TRAINING), *([data_set.masks(method.masks)] if method.masks else [])]
+    for command in commands:
+        assert all((REPO / word).is_file() for word in command.words if word.startswith(("tools/", "configs/"))), command
+        assert command.words[0].startswith("tools/")
+    assert (len(commands) == 1) == (method.name == "random")
+
+
+def test_the_tools_know_the_options_of_the_commands(data_set, run_tool):
+    method = METHODS["detcon_b"]
+    commands = [*data_set.commands(method, TRAINING), data_set.masks("fh"), data_set.sheet(method)]
+    for words in {command.words[0]: command.words for command in commands}.values():
+        done = run_tool(Path(words[0]).relative_to("tools"), "--help")
+        assert done.returncode == 0, words[0]
+        assert [word for word in words if word.startswith("--") and word not in done.stdout] == [], words[0]
+
+
+def test_fine_tuning_is_the_same_for_every_method_except_for_weights_and_folder(data_set):
+    settings = []
+    for method in METHODS.values():
+        words = data_set.finetuning(Run(method, data_set.folder / "run"), TRAINING).words
+        values = dict(zip(words[4::2], words[5::2], strict=True))
+        assert (values.pop("MODEL.WEIGHTS") == "") == (method.config is None)
+        settings.append(values)
+    assert all(values == settings[0] for values in settings)
+    assert settings[0]["SOLVER.STEPS"] == "(70, 90)" and settings[0]["SEED"] == "1"
+
+
+def test_methods_have_equal_budgets_and_the_regions_that_they_name(data_set):
+    configs = {method.name: pretraining_config(data_set, method) for method in PRETRAINED}
+    assert {(cfg.DETCON.SOLVER.EPOCHS, cfg.SEED, cfg.SOLVER.IMS_PER_BATCH) for cfg in configs.values()} == {(2.0, 1, 64)}
+    masks = {name: cfg.DETCON.MASKS for name, cfg in configs.items()}
+    assert masks["detcon_b"].ROOTS == (str(data_set.folder / "masks_fh"),) and masks["detcon_b"].SOURCE == "files"
+    assert masks["detcon_b_kmeans"].SOURCE == "kmeans"
+    assert [(masks[name].SOURCE, masks[name].GRID) for name in ("grid", "detcon_b_grid5")] == [("grid", 1), ("grid", 5)]
+
+
+def test_options_come_last_so_that_they_win_and_fine_tuning_has_none(data_set):
+    method, options = METHODS["detcon_s"], ("SOLVER.AMP.ENABLED", "False", "DETCON.SOLVER.EPOCHS", "3.0")
+    training = dataclasses.replace(TRAINING, pretrain_options=options)
+    cfg = pretraining_config(data_set, method, training)
+    assert not cfg.SOLVER.AMP.ENABLED and cfg.DETCON.SOLVER.EPOCHS == 3.0
+    assert data_set.commands(method, training)[-1] == data_set.commands(method, TRAINING)[-1]
+
+
+def test_only_the_upper_bound_uses_annotations_and_no_pretraining_uses_validation_images(data_set):
+    for method in PRETRAINED:
+        train = str(pretraining_config(data_set, method).DATASETS.TRAIN).replace(str(data_set.folder), "")
+        assert ("instances_" in train) == (method.name == "annotations") and "val" not in train
+    assert "instances_" not in " ".join(data_set.masks("fh").words)
