@@ -9,14 +9,8 @@ from detcon_d2.checkpoint.convert.spec import BackboneSpec, spec_from_metadata, 
 from detcon_d2.checkpoint.convert.style import IMAGENET, STATISTICS, UNIT, Style
 from detcon_d2.checkpoint.convert.styles import STYLES, list_styles
 from detcon_d2.checkpoint.metadata import CheckpointMetadata, pretraining_metadata, read_metadata
-from detcon_d2.checkpoint.safe_load.safe import (
-    UnsafeCheckpointError,
-    load_checkpoint_file,
-    load_pickle,
-    load_safetensors,
-    load_torch,
-    write_atomically,
-)
+from detcon_d2.checkpoint.safe_load.errors import UnsafeCheckpointError
+from detcon_d2.checkpoint.safe_load.files import load_checkpoint_file
 from detcon_d2.checkpoint.zoo.download import DownloadError
 from detcon_d2.checkpoint.zoo.entries import ZOO, Entry, Result, find_entry
 from detcon_d2.checkpoint.zoo.resolve import ChecksumError, resolve_entry
@@ -48,9 +42,6 @@ __all__ = [
     "find_entry",
     "list_styles",
     "load_checkpoint_file",
-    "load_pickle",
-    "load_safetensors",
-    "load_torch",
     "prepare_conversion",
     "pretraining_metadata",
     "read_checkpoint",
@@ -59,5 +50,4 @@ __all__ = [
     "spec_from_metadata",
     "spec_from_tensors",
     "torchvision_key_map",
-    "write_atomically",
 ]

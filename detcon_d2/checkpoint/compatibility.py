@@ -8,7 +8,7 @@ from detcon_d2 import d2
 from detcon_d2.checkpoint.convert.key_maps import BRANCHES, grouped
 from detcon_d2.checkpoint.convert.spec import BATCH_NORMS, BackboneSpec, spec_from_metadata
 from detcon_d2.checkpoint.metadata import with_defaults
-from detcon_d2.checkpoint.safe_load.safe import load_checkpoint_file
+from detcon_d2.checkpoint.safe_load.files import load_checkpoint_file
 from detcon_d2.config import backbone_padding, last_stage
 
 # Prefix in a detector -> the part's name in the log. A part of Mask R-CNN that no backbone checkpoint has.
@@ -55,7 +55,8 @@ def check_weights(cfg: "d2.CfgNode", path: str) -> list[str]:
     local = d2.PathManager.get_local_path(path.partition("?")[0])
     if not os.path.isfile(local):
         raise FileNotFoundError(f"MODEL.WEIGHTS is {path}, which does not exist.")
-    checkpoint = load_checkpoint_file(local)
+    # A fine-tuning run reads the file twice more: for its metadata and to load the weights.
+    checkpoint = load_checkpoint_file(local, keep=True)
     checkpoint = checkpoint if isinstance(checkpoint, dict) else {}
     _check_converted(checkpoint.get("model", checkpoint), path)
     metadata = checkpoint.get("metadata")

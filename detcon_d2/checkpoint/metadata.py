@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from detcon_d2 import d2
-from detcon_d2.checkpoint.safe_load.safe import load_checkpoint_file
+from detcon_d2.checkpoint.safe_load.files import is_kept, load_checkpoint_file
 from detcon_d2.config import backbone_padding, last_stage
 
 # A resumed run continues the very same stream of positions only if these agree.
@@ -128,5 +128,5 @@ def read_metadata(path: str | Path) -> dict[str, Any] | None:
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"No checkpoint at {path}.")
-    checkpoint = load_checkpoint_file(path)
+    checkpoint = load_checkpoint_file(path, keep=is_kept(path))
     return checkpoint.get("metadata") if isinstance(checkpoint, dict) else None

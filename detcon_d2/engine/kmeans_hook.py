@@ -10,9 +10,9 @@ import torch
 from tqdm import tqdm
 
 from detcon_d2 import d2
-from detcon_d2.checkpoint import write_atomically
 from detcon_d2.config import kmeans_settings
 from detcon_d2.data import build_full_image_loader
+from detcon_d2.io.atomic import write_atomically
 from detcon_d2.methods import DetConBase
 
 logger = logging.getLogger(__name__)

@@ -12,8 +12,9 @@ from html import escape
 from pathlib import Path
 
 from detcon_d2 import d2
-from detcon_d2.checkpoint import read_metadata, write_atomically
+from detcon_d2.checkpoint import read_metadata
 from detcon_d2.evaluation.encoders import encode_images, load_encoder
+from detcon_d2.io.atomic import write_atomically
 from detcon_d2.io.images import read_image
 from detcon_d2.quickstart.charts import Line, line_chart
 from detcon_d2.quickstart.report_figures import data_uri, detection_strip

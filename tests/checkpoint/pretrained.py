@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from detcon_d2 import add_detcon_config, d2
-from detcon_d2.checkpoint import load_torch
+from detcon_d2.checkpoint import load_checkpoint_file
 from detcon_d2.checkpoint.metadata import pretraining_metadata
 from tests.conftest import REPO, TINY
 
@@ -48,7 +48,7 @@ def write_pretrained(path: Path, **overrides: object) -> Path:
 
 def rewrite(source: Path, path: Path, change: object) -> Path:
     """A copy of a checkpoint after ``change(data)``."""
-    data = load_torch(source)
+    data = load_checkpoint_file(source)
     change(data)
     torch.save(data, path)
     return path

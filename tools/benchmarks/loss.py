@@ -15,7 +15,7 @@ import torch
 from detcon_d2.benchmark.loss import CLOCKS, VARIANTS, Problem, compare, describe, has_peer
 from detcon_d2.benchmark.loss_growth import growth, growth_page
 from detcon_d2.benchmark.timing import device_argument, machine
-from detcon_d2.checkpoint import write_atomically
+from detcon_d2.io.atomic import write_atomically
 
 _EPILOG = """
 memory is what one call adds at its peak to a fresh process that holds the inputs.

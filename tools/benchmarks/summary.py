@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from detcon_d2.benchmark.summary import FILES, Run, summary_page
-from detcon_d2.checkpoint import write_atomically
+from detcon_d2.io.atomic import write_atomically
 
 _EPILOG = f"""
 Reads {", ".join(f"{name}.json" for name in FILES)}; what is missing is left out, and named.

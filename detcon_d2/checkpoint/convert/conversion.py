@@ -15,8 +15,8 @@ from detcon_d2.checkpoint.convert.readers import read_checkpoint
 from detcon_d2.checkpoint.convert.recipe import detectron2_yaml, metadata_json
 from detcon_d2.checkpoint.convert.spec import BackboneSpec
 from detcon_d2.checkpoint.convert.weights import check_suffix, write_weights
-from detcon_d2.checkpoint.safe_load.safe import write_atomically
 from detcon_d2.checkpoint.zoo.download import file_digest
+from detcon_d2.io.atomic import atomic_file
 
 TARGETS = ("detectron2", "torchvision", "timm")
 """Whose names the converted tensors get."""
@@ -95,7 +95,8 @@ def convert(
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
         staged, staged_recipe = Path(folder) / output.name, Path(folder) / recipe.name
         write_weights(staged, conversion.tensors, conversion.metadata, target)
-        write_atomically(staged_recipe, lambda file: file.write(text.encode()))
+        with atomic_file(staged_recipe, sync=True) as file:
+            file.write(text.encode())
         checked = verify(conversion, staged, staged_recipe) if verify else ["features: not compared"]
         # The weights come last: where they are, everything is.
         os.replace(staged_recipe, recipe)

@@ -14,7 +14,7 @@ from detcon_d2.checkpoint.convert.key_maps import BRANCHES, backbone_shapes, gro
 from detcon_d2.checkpoint.convert.recipe import ASSUMED
 from detcon_d2.checkpoint.convert.spec import BackboneSpec, spec_from_metadata, spec_from_tensors
 from detcon_d2.checkpoint.metadata import with_defaults
-from detcon_d2.checkpoint.safe_load.safe import load_checkpoint_file
+from detcon_d2.checkpoint.safe_load.files import load_checkpoint_file
 from detcon_d2.config import PADDINGS
 
 _COUNT = ".num_batches_tracked"

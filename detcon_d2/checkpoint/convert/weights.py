@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from detcon_d2.checkpoint.safe_load.safe import require_safetensors, write_atomically
+from detcon_d2.checkpoint.safe_load.files import require_safetensors
+from detcon_d2.io.atomic import atomic_file
 
 
 def check_suffix(path: Path, target: str) -> None:
@@ -26,12 +27,12 @@ def write_weights(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Map
     ``.pkl`` is ``{model: numpy arrays, __author__, metadata}``; ``.pth`` is ``{model, metadata}`` for Detectron2 and a bare state dict, as
     ``load_state_dict`` takes it, for the others; ``.safetensors`` has the metadata as JSON in its header.
     """
-    if path.suffix == ".pkl":
-        data = {"model": {key: tensor.numpy() for key, tensor in tensors.items()}, "__author__": "detcon_d2", "metadata": dict(metadata)}
-        write_atomically(path, lambda file: pickle.dump(data, file))
-    elif path.suffix == ".pth":
-        data = {"model": dict(tensors), "metadata": dict(metadata)} if target == "detectron2" else dict(tensors)
-        write_atomically(path, lambda file: torch.save(data, file))
-    else:
-        content = require_safetensors().torch.save(dict(tensors), {"format": "pt", "metadata": json.dumps(dict(metadata))})
-        write_atomically(path, lambda file: file.write(content))
+    with atomic_file(path, sync=True) as file:
+        if path.suffix == ".pkl":
+            arrays = {key: tensor.numpy() for key, tensor in tensors.items()}
+            pickle.dump({"model": arrays, "__author__": "detcon_d2", "metadata": dict(metadata)}, file)
+        elif path.suffix == ".pth":
+            torch.save({"model": dict(tensors), "metadata": dict(metadata)} if target == "detectron2" else dict(tensors), file)
+        else:
+            header = {"format": "pt", "metadata": json.dumps(dict(metadata))}
+            file.write(require_safetensors().torch.save(dict(tensors), header))

@@ -19,9 +19,9 @@ from iopath.common.file_io import PathHandler, file_lock, get_cache_dir
 import detcon_d2
 from detcon_d2 import d2
 from detcon_d2.checkpoint.convert.conversion import Verify, convert
-from detcon_d2.checkpoint.safe_load.safe import write_atomically
 from detcon_d2.checkpoint.zoo.download import download, file_digest
 from detcon_d2.checkpoint.zoo.entries import Entry, find_entry
+from detcon_d2.io.atomic import atomic_file
 
 PREFIX = "detcon://"
 CACHE_VARIABLE = "DETCON_D2_CACHE"
@@ -64,7 +64,8 @@ class Place:
 
     def write_record(self, record: dict[str, Any]) -> None:
         """Atomically."""
-        write_atomically(self.record, lambda file: file.write(json.dumps(record, indent=2).encode()))
+        with atomic_file(self.record, sync=True) as file:
+            file.write(json.dumps(record, indent=2).encode())
 
 
 def place(entry: Entry, cache: str | Path | None = None) -> Place:
