@@ -36,7 +36,9 @@ class DetConTrainer(StepTrainer):
         self.records = records
         self.micro_batches = self._build_micro_batches()
         self.kmeans_hook = None if self.network.kmeans is None else KMeansHook(cfg, self.network, records)
-        metadata = pretraining_metadata(cfg, len(records), records_digest(records), describe_masks(cfg))
+        encoders = "online in encoder.*" + (", EMA in target.encoder.*" if hasattr(self.network, "update_target") else "")
+        method = {"method": cfg.MODEL.META_ARCHITECTURE, "encoder": encoders, "mask_parameters": describe_masks(cfg)}
+        metadata = pretraining_metadata(cfg, len(records), records_digest(records), method)
         self.checkpointer = DetConCheckpointer(
             self.network,
             cfg.OUTPUT_DIR,

@@ -21,6 +21,8 @@ def pretraining_config(**overrides: object) -> "d2.CfgNode":
     return cfg
 
 
+METHOD = {"encoder": "online in encoder.*", "mask_parameters": "grid 2"}
+"""What a model reports about itself, except its name."""
 FULL_18 = {
     "MODEL__RESNETS__DEPTH": 18,
     "MODEL__RESNETS__STEM_OUT_CHANNELS": 64,
@@ -41,7 +43,8 @@ def write_pretrained(path: Path, **overrides: object) -> Path:
             value.copy_(torch.rand_like(value) * 0.5 + 0.5)
         elif key.endswith("num_batches_tracked"):
             value.fill_(7)
-    metadata = pretraining_metadata(cfg, 100, "digest", "grid 2") | {"iterations": 50, "epochs": 2.0}
+    metadata = pretraining_metadata(cfg, 100, "digest", METHOD | {"method": cfg.MODEL.META_ARCHITECTURE})
+    metadata |= {"iterations": 50, "epochs": 2.0}
     torch.save({"model": state, "metadata": metadata, "iteration": 49}, path)
     return path
 
