@@ -30,7 +30,7 @@ def convert(
 ) -> list[str]:
     """Write ``output`` and next to it the matching YAML (detectron2) or the metadata as JSON (other targets).
 
-    A network that no config builds (``blocks`` among the facts) gets the JSON for Detectron2, too.
+    A network that no config builds (a narrow ResNet-18 or -34) gets the JSON for Detectron2, too.
 
     Both files appear complete or not at all; the checkpoint is only read.
 

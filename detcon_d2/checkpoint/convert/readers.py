@@ -50,7 +50,7 @@ def read_checkpoint(path: str | Path, style: str | None = None, branch: str = "o
         branch: "online" or "ema", the averaged encoder.
         facts: metadata that the file does not hold. They take precedence over what its style and the file itself report: channel_order,
             pixel_mean, pixel_std (three numbers each, in 0..255 units), stride_in_1x1, padding, norm, or anything to keep (method, epochs,
-            licence). ``blocks``, the blocks of res2..res5, allows a network that is no published ResNet.
+            licence).
 
     Raises:
         FileNotFoundError: no such file.
@@ -72,7 +72,7 @@ def read_checkpoint(path: str | Path, style: str | None = None, branch: str = "o
         tensors = {name: from_haiku(name, tensor) for name, tensor in tensors.items()}
     saved = data.get("metadata") if isinstance(data, Mapping) else None
     # Metadata that describe the network are from this package. What they leave open, the style cannot know either.
-    ours = isinstance(saved, dict) and not {"depth", "blocks"}.isdisjoint(saved)
+    ours = isinstance(saved, dict) and "depth" in saved
     metadata = {**(with_defaults(saved) if ours else match.style.facts), **facts}
     spec, notes = _spec(tensors, metadata, path)
     notes = [match.describe(), *([match.style.note] if match.style.note else []), *notes, *_describe_dropped(match)]
@@ -86,16 +86,15 @@ def read_checkpoint(path: str | Path, style: str | None = None, branch: str = "o
 
 def _checked_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     """A copy with lists in place of tuples."""
-    wrong = [f"{key} (it follows from the tensors)" for key in facts if key in (*COUNTED, "stage_channels")]
+    wrong = [f"{key} (it follows from the tensors)" for key in facts if key in COUNTED]
     allowed = {"channel_order": ("RGB", "BGR"), "padding": PADDINGS, "stride_in_1x1": (True, False)}
     wrong += [
         f"{key} {facts[key]!r}; expected one of {values}" for key, values in allowed.items() if key in facts and facts[key] not in values
     ]
-    for key, length in (("pixel_mean", 3), ("pixel_std", 3), ("blocks", 4)):
-        value = facts.get(key)
-        numbers = isinstance(value, list | tuple) and len(value) == length and all(isinstance(x, int | float) for x in value)
-        if value is not None and not numbers:
-            wrong.append(f"{key} {value!r}; expected {length} numbers")
+    for key in ("pixel_mean", "pixel_std"):
+        value = facts.get(key, (0, 0, 0))
+        if not isinstance(value, list | tuple) or len(value) != 3 or not all(isinstance(x, int | float) for x in value):
+            wrong.append(f"{key} {value!r}; expected 3 numbers")
     if wrong:
         raise ValueError(f"These facts about a checkpoint cannot be: {'; '.join(wrong)}.")
     return {key: list(value) if isinstance(value, tuple) else value for key, value in facts.items()}
@@ -122,7 +121,7 @@ def _spec(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any], path
     if "depth" in metadata:
         return BackboneSpec.from_metadata(metadata), []
     try:
-        spec = spec_from_tensors(tensors, metadata.get("blocks"))
+        spec = spec_from_tensors(tensors)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     spec = replace(spec, **{name: metadata[name] for name in ("stride_in_1x1", "norm", "padding") if name in metadata})
@@ -183,7 +182,7 @@ def _other(tensors: Mapping[str, torch.Tensor], spec: BackboneSpec) -> str:
         found = spec_from_tensors(tensors)
     except ValueError:
         return ""
-    same = (found.depth, found.channels) == (spec.depth, spec.channels) or spec.stages is not None
+    same = (found.depth, found.channels) == (spec.depth, spec.channels)
     return "" if same else f" Its metadata and its tensors disagree: the tensors look like a {found.describe()}."
 
 

@@ -17,7 +17,7 @@ from detcon_d2.checkpoint.convert.key_maps import (
     staged_names,
     target_keys,
 )
-from detcon_d2.checkpoint.convert.spec import BackboneSpec, Stage, spec_from_tensors
+from detcon_d2.checkpoint.convert.spec import BackboneSpec, spec_from_tensors
 from tests.checkpoint.pretrained import FULL_50, pretraining_config
 
 DEPTHS = [18, 34, 50, 101, 152, 200]
@@ -105,17 +105,6 @@ def test_tensors_of_no_known_depth_are_refused(lost, message):
     tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items() if not name.startswith(lost)}
     with pytest.raises(ValueError, match=message):
         spec_from_tensors(tensors)
-
-
-def test_a_network_of_other_blocks_is_read_when_they_are_said():
-    stages = (Stage(2, 8, 32), Stage(1, 16, 64), Stage(2, 24, 96), Stage(1, 32, 128))
-    spec = BackboneSpec(20, res2_out_channels=32, stages=stages)
-    tensors = {name: torch.empty(shape, device="meta") for name, shape in backbone_shapes(spec).items()}
-    found = spec_from_tensors(tensors, (2, 1, 2, 1))
-    assert found == spec and not found.is_plain and not found.has_config and not found.is_standard
-    assert "2, 1, 2, 1 blocks and 32, 64, 96, 128 channels" in found.describe()
-    with pytest.raises(ValueError, match="Cannot tell the depth"):
-        spec_from_tensors(tensors, (2, 1, 2, 2))
 
 
 def test_a_wide_basic_resnet_is_a_multiple_of_the_published_one():
