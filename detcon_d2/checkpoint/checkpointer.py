@@ -1,12 +1,13 @@
 """Detectron2's checkpointer with atomic writes, safe loading and strict resume; the same on both backends."""
 
-import os
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from detcon_d2 import d2
-from detcon_d2.checkpoint.safe_load.safe import load_checkpoint_file, write_atomically
+from detcon_d2.checkpoint.safe_load.files import load_checkpoint_file
+from detcon_d2.io.atomic import atomic_file
 
 
 class DetConCheckpointer(d2.DetectionCheckpointer):
@@ -25,15 +26,16 @@ class DetConCheckpointer(d2.DetectionCheckpointer):
         data.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
         data.update(kwargs)
         file_name = f"{name}.pth"
-        path = os.path.join(self.save_dir, file_name)
+        path = Path(self.save_dir, file_name)
         self.logger.info("Saving checkpoint to %s", path)
-        write_atomically(path, lambda file: torch.save(data, file))
+        with atomic_file(path, sync=True) as file:
+            torch.save(data, file)
         self.tag_last_checkpoint(file_name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Point ``last_checkpoint`` at a file of ``save_dir``."""
-        path = os.path.join(self.save_dir, "last_checkpoint")
-        write_atomically(path, lambda file: file.write(last_filename_basename.encode()))
+        with atomic_file(Path(self.save_dir, "last_checkpoint"), sync=True) as file:
+            file.write(last_filename_basename.encode())
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """Continue from ``last_checkpoint`` (everything must fit exactly), or initialise the model from ``path`` ("" for none).

@@ -1,4 +1,4 @@
-"""Does a fine-tuning config fit its weights? Asked before anything is built: wrong answers cost AP and nothing else would complain."""
+"""Does a fine-tuning config fit its weights? This is checked before anything is built: a mismatch costs AP and causes no error."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -6,10 +6,9 @@ from typing import Any, NamedTuple
 
 from detcon_d2 import d2
 from detcon_d2.checkpoint.convert.key_maps import BRANCHES, grouped
-from detcon_d2.checkpoint.convert.spec import BATCH_NORMS, BackboneSpec, spec_from_metadata
-from detcon_d2.checkpoint.metadata import with_defaults
-from detcon_d2.checkpoint.safe_load.safe import load_checkpoint_file
-from detcon_d2.config import backbone_padding, last_stage
+from detcon_d2.checkpoint.convert.spec import BATCH_NORMS, IMAGE_KEYS, KEYS, BackboneSpec
+from detcon_d2.checkpoint.metadata import network_metadata, with_defaults
+from detcon_d2.checkpoint.safe_load.files import load_checkpoint_file
 
 # Prefix in a detector -> the part's name in the log. A part of Mask R-CNN that no backbone checkpoint has.
 _PARTS = {
@@ -55,7 +54,8 @@ def check_weights(cfg: "d2.CfgNode", path: str) -> list[str]:
     local = d2.PathManager.get_local_path(path.partition("?")[0])
     if not os.path.isfile(local):
         raise FileNotFoundError(f"MODEL.WEIGHTS is {path}, which does not exist.")
-    checkpoint = load_checkpoint_file(local)
+    # A fine-tuning run reads the file twice more: for its metadata and to load the weights.
+    checkpoint = load_checkpoint_file(local, keep=True)
     checkpoint = checkpoint if isinstance(checkpoint, dict) else {}
     _check_converted(checkpoint.get("model", checkpoint), path)
     metadata = checkpoint.get("metadata")
@@ -75,21 +75,21 @@ def check_weights(cfg: "d2.CfgNode", path: str) -> list[str]:
 
 
 def disagreements(cfg: "d2.CfgNode", metadata: Mapping[str, Any]) -> list[Disagreement]:
-    """Every key of the config that contradicts the metadata; what the metadata does not say is not compared."""
-    # The kind of norm is compared below: a fine-tuned detector may have any.
-    spec, resnets = spec_from_metadata({**metadata, "norm": "BN"}), cfg.MODEL.RESNETS
-    pairs = [Disagreement(key, found, metadata[name]) for name, key, found in _settings(cfg) if name in metadata]
+    """Every key of the config that contradicts the metadata; what the metadata do not report is not compared."""
+    # The kind of norm is compared below: a fine-tuned detector may have any trained BatchNorm.
+    expected, found = BackboneSpec.from_metadata({**metadata, "norm": "BN"}), BackboneSpec.from_config(cfg)
+    pairs = [Disagreement(key, value, metadata[name]) for name, key, value in _compared(cfg) if name in metadata]
     wrong = [pair for pair in pairs if not _equal(pair.found, pair.expected)]
-    if resnets.DEPTH != spec.depth:
-        wrong.append(Disagreement("MODEL.RESNETS.DEPTH", resnets.DEPTH, spec.depth))
+    if found.depth != expected.depth:
+        wrong.append(Disagreement(KEYS["depth"], found.depth, expected.depth))
     else:
-        found = _spec_of_config(cfg).channels
-        wrong += [Disagreement(f"MODEL.RESNETS.{k}", found[k], value) for k, value in spec.channels.items() if found[k] != value]
-    if last_stage(cfg) > spec.last_stage:
-        wrong.append(Disagreement("MODEL.RESNETS.OUT_FEATURES", list(resnets.OUT_FEATURES), list(spec.stage_names)))
-    if resnets.NORM not in (*BATCH_NORMS, metadata.get("norm")):
+        channels = found.channels
+        wrong += [Disagreement(f"MODEL.RESNETS.{k}", channels[k], value) for k, value in expected.channels.items() if channels[k] != value]
+    if found.last_stage > expected.last_stage:
+        wrong.append(Disagreement(KEYS["last_stage"], list(cfg.MODEL.RESNETS.OUT_FEATURES), list(expected.stage_names)))
+    if found.norm not in (*BATCH_NORMS, metadata.get("norm")):
         # FrozenBN keeps statistics that fit pretraining only: training diverges within iterations.
-        wrong.append(Disagreement("MODEL.RESNETS.NORM", resnets.NORM, "SyncBN"))
+        wrong.append(Disagreement(KEYS["norm"], found.norm, "SyncBN"))
     return wrong
 
 
@@ -122,30 +122,12 @@ def _check_converted(state: Any, path: str) -> None:
         )
 
 
-def _settings(cfg: "d2.CfgNode") -> list[tuple[str, str, Any]]:
-    """Name in the metadata, config key, value in the config, of what is compared as it is."""
-    settings = [
-        ("channel_order", "INPUT.FORMAT", cfg.INPUT.FORMAT),
-        ("pixel_mean", "MODEL.PIXEL_MEAN", list(cfg.MODEL.PIXEL_MEAN)),
-        ("pixel_std", "MODEL.PIXEL_STD", list(cfg.MODEL.PIXEL_STD)),
-        ("padding", "DETCON.BACKBONE.PADDING", backbone_padding(cfg)),
-    ]
+def _compared(cfg: "d2.CfgNode") -> list[tuple[str, str, Any]]:
+    """Name in the metadata, config key and the config's value, of what is compared as it is."""
+    found = network_metadata(cfg)
     # Basic blocks have no 1x1 convolution to put the stride in.
-    placed = [("stride_in_1x1", "MODEL.RESNETS.STRIDE_IN_1X1", cfg.MODEL.RESNETS.STRIDE_IN_1X1)] if cfg.MODEL.RESNETS.DEPTH >= 50 else []
-    return settings + placed
-
-
-def _spec_of_config(cfg: "d2.CfgNode") -> BackboneSpec:
-    resnets = cfg.MODEL.RESNETS
-    ours = cfg.MODEL.BACKBONE.NAME.startswith("build_detcon_")
-    return BackboneSpec(
-        depth=resnets.DEPTH,
-        width_multiplier=cfg.DETCON.WIDTH_MULTIPLIER if ours else 1,
-        stem_out_channels=resnets.STEM_OUT_CHANNELS,
-        res2_out_channels=resnets.RES2_OUT_CHANNELS,
-        width_per_group=resnets.WIDTH_PER_GROUP,
-        num_groups=resnets.NUM_GROUPS,
-    )
+    names = (*IMAGE_KEYS, "padding", *(("stride_in_1x1",) if found["depth"] >= 50 else ()))
+    return [(name, (IMAGE_KEYS | KEYS)[name], found[name]) for name in names]
 
 
 def _equal(found: Any, expected: Any) -> bool:
@@ -163,25 +145,20 @@ def _refusal(path: str, found: list[Disagreement]) -> str:
     builder = "\nOnly MODEL.BACKBONE.NAME build_detcon_resnet_fpn_backbone has that padding; its parameters are those of Detectron2's."
     return (
         f"The config does not fit MODEL.WEIGHTS {path}:\n{lines}{reason if frozen else ''}{builder if same else ''}\n"
-        "Set these keys as expected; the YAML that tools/convert_to_d2.py wrote beside the weights has them. "
+        "Set these keys as expected; the YAML that tools/convert_to_d2.py wrote next to the weights has them. "
         "DETCON.CHECK_WEIGHTS False starts all the same."
     )
 
 
 def _unknown(cfg: "d2.CfgNode", metadata: Mapping[str, Any], path: str) -> list[str]:
-    unknown = [f"{key} {found!r}" for name, key, found in _settings(cfg) if name not in metadata]
+    unknown = [f"{key} {found!r}" for name, key, found in _compared(cfg) if name not in metadata]
     return [f"Warning: {path} does not say with what it was trained. Check by hand: {', '.join(unknown)}."] if unknown else []
 
 
 def _by_hand(cfg: "d2.CfgNode", path: str) -> str:
-    model = cfg.MODEL
-    more = [
-        ("MODEL.RESNETS.DEPTH", model.RESNETS.DEPTH),
-        ("MODEL.RESNETS.NORM", model.RESNETS.NORM),
-        ("MODEL.BACKBONE.FREEZE_AT", model.BACKBONE.FREEZE_AT),
-    ]
-    settings = [(key, found) for _, key, found in _settings(cfg)] + more
-    listed = ", ".join(f"{key} {found!r}" for key, found in settings)
+    found, frozen = network_metadata(cfg), ("MODEL.BACKBONE.FREEZE_AT", cfg.MODEL.BACKBONE.FREEZE_AT)
+    settings = [(key, value) for _, key, value in _compared(cfg)] + [(KEYS[name], found[name]) for name in ("depth", "norm")] + [frozen]
+    listed = ", ".join(f"{key} {value!r}" for key, value in settings)
     return f"Warning: {path} has no metadata, so nothing was compared. Check by hand that it was trained with {listed}."
 
 

@@ -1,4 +1,4 @@
-"""What a checkpoint says about itself: plain values that the converter prints and fine-tuning checks."""
+"""What a checkpoint reports about itself: plain values that the converter prints and fine-tuning checks."""
 
 import os
 from collections.abc import Mapping
@@ -8,12 +8,15 @@ from typing import Any
 import torch
 
 from detcon_d2 import d2
-from detcon_d2.checkpoint.safe_load.safe import load_checkpoint_file
-from detcon_d2.config import backbone_padding, last_stage
+from detcon_d2.checkpoint.convert.spec import IMAGE_KEYS, BackboneSpec, read_key
+from detcon_d2.checkpoint.safe_load.files import is_kept, load_checkpoint_file
+
+PRETRAINED = "pretrained_"
+"""Prefix of the entries that a fine-tuned checkpoint has from the weights that it started from."""
 
 # A resumed run continues the very same stream of positions only if these agree.
 _FIXED_ON_RESUME = ("method", "depth", "seed", "ims_per_batch", "dataset_size", "dataset_digest", "max_iter", "mask_parameters", "padding")
-# What files mean that were written before there was the entry.
+# The meaning of files that were written before the entry existed.
 _BEFORE = {"padding": "symmetric"}
 
 
@@ -26,7 +29,7 @@ class CheckpointMetadata:
     def __init__(self, values: dict[str, Any], strict: bool = True):
         """
         Args:
-            values: see :func:`pretraining_metadata`.
+            values: see :func:`pretraining_metadata` and :func:`finetuning_metadata`.
             strict: refuse to resume a checkpoint made with another seed, batch, list of images, length or masks.
         """
         self.values = dict(values)
@@ -37,21 +40,25 @@ class CheckpointMetadata:
         return dict(self.values)
 
     def completed(self, iterations: int) -> None:
-        """Record how far the run is."""
+        """Record the progress of the run."""
         images = iterations * self.values["ims_per_batch"]
         self.values |= {"iterations": iterations, "epochs": images / self.values["dataset_size"]}
 
+    def take_over(self, pretrained: Mapping[str, Any] | None) -> None:
+        """Keep the metadata of the weights that the run starts from, each entry under ``pretrained_<key>``."""
+        self.values |= {f"{PRETRAINED}{key}": value for key, value in (pretrained or {}).items()}
+
     def load_state_dict(self, found: dict[str, Any]) -> None:
-        """Compare with the metadata of the checkpoint that is resumed.
+        """Compare with the metadata of the checkpoint that is resumed, and keep what it reports about the weights that it started from.
 
         Raises:
             ValueError: listing each entry that must stay fixed and does not, found and expected.
         """
-        found, expected = _BEFORE | found, _BEFORE | self.values
+        before, now = _BEFORE | found, _BEFORE | self.values
         differing = [
-            f"{key}: {found[key]!r} in the checkpoint, {expected.get(key)!r} in this run"
+            f"{key}: {before[key]!r} in the checkpoint, {now.get(key)!r} in this run"
             for key in _FIXED_ON_RESUME
-            if key in found and found[key] != expected.get(key)
+            if key in before and before[key] != now.get(key)
         ]
         if differing and self.strict:
             raise ValueError(
@@ -59,10 +66,11 @@ class CheckpointMetadata:
                 + "\n  ".join(differing)
                 + "\nRestore these settings, choose another OUTPUT_DIR, or set DETCON.SOLVER.STRICT_RESUME False to continue all the same."
             )
+        self.values |= {key: value for key, value in found.items() if key.startswith(PRETRAINED)}
 
 
 def with_defaults(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata with what files of ours mean that were written before there was the entry; unchanged where it is not ours."""
+    """The metadata; in files of this package, an entry that did not exist when they were written has the value that they mean."""
     return (_BEFORE if str(metadata.get("format")).startswith("detcon_d2 ") else {}) | dict(metadata)
 
 
@@ -72,38 +80,56 @@ def network_metadata(cfg: "d2.CfgNode") -> dict[str, Any]:
     Raises:
         ValueError: for a DETCON.BACKBONE.PADDING that the backbone does not have.
     """
-    return {
-        "backbone": cfg.MODEL.BACKBONE.NAME,
-        "depth": cfg.MODEL.RESNETS.DEPTH,
-        "last_stage": last_stage(cfg),
-        "width_multiplier": cfg.DETCON.WIDTH_MULTIPLIER,
-        "stem_out_channels": cfg.MODEL.RESNETS.STEM_OUT_CHANNELS,
-        "res2_out_channels": cfg.MODEL.RESNETS.RES2_OUT_CHANNELS,
-        "width_per_group": cfg.MODEL.RESNETS.WIDTH_PER_GROUP,
-        "num_groups": cfg.MODEL.RESNETS.NUM_GROUPS,
-        "stride_in_1x1": bool(cfg.MODEL.RESNETS.STRIDE_IN_1X1),
-        "padding": backbone_padding(cfg),
-        "norm": cfg.MODEL.RESNETS.NORM,
-        "channel_order": cfg.INPUT.FORMAT,
-        "pixel_mean": list(cfg.MODEL.PIXEL_MEAN),
-        "pixel_std": list(cfg.MODEL.PIXEL_STD),
-    }
+    images = {name: read_key(cfg, key) for name, key in IMAGE_KEYS.items()}
+    return {"backbone": cfg.MODEL.BACKBONE.NAME, **BackboneSpec.from_config(cfg).metadata(), **images}
 
 
 def pretraining_metadata(cfg: "d2.CfgNode", dataset_size: int, dataset_digest: str, method: Mapping[str, str]) -> dict[str, Any]:
-    """What a pretraining run knows of itself before the first iteration.
+    """The metadata of a pretraining run before the first iteration.
 
     Args:
         cfg: the resolved config.
         dataset_size: number of images.
         dataset_digest: hash of their keys.
-        method: what the model says about itself (``PretrainingModel.describe``).
+        method: what the model reports about itself: "method", "encoder" (where its encoders are in the checkpoint), "mask_parameters" (one
+            line on the regions).
     """
     return {
         "format": "detcon_d2 1",
         **method,
         **network_metadata(cfg),
         "view_size": cfg.DETCON.VIEWS.SIZE,
+        **_run_metadata(cfg, dataset_size, dataset_digest),
+    }
+
+
+def finetuning_metadata(
+    cfg: "d2.CfgNode", dataset_size: int, dataset_digest: str, classes: list[str], category_ids: list[int]
+) -> dict[str, Any]:
+    """The metadata of a fine-tuning run before the first iteration.
+
+    Args:
+        cfg: the resolved config.
+        dataset_size: number of training images.
+        dataset_digest: hash of these images.
+        classes: names of the classes, in the order of the model's outputs; empty where unknown.
+        category_ids: the data set's ids of these classes, in the same order.
+    """
+    return {
+        "format": "detcon_d2 1",
+        "method": cfg.MODEL.META_ARCHITECTURE,
+        "protocol": cfg.DETCON.FINETUNE.PROTOCOL,
+        "weights": cfg.MODEL.WEIGHTS,
+        **network_metadata(cfg),
+        "classes": classes,
+        "category_ids": category_ids,
+        "label_fraction": cfg.DETCON.FINETUNE.LABEL_FRACTION,
+        **_run_metadata(cfg, dataset_size, dataset_digest),
+    }
+
+
+def _run_metadata(cfg: "d2.CfgNode", dataset_size: int, dataset_digest: str) -> dict[str, Any]:
+    return {
         "datasets": list(cfg.DATASETS.TRAIN),
         "dataset_size": dataset_size,
         "dataset_digest": dataset_digest,
@@ -126,5 +152,5 @@ def read_metadata(path: str | Path) -> dict[str, Any] | None:
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"No checkpoint at {path}.")
-    checkpoint = load_checkpoint_file(path)
+    checkpoint = load_checkpoint_file(path, keep=is_kept(path))
     return checkpoint.get("metadata") if isinstance(checkpoint, dict) else None

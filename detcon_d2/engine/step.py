@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from detcon_d2 import d2
-from detcon_d2.checkpoint import write_atomically
 from detcon_d2.engine.writers import PRETRAINING_FIGURES, DetConMetricPrinter
+from detcon_d2.io.atomic import write_atomically
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from detcon_d2.io.atomic import write_atomically
+from detcon_d2.io.atomic import write_bytes_atomically
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ class _Runner:
         if code != 0:
             raise subprocess.CalledProcessError(code, command.words)
         record = {"title": command.title, "command": list(command.words), "seconds": round(time.time() - start, 1)}
-        write_atomically(command.record, json.dumps(record, indent=1).encode())
+        write_bytes_atomically(command.record, json.dumps(record, indent=1).encode())
 
     def _print(self, text: str) -> None:
         with self._lock:

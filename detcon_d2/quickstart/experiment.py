@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from detcon_d2.io.atomic import write_atomically
+from detcon_d2.io.atomic import write_bytes_atomically
 from detcon_d2.quickstart.commands import explain_failure, is_finished, lock_folder, run_chains
 from detcon_d2.quickstart.results import read_evaluation
 from detcon_d2.quickstart.runs import METHODS, DataSet, Training
@@ -131,8 +131,8 @@ def write_table(output: Path, data_sets: dict[str, DataSet], seeds: Sequence[int
     for name, found in scores.items():
         heading = f"Material agrees with the category with probability {DATA_SETS[name][0].agreement}:"
         lines += [heading, "", *table_lines(found, "random"), ""]
-    write_atomically(output / "evidence.json", json.dumps(scores, indent=1).encode())
-    write_atomically(output / "evidence.md", "\n".join(lines).encode())
+    write_bytes_atomically(output / "evidence.json", json.dumps(scores, indent=1).encode())
+    write_bytes_atomically(output / "evidence.md", "\n".join(lines).encode())
     return "\n".join(lines)
 
 

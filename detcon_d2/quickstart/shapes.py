@@ -18,7 +18,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
-from detcon_d2.io.atomic import write_atomically
+from detcon_d2.io.atomic import write_bytes_atomically
 from detcon_d2.quickstart.shapes_render import CATEGORIES, Scene, render_scene
 
 SPLITS: tuple[str, ...] = ("unlabeled", "train", "val")
@@ -127,7 +127,7 @@ def _write_split(paths: ShapesSplit, config: ShapesConfig, split: str, pool: Pro
     task = partial(_write_image, config, split, paths.images)
     written = map(task, range(count)) if pool is None else pool.map(task, range(count), chunksize=16)
     bar = tqdm(written, total=count, desc=f"drawing {split}", unit="image", disable=not progress)
-    write_atomically(paths.annotations, json.dumps(_to_coco(bar, config, split)).encode("utf-8"))
+    write_bytes_atomically(paths.annotations, json.dumps(_to_coco(bar, config, split)).encode("utf-8"))
 
 
 def _write_image(config: ShapesConfig, split: str, folder: Path, index: int) -> tuple[dict, list[dict]]:
@@ -136,7 +136,7 @@ def _write_image(config: ShapesConfig, split: str, folder: Path, index: int) -> 
     name = f"{index:06d}.jpg"
     ok, data = cv2.imencode(".jpg", cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
     assert ok, name
-    write_atomically(folder / name, data.tobytes())
+    write_bytes_atomically(folder / name, data.tobytes())
     record = {"id": index + 1, "file_name": name, "width": config.size, "height": config.size}
     things = zip(scene.masks, scene.categories, scene.materials)
     return record, [{"image_id": index + 1, **_annotation(mask, category, material)} for mask, category, material in things]

@@ -42,6 +42,11 @@ def stack_global(module: str, name: str, *arguments: str) -> bytes:
     return b"\x80\x04" + text(module) + text(name) + b"\x93" + call + b"."
 
 
+# A tuple in a tuple and so on: its hash would overflow the stack of the interpreter.
+NESTED = b")" + b"\x85" * 300_000
+# A tuple that has eight times the one before, forty times: its text would exceed any memory.
+SHARED = b")" + (b"q\x000(" + b"h\x00" * 8 + b"t") * 40
+
 PAYLOADS: dict[str, tuple[Callable[[str], bytes], str]] = {
     "os.system": (lambda marker: calling(os.system, f"mkdir {marker}"), r"asks for (posix|nt)\.system"),
     "os.mkdir": (lambda marker: calling(os.mkdir, marker), r"asks for (posix|nt)\.mkdir"),
@@ -65,17 +70,33 @@ INERT_PAYLOADS: dict[str, tuple[bytes, str]] = {
         stack_global("collections", "OrderedDict.fromkeys", "a"),
         r"asks for collections\.OrderedDict\.fromkeys",
     ),
-    "global without text": (b"\x80\x04" + text("os") + b"N\x93.", "names a class by something that is no text"),
+    "global without text": (b"\x80\x04" + text("os") + b"N\x93.", "cut short or damaged"),
     "copyreg": (b"\x80\x02ccopy_reg\n_reconstructor\n(tR.", r"asks for copy_?reg\._reconstructor"),
     "extension": (b"\x80\x02\x82\xf0.", "opcode EXT1"),
     "buffer outside": (b"\x80\x05\x97.", "opcode NEXT_BUFFER"),
     "keyword arguments": (b"\x80\x04ccollections\nOrderedDict\n)}\x92.", "opcode NEWOBJ_EX"),
     "persistent id": (b"\x80\x02K\x01Q.", "refers to an object outside the pickle"),
-    "call of a value": (b"\x80\x02K\x01)R.", "calls a int"),
+    "call of a value": (b"\x80\x02K\x01)R.", "cut short or damaged"),
+    "call of a result": (b"\x80\x02cnumpy\ndtype\n)R)R.", "calls a result of numpy.dtype"),
+    "state of a class": (b"\x80\x02cnumpy\ndtype\n}b.", "sets the state of numpy.dtype itself"),
+    "class as a value": (b"\x80\x02cnumpy\ndtype\n.", "holds numpy.dtype itself"),
     "state of a value": (b"\x80\x02]}b.", "sets the state of a list"),
     "items of a function": (b"\x80\x02ccollections\nOrderedDict\nK\x01K\x02s.", "sets items of a "),
-    "append to a dict": (b"\x80\x02}K\x01a.", "appends to a dict"),
-    "key of a nested tuple": (b"\x80\x02})" + b"\x85" * 100_000 + b"Ns.", "has a tuple as the key of a dict"),
+    "append to a dict": (b"\x80\x02}K\x01a.", "cut short or damaged"),
+    "key of a nested tuple": (b"\x80\x02}" + NESTED + b"Ns.", "has a tuple as the key of a dict"),
+    "pair with a nested tuple": (
+        b"\x80\x02ccollections\nOrderedDict\n]" + NESTED + b"N\x86a\x85R.",
+        "has a tuple as the key of a dict",
+    ),
+    "set of a nested tuple": (
+        b"\x80\x02c__builtin__\nset\n]" + NESTED + b"a\x85R.",
+        r"has a tuple as the key of a dict|asks for __builtin__\.set",
+    ),
+    "storage of a nested tuple": (
+        b"\x80\x02(" + text("storage") + b"ctorch\nFloatStorage\n" + NESTED + text("cpu") + b"K\x01tQ.",
+        r"refers to an object outside the pickle|asks for torch\.FloatStorage",
+    ),
+    "text of a shared tuple": (b"\x80\x02" + SHARED + b"Q.", "refers to an object outside the pickle"),
     "nested list": (b"\x80\x02" + b"]" * 10_000 + b"a" * 9_999 + b".", "nested more than 100 deep"),
     "nested tuple": (b"\x80\x02)" + b"\x85" * 10_000 + b".", "nested more than 100 deep"),
     "list in itself": (b"\x80\x02]q\x00h\x00a.", "nested more than 100 deep, or in a circle"),

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from detcon_d2 import add_detcon_config, d2
-from detcon_d2.checkpoint import load_torch
+from detcon_d2.checkpoint import load_checkpoint_file
 from detcon_d2.checkpoint.metadata import pretraining_metadata
 from tests.conftest import REPO, TINY
 
@@ -21,6 +21,8 @@ def pretraining_config(**overrides: object) -> "d2.CfgNode":
     return cfg
 
 
+METHOD = {"encoder": "online in encoder.*", "mask_parameters": "grid 2"}
+"""What a model reports about itself, except its name."""
 FULL_18 = {
     "MODEL__RESNETS__DEPTH": 18,
     "MODEL__RESNETS__STEM_OUT_CHANNELS": 64,
@@ -41,14 +43,15 @@ def write_pretrained(path: Path, **overrides: object) -> Path:
             value.copy_(torch.rand_like(value) * 0.5 + 0.5)
         elif key.endswith("num_batches_tracked"):
             value.fill_(7)
-    metadata = pretraining_metadata(cfg, 100, "digest", "grid 2") | {"iterations": 50, "epochs": 2.0}
+    metadata = pretraining_metadata(cfg, 100, "digest", METHOD | {"method": cfg.MODEL.META_ARCHITECTURE})
+    metadata |= {"iterations": 50, "epochs": 2.0}
     torch.save({"model": state, "metadata": metadata, "iteration": 49}, path)
     return path
 
 
 def rewrite(source: Path, path: Path, change: object) -> Path:
     """A copy of a checkpoint after ``change(data)``."""
-    data = load_torch(source)
+    data = load_checkpoint_file(source)
     change(data)
     torch.save(data, path)
     return path

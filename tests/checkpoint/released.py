@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from detcon_d2.checkpoint import BackboneSpec, backbone_shapes
+from detcon_d2.checkpoint.convert.key_maps import backbone_shapes
+from detcon_d2.checkpoint.convert.spec import BackboneSpec
 
 Tree = dict[str, dict[str, np.ndarray]]
 _LEAVES = {"weight": "scale", "bias": "offset"}

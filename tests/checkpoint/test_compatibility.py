@@ -9,7 +9,7 @@ import torchvision
 
 from detcon_d2 import add_detcon_config, d2
 from detcon_d2.checkpoint import DetConCheckpointer, check_weights, describe_missing, load_checkpoint_file
-from detcon_d2.checkpoint.convert.conversion import convert
+from detcon_d2.checkpoint.convert.converter import convert
 from tests.checkpoint.pretrained import write_pretrained
 
 

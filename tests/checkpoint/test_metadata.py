@@ -3,11 +3,11 @@
 import pytest
 
 from detcon_d2.checkpoint.metadata import CheckpointMetadata, network_metadata, pretraining_metadata
-from tests.checkpoint.pretrained import pretraining_config
+from tests.checkpoint.pretrained import METHOD, pretraining_config
 
 
 def metadata(padding: str) -> dict:
-    return pretraining_metadata(pretraining_config(DETCON__BACKBONE__PADDING=padding), 100, "digest", "grid 2")
+    return pretraining_metadata(pretraining_config(DETCON__BACKBONE__PADDING=padding), 100, "digest", METHOD)
 
 
 @pytest.mark.parametrize("padding", ["symmetric", "same"])

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 import torch
 
-from detcon_d2.checkpoint import load_torch
+from detcon_d2.checkpoint import load_checkpoint_file as load_torch
 from detcon_d2.engine import DetConTrainer, setup
 from tests.conftest import PATIENCE, tiny_opts
 from tests.engine.test_trainer import arguments, start

@@ -38,7 +38,7 @@ def write_pretraining(run: Path, images: Path) -> None:
     run.mkdir(parents=True)
     (run / "config.yaml").write_text(cfg.dump())
     torch.manual_seed(5)
-    metadata = CheckpointMetadata(pretraining_metadata(cfg, 2, "digest", "fh scale=300"))
+    metadata = CheckpointMetadata(pretraining_metadata(cfg, 2, "digest", {"method": "DetConB", "mask_parameters": "fh scale=300"}))
     DetConCheckpointer(d2.build_model(cfg), str(run), metadata=metadata).save("model_final", iteration=3)
     rows = [
         {"iteration": i, "loss_any": 3.0 - 0.1 * i, "learning/any": 0.1 * i, "learning/projection_std": 0.9, "time": 1.5} for i in range(4)

@@ -24,7 +24,7 @@ from machine import describe_machine, device_argument, wait_function
 from summary import benchmark_page, loss_growth_sections
 from timing import OURS, alternate, benchmark_parser, median_ratio, write_json
 
-from detcon_d2.io.atomic import write_atomically
+from detcon_d2.io.atomic import write_bytes_atomically
 from detcon_d2.losses.detcon import contrast, detcon_loss
 from detcon_d2.losses.tiles import clamped_norm
 
@@ -255,7 +255,7 @@ def main() -> None:
         bases = [problem for problem in problems if problem.images == args.images[0]]
         result["growth"] = {problem.variant: measure_growth(problem, args.rounds, args.clock) for problem in bases}
         sections = loss_growth_sections(result["growth"])
-        write_atomically(args.growth, benchmark_page("DetCon loss: time and memory", result["machine"], sections).encode())
+        write_bytes_atomically(args.growth, benchmark_page("DetCon loss: time and memory", result["machine"], sections).encode())
         print(f"{args.growth}: open it in a browser")
     else:
         result["rows"] = []

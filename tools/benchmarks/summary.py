@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from timing import OURS
 
-from detcon_d2.io.atomic import write_atomically
+from detcon_d2.io.atomic import write_bytes_atomically
 from detcon_d2.io.charts import Line, line_chart, three_digits
 from detcon_d2.quickstart.report.page import bars, card, legend, page, paragraph, table
 
@@ -247,7 +247,7 @@ if __name__ == "__main__":
     args = parse_args()
     output = args.output or args.folders[0] / "summary.html"
     try:
-        write_atomically(output, summary_page([read_run(folder) for folder in args.folders]).encode())
+        write_bytes_atomically(output, summary_page([read_run(folder) for folder in args.folders]).encode())
     except (ValueError, OSError) as error:
         sys.exit(f"summary.py: {error}")
     print(f"{output}: open it in a browser")

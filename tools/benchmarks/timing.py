@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from detcon_d2.io.atomic import write_atomically
+from detcon_d2.io.atomic import write_bytes_atomically
 
 OURS = "ours"
 """Name of this project's implementation in every comparison; variants of it begin with it."""
@@ -65,4 +65,4 @@ def benchmark_parser(description: str, epilog: str, rounds: int) -> argparse.Arg
 
 def write_json(path: Path, result: dict) -> None:
     """Write a benchmark's results, plain values, for ``summary.py`` and other programs."""
-    write_atomically(path, json.dumps(result, indent=2).encode() + b"\n")
+    write_bytes_atomically(path, json.dumps(result, indent=2).encode() + b"\n")

@@ -1,17 +1,17 @@
 """Exact key maps: every tensor has one name on each side, made from the network's structure and never by editing strings."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import lru_cache
-
-import torch
 
 from detcon_d2.checkpoint.convert.spec import BackboneSpec, Convolution, convolutions
 
 BRANCHES = {"online": "encoder.", "ema": "target.encoder."}
 """Encoder branch -> prefix of its tensors in a pretraining checkpoint."""
-BACKBONE_PREFIX = "backbone.bottom_up."
-"""Prefix of the ResNet's tensors in a Mask R-CNN FPN."""
-# BatchNorm's tensors; the count of batches is a scalar, the others hold one value a channel.
+TARGETS = ("detectron2", "torchvision", "timm")
+"""Whose names the converted tensors get."""
+# Prefix of the ResNet's tensors in a Mask R-CNN FPN.
+_BACKBONE_PREFIX = "backbone.bottom_up."
+# BatchNorm's tensors; the count of batches is a scalar, the others hold one value per channel.
 _NORM_TENSORS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 Naming = Callable[[Convolution], dict[str, str]]
 """A family of names: a convolution -> its tensors, as Detectron2 calls them after ``<convolution>.``, with their keys in the family."""
@@ -29,14 +29,12 @@ def backbone_shapes(spec: BackboneSpec) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def detectron2_key_map(spec: BackboneSpec, branch: str) -> dict[str, str]:
-    """Pretraining checkpoint -> Mask R-CNN FPN: ``encoder.*`` ("online") or ``target.encoder.*`` ("ema") -> ``backbone.bottom_up.*``."""
-    return {f"{BRANCHES[branch]}{name}": f"{BACKBONE_PREFIX}{name}" for name in backbone_shapes(spec)}
-
-
-def torchvision_key_map(spec: BackboneSpec, branch: str) -> dict[str, str]:
-    """Pretraining checkpoint -> the ResNets of torchvision and timm, which share their names; their ``fc`` has no counterpart."""
-    return {f"{BRANCHES[branch]}{name}": key for name, key in source_keys(torchvision_names, spec).items()}
+def target_keys(target: str, spec: BackboneSpec) -> dict[str, str]:
+    """Name of every tensor of the backbone -> its key in a Mask R-CNN FPN or, for "torchvision" and "timm", in their ResNets, whose ``fc``
+    has no counterpart."""
+    if target == "detectron2":
+        return {name: f"{_BACKBONE_PREFIX}{name}" for name in backbone_shapes(spec)}
+    return family_keys(torchvision_names, spec)
 
 
 def detectron2_names(conv: Convolution) -> dict[str, str]:
@@ -51,19 +49,15 @@ def torchvision_names(conv: Convolution) -> dict[str, str]:
 
 def sequential_names(conv: Convolution) -> dict[str, str]:
     """torchvision's ResNet as ``nn.Sequential(*resnet.children())``: 0 and 1 are the stem, 4..7 the stages."""
-    if conv.stage == 1:
-        return _torch_keys("0", "1")
-    return _torch_keys(*_modules(conv, f"{conv.stage + 2}."))
+    return _torch_keys("0", "1") if conv.stage == 1 else _torch_keys(*_modules(conv, f"{conv.stage + 2}."))
 
 
 def staged_names(conv: Convolution) -> dict[str, str]:
     """The stages as attributes C1..C5: ``C1.0`` and ``C1.1`` are the stem, ``C2.0.conv1`` is in res2."""
-    if conv.stage == 1:
-        return _torch_keys("C1.0", "C1.1")
-    return _torch_keys(*_modules(conv, f"C{conv.stage}."))
+    return _torch_keys("C1.0", "C1.1") if conv.stage == 1 else _torch_keys(*_modules(conv, f"C{conv.stage}."))
 
 
-def source_keys(naming: Naming, spec: BackboneSpec) -> dict[str, str]:
+def family_keys(naming: Naming, spec: BackboneSpec) -> dict[str, str]:
     """Detectron2's name -> key of the family, for every tensor of the backbone that the family has."""
     return {f"{conv.name}.{tensor}": key for conv in convolutions(spec) for tensor, key in naming(conv).items()}
 
@@ -88,25 +82,6 @@ def _modules(conv: Convolution, stage: str) -> tuple[str, str]:
 
 def _torch_keys(conv: str, norm: str) -> dict[str, str]:
     return {"weight": f"{conv}.weight", **{f"norm.{tensor}": f"{norm}.{tensor}" for tensor in _NORM_TENSORS}}
-
-
-def invert(key_map: Mapping[str, str]) -> dict[str, str]:
-    """The map the other way round.
-
-    Raises:
-        ValueError: two keys have one target, so that there is no way back.
-    """
-    inverse = {target: source for source, target in key_map.items()}
-    if len(inverse) != len(key_map):
-        raise ValueError(f"The key map is not one to one: {len(key_map)} keys, {len(inverse)} targets.")
-    return inverse
-
-
-def rename(state: Mapping[str, torch.Tensor], key_map: Mapping[str, str]) -> dict[str, torch.Tensor]:
-    """The tensors of ``state`` under their new names; KeyError unless it has exactly the keys of ``key_map``."""
-    if state.keys() != key_map.keys():
-        raise KeyError(f"The keys differ from the key map's: {sorted(state.keys() ^ key_map.keys())}")
-    return {target: state[source] for source, target in key_map.items()}
 
 
 def grouped(keys: Iterable[str]) -> list[str]:

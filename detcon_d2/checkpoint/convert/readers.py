@@ -9,19 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from detcon_d2.checkpoint.convert.detect_style import Match, match_file
-from detcon_d2.checkpoint.convert.key_maps import BRANCHES, backbone_shapes, grouped, source_keys
-from detcon_d2.checkpoint.convert.recipe import ASSUMED
-from detcon_d2.checkpoint.convert.spec import BackboneSpec, spec_from_metadata, spec_from_tensors
+from detcon_d2.checkpoint.convert.haiku import from_haiku, haiku_names
+from detcon_d2.checkpoint.convert.key_maps import BRANCHES, backbone_shapes, family_keys, grouped
+from detcon_d2.checkpoint.convert.matching import Match, match_file
+from detcon_d2.checkpoint.convert.spec import ASSUMED, COUNTED, BackboneSpec, spec_from_tensors
 from detcon_d2.checkpoint.metadata import with_defaults
-from detcon_d2.checkpoint.safe_load.safe import load_checkpoint_file
+from detcon_d2.checkpoint.safe_load.files import load_checkpoint_file
 from detcon_d2.config import PADDINGS
 
 _COUNT = ".num_batches_tracked"
 # Modules that a line on dropped keys names one by one.
 _LISTED = 8
-# Metadata that the tensors answer.
-_COUNTED = ("depth", "width_multiplier", "stem_out_channels", "res2_out_channels", "width_per_group", "num_groups", "stage_channels")
 
 
 @dataclass(frozen=True)
@@ -34,25 +32,25 @@ class Backbone:
     tensors: dict[str, torch.Tensor]
     """By Detectron2's names without a prefix, in the order of the network."""
     metadata: dict[str, Any]
-    """What the file, its style and the caller say about it."""
+    """What the file, its style and the caller report about it."""
     dropped: dict[str, str]
-    """Key of the file that is no backbone -> what it is."""
+    """Key of the file that is not part of the backbone -> what it is."""
     notes: list[str]
     """Lines to print."""
 
 
 def read_checkpoint(path: str | Path, style: str | None = None, branch: str = "online", facts: Mapping[str, Any] | None = None) -> Backbone:
-    """Read the backbone of a checkpoint of any style of :data:`~detcon_d2.checkpoint.STYLES`.
+    """Read the backbone of a checkpoint of any style of :data:`~detcon_d2.checkpoint.convert.style.STYLES`.
 
-    Floating-point tensors become float32; batch counts that the style does not keep are 0. Both are said in the notes.
+    Floating-point tensors become float32; batch counts that the style does not keep are 0. The notes report both.
 
     Args:
         path: a file that :func:`~detcon_d2.checkpoint.load_checkpoint_file` reads.
-        style: its name; None detects it and says why.
+        style: its name; None detects it, and the notes give the reason.
         branch: "online" or "ema", the averaged encoder.
-        facts: metadata that the file does not hold, before what its style and itself say: channel_order, pixel_mean, pixel_std (three
-            numbers each, in 0..255 units), stride_in_1x1, padding, norm, or anything to keep (method, epochs, licence). ``blocks``, the
-            blocks of res2..res5, allows a network that is no published ResNet.
+        facts: metadata that the file does not hold. They take precedence over what its style and the file itself report: channel_order,
+            pixel_mean, pixel_std (three numbers each, in 0..255 units), stride_in_1x1, padding, norm, or anything to keep (method, epochs,
+            licence).
 
     Raises:
         FileNotFoundError: no such file.
@@ -69,15 +67,17 @@ def read_checkpoint(path: str | Path, style: str | None = None, branch: str = "o
         raise ValueError(f"{path} {error}" if str(error)[0].islower() else f"{path}: {error}") from None
     if match.prefix is None:
         raise ValueError(f"{path} has no {_absent(match)}")
-    tensors = {name: match.style.layout(name, _tensor(value, match.keys[name], path)) for name, value in match.backbone.items()}
+    tensors = {name: _tensor(value, match.keys[name], path) for name, value in match.backbone.items()}
+    if match.style.naming is haiku_names:
+        tensors = {name: from_haiku(name, tensor) for name, tensor in tensors.items()}
     saved = data.get("metadata") if isinstance(data, Mapping) else None
-    # A file that says what its network is has been through this package: what it leaves open, the style does not know either.
-    ours = isinstance(saved, dict) and not {"depth", "blocks"}.isdisjoint(saved)
+    # Metadata that describe the network are from this package. What they leave open, the style cannot know either.
+    ours = isinstance(saved, dict) and "depth" in saved
     metadata = {**(with_defaults(saved) if ours else match.style.facts), **facts}
     spec, notes = _spec(tensors, metadata, path)
     notes = [match.describe(), *([match.style.note] if match.style.note else []), *notes, *_describe_dropped(match)]
     if "depth" not in metadata:
-        metadata = _known(spec) | metadata
+        metadata = spec.metadata(counted=True) | metadata
     _check(tensors, match, spec, path)
     tensors, changed = _uniform(tensors, spec)
     dropped = {key: reason for key, reason in match.dropped.items() if key != "metadata"}
@@ -85,17 +85,16 @@ def read_checkpoint(path: str | Path, style: str | None = None, branch: str = "o
 
 
 def _checked_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy with plain lists for tuples."""
-    wrong = [f"{key} (the tensors tell it)" for key in facts if key in _COUNTED]
+    """A copy with lists in place of tuples."""
+    wrong = [f"{key} (it follows from the tensors)" for key in facts if key in COUNTED]
     allowed = {"channel_order": ("RGB", "BGR"), "padding": PADDINGS, "stride_in_1x1": (True, False)}
     wrong += [
         f"{key} {facts[key]!r}; expected one of {values}" for key, values in allowed.items() if key in facts and facts[key] not in values
     ]
-    for key, length in (("pixel_mean", 3), ("pixel_std", 3), ("blocks", 4)):
-        value = facts.get(key)
-        numbers = isinstance(value, list | tuple) and len(value) == length and all(isinstance(x, int | float) for x in value)
-        if value is not None and not numbers:
-            wrong.append(f"{key} {value!r}; expected {length} numbers")
+    for key in ("pixel_mean", "pixel_std"):
+        value = facts.get(key, (0, 0, 0))
+        if not isinstance(value, list | tuple) or len(value) != 3 or not all(isinstance(x, int | float) for x in value):
+            wrong.append(f"{key} {value!r}; expected 3 numbers")
     if wrong:
         raise ValueError(f"These facts about a checkpoint cannot be: {'; '.join(wrong)}.")
     return {key: list(value) if isinstance(value, tuple) else value for key, value in facts.items()}
@@ -112,41 +111,25 @@ def _tensor(value: Any, key: str, path: str | Path) -> torch.Tensor:
 
 
 def _absent(match: Match) -> str:
-    kind = "EMA" if match.branch == "ema" else "online"
+    kind, other = ("EMA", "online") if match.branch == "ema" else ("online", "ema")
     if match.style.name == "detcon_d2":
-        return f"{kind} encoder (keys 'target.encoder.*'): only DetCon_B keeps one, and this looks like DetCon_S. Use --encoder online."
-    other = "online" if match.branch == "ema" else "ema"
+        return f"{kind} encoder (keys {BRANCHES[match.branch] + '*'!r}): the method of this checkpoint keeps none. Use --encoder {other}."
     return f"{kind} encoder that style {match.style.name} knows. Use --encoder {other}."
 
 
 def _spec(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any], path: str | Path) -> tuple[BackboneSpec, list[str]]:
     if "depth" in metadata:
-        return spec_from_metadata(metadata), []
+        return BackboneSpec.from_metadata(metadata), []
     try:
-        spec = spec_from_tensors(tensors, metadata.get("blocks"))
+        spec = spec_from_tensors(tensors)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    spec = replace(
-        spec,
-        stride_in_1x1=bool(metadata.get("stride_in_1x1", spec.stride_in_1x1)),
-        norm=metadata.get("norm", spec.norm),
-        padding=metadata.get("padding", spec.padding),
-    )
+    spec = replace(spec, **{name: metadata[name] for name in ("stride_in_1x1", "norm", "padding") if name in metadata})
     note = f"The checkpoint has no metadata. From its tensors: {spec.describe()}."
     missing = [key for key in (*ASSUMED, "padding") if key not in metadata]
     if missing:
         note += f" Assumed as in DetCon, check by hand: {', '.join(missing)}."
     return spec, [note]
-
-
-def _known(spec: BackboneSpec) -> dict[str, Any]:
-    """Metadata that the tensors alone give."""
-    if spec.stages is not None:
-        channels = {"stem_out_channels": spec.stem_out_channels, "stage_channels": [stage.outputs for stage in spec.stages]}
-        return {"blocks": [stage.blocks for stage in spec.stages], **channels}
-    channels = {key.lower(): value // spec.width_multiplier for key, value in spec.channels.items() if key != "NUM_GROUPS"}
-    groups = {} if spec.basic else {"num_groups": spec.num_groups}
-    return {"depth": spec.depth, "width_multiplier": spec.width_multiplier, **channels, **groups}
 
 
 def _describe_dropped(match: Match) -> list[str]:
@@ -165,19 +148,10 @@ def _describe_dropped(match: Match) -> list[str]:
 
 def _check(tensors: Mapping[str, torch.Tensor], match: Match, spec: BackboneSpec, path: str | Path) -> None:
     """Raise a ValueError that lists every tensor that does not fit, by the file's names without the prefix."""
-    keys, shapes = source_keys(match.style.naming, spec), backbone_shapes(spec)
+    keys, shapes = family_keys(match.style.naming, spec), backbone_shapes(spec)
     lines = [f"missing: {key}" for key in grouped(keys[name] for name in keys if name not in tensors and not name.endswith(_COUNT))]
     for name, tensor in tensors.items():
-        if name not in shapes:
-            continue
-        counts, key = name.endswith(_COUNT), match.keys[name]
-        kind = not tensor.is_floating_point() and not tensor.is_complex() if counts else tensor.is_floating_point()
-        if tuple(tensor.shape) != shapes[name]:
-            lines.append(f"wrong shape: {key} is {tuple(tensor.shape)}; expected {shapes[name]}")
-        elif not kind:
-            lines.append(f"wrong type: {key} is {tensor.dtype}; expected {torch.int64 if counts else torch.float32}")
-        elif not counts and not torch.isfinite(tensor).all():
-            lines.append(f"not finite: {key} has {int((~torch.isfinite(tensor)).sum())} of {tensor.numel()} values NaN or infinite")
+        lines += _misfits(tensor, match.keys[name], shapes[name], is_count=name.endswith(_COUNT)) if name in shapes else []
     lines += [f"unexpected: {key}" for key in grouped(match.keys[name] for name in tensors if name not in shapes)]
     inside = [key for key in match.unknown if match.prefix and key.startswith(match.prefix)]
     lines += [f"unexpected: {key}" for key in grouped(key[len(match.prefix) :] for key in inside)]
@@ -190,31 +164,42 @@ def _check(tensors: Mapping[str, torch.Tensor], match: Match, spec: BackboneSpec
         )
 
 
+def _misfits(tensor: torch.Tensor, key: str, shape: tuple[int, ...], is_count: bool) -> list[str]:
+    """The line on a tensor whose shape, type or values cannot be."""
+    right_type = not tensor.is_floating_point() and not tensor.is_complex() if is_count else tensor.is_floating_point()
+    if tuple(tensor.shape) != shape:
+        return [f"wrong shape: {key} is {tuple(tensor.shape)}; expected {shape}"]
+    if not right_type:
+        return [f"wrong type: {key} is {tensor.dtype}; expected {torch.int64 if is_count else torch.float32}"]
+    if not is_count and not torch.isfinite(tensor).all():
+        return [f"not finite: {key} has {int((~torch.isfinite(tensor)).sum())} of {tensor.numel()} values NaN or infinite"]
+    return []
+
+
 def _other(tensors: Mapping[str, torch.Tensor], spec: BackboneSpec) -> str:
     """What the tensors look like, where that is another network."""
     try:
         found = spec_from_tensors(tensors)
     except ValueError:
         return ""
-    same = (found.depth, found.channels) == (spec.depth, spec.channels) or spec.stages is not None
+    same = (found.depth, found.channels) == (spec.depth, spec.channels)
     return "" if same else f" Its metadata and its tensors disagree: the tensors look like a {found.describe()}."
 
 
 def _uniform(tensors: Mapping[str, torch.Tensor], spec: BackboneSpec) -> tuple[dict[str, torch.Tensor], list[str]]:
     """Own contiguous copies in float32 and int64, every count of batches present; and lines on what was changed."""
-    result, notes, absent, converted = {}, [], [], {}
+    result, absent, converted = {}, 0, {}
     for name in backbone_shapes(spec):
-        if name not in tensors:
-            absent.append(name)
+        tensor = tensors.get(name)
+        if tensor is None:
+            absent += 1
             result[name] = torch.zeros((), dtype=torch.int64)
             continue
-        tensor = tensors[name]
-        dtype = torch.float32 if tensor.is_floating_point() else torch.int64
-        if tensor.dtype != dtype and tensor.is_floating_point():
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
             converted.setdefault(tensor.dtype, []).append(name)
+        dtype = torch.float32 if tensor.is_floating_point() else torch.int64
         result[name] = tensor.detach().to(dtype).clone(memory_format=torch.contiguous_format)
-    for dtype, names in converted.items():
-        notes.append(f"converted to float32: {len(names)} tensors of {dtype}, such as {names[0]}")
+    notes = [f"converted to float32: {len(names)} tensors of {dtype}, such as {names[0]}" for dtype, names in converted.items()]
     if absent:
-        notes.append(f"num_batches_tracked, which the file lacks for {len(absent)} norms, is set to 0 (no computation reads it)")
+        notes.append(f"num_batches_tracked, which the file lacks for {absent} norms, is set to 0 (no computation reads it)")
     return result, notes

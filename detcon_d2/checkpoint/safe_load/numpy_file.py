@@ -3,24 +3,16 @@
 import io
 import zipfile
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from detcon_d2.checkpoint.safe_load.errors import UnsafeCheckpointError
-from detcon_d2.checkpoint.safe_load.stand_ins import Array, check_shape, plain
-from detcon_d2.checkpoint.safe_load.unpickle import RestrictedUnpickler
+from detcon_d2.checkpoint.safe_load.pickles import read_pickle
+from detcon_d2.checkpoint.safe_load.plain import check_shape
 
 NPY_MAGIC = b"\x93NUMPY"
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-
-
-def read_pickle(file: BinaryIO) -> Any:
-    """The plain object of a pickle; an array of objects that is the whole file becomes its object, or with one axis a tuple of them."""
-    value = RestrictedUnpickler(file).load()
-    if isinstance(value, Array) and value.objects is not None:
-        value = value.objects if value.shape else value.objects[0]
-    return plain(value)
 
 
 def read_npy(content: bytes) -> Any:
@@ -31,13 +23,13 @@ def read_npy(content: bytes) -> Any:
         raise UnsafeCheckpointError(f"it is a numpy file of version {version}; expected {' or '.join(map(str, _HEADERS))}")
     shape, fortran, dtype = _HEADERS[version](file)
     if dtype.hasobject:
-        return read_pickle(file)
+        return read_pickle(content, file.tell())
     check_shape(shape, dtype.itemsize, len(content) - file.tell())
     return np.ndarray(shape, dtype, content, file.tell(), order="F" if fortran else "C").copy("K")
 
 
 def read_npy_checkpoint(path: str | Path) -> Any:
-    """The object in an ``.npy`` file; plain numbers are no checkpoint."""
+    """The object in an ``.npy`` file; an array of numbers is no checkpoint."""
     value = read_npy(Path(path).read_bytes())
     if isinstance(value, np.ndarray):
         raise UnsafeCheckpointError(f"it holds one array of shape {value.shape} and type {value.dtype}, not named weights")
@@ -52,7 +44,7 @@ def read_npz(path: str | Path) -> dict[str, Any]:
 
 
 def check_zip(archive: zipfile.ZipFile, path: str | Path) -> None:
-    """Refuse an archive that claims far more than the file can hold: more than 100 times its size, from 256 MiB on."""
+    """Refuse an archive that claims far more than the file can hold: more than 100 times its size and more than 256 MiB."""
     size, claimed = Path(path).stat().st_size, sum(entry.file_size for entry in archive.infolist())
     stored = sum(entry.file_size for entry in archive.infolist() if entry.compress_type == zipfile.ZIP_STORED)
     if stored > size or claimed > max(100 * size, 2**28):

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from detcon_d2.checkpoint.safe_load.safe import write_atomically
+from detcon_d2.io.atomic import atomic_file
 
 # Attempts in a row that brought nothing new, and the pause in seconds before the second of them; it doubles from then on.
 _ATTEMPTS = 5
@@ -112,8 +112,8 @@ class _Part:
         # A weak ETag must not stand in If-Range: only a strong one says that the bytes are the same.
         etag = headers.get("ETag", "W/")
         self.validator, self.total = headers.get("Last-Modified") if etag.startswith("W/") else etag, total
-        text = json.dumps({"url": self.url, "validator": self.validator, "total": total})
-        write_atomically(self.note, lambda file: file.write(text.encode()))
+        with atomic_file(self.note, sync=True) as file:
+            file.write(json.dumps({"url": self.url, "validator": self.validator, "total": total}).encode())
 
     def discard(self) -> None:
         self.file.unlink(missing_ok=True)

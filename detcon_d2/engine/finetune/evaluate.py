@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from detcon_d2 import d2
-from detcon_d2.checkpoint import DetConCheckpointer, check_weights, write_atomically
+from detcon_d2.checkpoint import DetConCheckpointer, check_weights
 from detcon_d2.engine.finetune.data import build_evaluation_loader
+from detcon_d2.io.atomic import write_atomically
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 from tqdm import tqdm
 
 from detcon_d2 import d2
-from detcon_d2.checkpoint import write_atomically
 from detcon_d2.engine.finetune.evaluate import load_detector
+from detcon_d2.io.atomic import write_atomically
 from detcon_d2.io.specs import list_images
 
 logger = logging.getLogger(__name__)

@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 from detcon_d2 import d2
-from detcon_d2.checkpoint import DetConCheckpointer, describe_missing, read_metadata
-from detcon_d2.checkpoint.finetuned import FinetuneMetadata, finetuning_metadata
+from detcon_d2.checkpoint import CheckpointMetadata, DetConCheckpointer, describe_missing, finetuning_metadata, read_metadata
 from detcon_d2.engine.finetune.data import build_finetune_loader
 from detcon_d2.engine.finetune.evaluate import evaluate, write_results
 from detcon_d2.engine.finetune.precise_bn import PreciseBNHook
@@ -45,7 +44,7 @@ class FinetuneTrainer(StepTrainer):
         super().__init__(cfg, build_finetuning_optimizer)
         self.records = records
         values = finetuning_metadata(cfg, len(records), _digest(records), *_categories(cfg))
-        self.metadata = FinetuneMetadata(values, strict=cfg.DETCON.SOLVER.STRICT_RESUME)
+        self.metadata = CheckpointMetadata(values, strict=cfg.DETCON.SOLVER.STRICT_RESUME)
         self.checkpointer = DetConCheckpointer(self.network, cfg.OUTPUT_DIR, metadata=self.metadata, trainer=weakref.proxy(self))
         self.results: dict[str, Any] = {}
         self.register_hooks(self.build_hooks(self.network))

@@ -18,7 +18,7 @@ from string import Template
 from detcon_d2 import d2
 from detcon_d2.checkpoint import read_metadata
 from detcon_d2.evaluation.encoders import encode_images, load_encoder
-from detcon_d2.io.atomic import write_atomically
+from detcon_d2.io.atomic import write_bytes_atomically
 from detcon_d2.io.charts import NUM_COLORS, Line, line_chart
 from detcon_d2.io.images import read_image
 from detcon_d2.quickstart.quickstart import quickstart_runs
@@ -86,7 +86,7 @@ def write_report(folder: Path, runs: Sequence[Run], output: Path) -> None:
     )
     sections = [section.split("</h2>") for section in text.split("<h2>")[1:]]
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(output, page("Pretraining, measured by detection", parts.headline(), sections).encode("utf-8"))
+    write_bytes_atomically(output, page("Pretraining, measured by detection", parts.headline(), sections).encode("utf-8"))
 
 
 class _Parts:

@@ -7,17 +7,17 @@ import torch
 import torchvision
 
 from detcon_d2 import d2
-from detcon_d2.checkpoint import (
-    BackboneSpec,
-    backbone_shapes,
-    detectron2_key_map,
-    spec_from_metadata,
-    spec_from_tensors,
-    torchvision_key_map,
-)
 from detcon_d2.checkpoint.convert.haiku import haiku_names
-from detcon_d2.checkpoint.convert.key_maps import grouped, invert, known_keys, rename, sequential_names, source_keys, staged_names
-from detcon_d2.checkpoint.convert.spec import Stage
+from detcon_d2.checkpoint.convert.key_maps import (
+    backbone_shapes,
+    family_keys,
+    grouped,
+    known_keys,
+    sequential_names,
+    staged_names,
+    target_keys,
+)
+from detcon_d2.checkpoint.convert.spec import BackboneSpec, spec_from_tensors
 from tests.checkpoint.pretrained import FULL_50, pretraining_config
 
 DEPTHS = [18, 34, 50, 101, 152, 200]
@@ -64,40 +64,18 @@ def test_torchvision_map_reaches_every_tensor_of_its_resnet_but_fc(depth):
     with torch.device("meta"):
         theirs = shapes_of(torchvision.models.get_model(f"resnet{depth}", weights=None))
     shapes = backbone_shapes(spec)
-    mapped = {target: shapes[source.removeprefix("encoder.")] for source, target in torchvision_key_map(spec, "online").items()}
+    mapped = {key: shapes[name] for name, key in target_keys("torchvision", spec).items()}
     assert mapped == {key: shape for key, shape in theirs.items() if not key.startswith("fc.")}
 
 
-@pytest.mark.parametrize(("branch", "prefix"), [("online", "encoder."), ("ema", "target.encoder.")])
-def test_detectron2_map_changes_the_prefix_and_nothing_else(branch, prefix):
-    names = backbone_shapes(published(50))
-    assert detectron2_key_map(published(50), branch) == {prefix + name: "backbone.bottom_up." + name for name in names}
-
-
-@pytest.mark.parametrize("make_map", [detectron2_key_map, torchvision_key_map])
-@pytest.mark.parametrize("depth", [18, 50])
-def test_there_and_back_is_the_identity(make_map, depth):
-    key_map = make_map(published(depth), "online")
-    state = {key: torch.tensor(index) for index, key in enumerate(key_map)}
-    assert rename(rename(state, key_map), invert(key_map)) == state
-
-
-def test_rename_refuses_a_key_too_many_or_too_few():
-    with pytest.raises(KeyError, match="extra"):
-        rename({"a": torch.zeros(1), "extra": torch.zeros(1)}, {"a": "b"})
-    with pytest.raises(KeyError, match="lost"):
-        rename({"a": torch.zeros(1)}, {"a": "b", "lost": "c"})
-
-
-def test_a_map_with_two_ways_to_one_key_has_no_inverse():
-    with pytest.raises(ValueError, match="not one to one: 2 keys, 1 targets"):
-        invert({"a": "c", "b": "c"})
+def test_detectron2_gets_a_prefix_and_nothing_else():
+    assert target_keys("detectron2", published(50)) == {name: f"backbone.bottom_up.{name}" for name in backbone_shapes(published(50))}
 
 
 def test_names_are_those_of_the_released_models_map(shared_dir):
     oracle = json.loads((shared_dir / "oracles" / "key_map_resnet50.json").read_text())
     pairs = {entry["detectron2"]: entry["torchvision"] for entry in oracle}
-    ours = {source.removeprefix("encoder."): target for source, target in torchvision_key_map(published(50), "online").items()}
+    ours = target_keys("torchvision", published(50))
     assert pairs == {name: target for name, target in ours.items() if not name.endswith("num_batches_tracked")}
 
 
@@ -129,17 +107,6 @@ def test_tensors_of_no_known_depth_are_refused(lost, message):
         spec_from_tensors(tensors)
 
 
-def test_a_network_of_other_blocks_is_read_when_they_are_said():
-    stages = (Stage(2, 8, 32), Stage(1, 16, 64), Stage(2, 24, 96), Stage(1, 32, 128))
-    spec = BackboneSpec(20, res2_out_channels=32, stages=stages)
-    tensors = {name: torch.empty(shape, device="meta") for name, shape in backbone_shapes(spec).items()}
-    found = spec_from_tensors(tensors, (2, 1, 2, 1))
-    assert found == spec and not found.is_plain and not found.has_config and not found.is_standard
-    assert "2, 1, 2, 1 blocks and 32, 64, 96, 128 channels" in found.describe()
-    with pytest.raises(ValueError, match="Cannot tell the depth"):
-        spec_from_tensors(tensors, (2, 1, 2, 2))
-
-
 def test_a_wide_basic_resnet_is_a_multiple_of_the_published_one():
     tensors = {n: torch.empty(shape, device="meta") for n, shape in backbone_shapes(published(18, width_multiplier=2)).items()}
     assert spec_from_tensors(tensors) == published(18, width_multiplier=2)
@@ -155,7 +122,7 @@ def test_other_arrangements_of_torchvisions_resnet_are_named_as_torch_names_them
     else:
         theirs = torch.nn.Sequential(*children)
     shapes = backbone_shapes(published(50))
-    assert {key: shapes[name] for name, key in source_keys(naming, published(50)).items()} == shapes_of(theirs)
+    assert {key: shapes[name] for name, key in family_keys(naming, published(50)).items()} == shapes_of(theirs)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +137,7 @@ def test_other_arrangements_of_torchvisions_resnet_are_named_as_torch_names_them
 )
 def test_metadata_of_no_known_network_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        spec_from_metadata({"depth": 50, "norm": "BN"} | change)
+        BackboneSpec.from_metadata({"depth": 50, "norm": "BN"} | change)
 
 
 @pytest.mark.parametrize(("depth", "width", "plain"), [(50, 1, True), (50, 2, True), (18, 1, True), (18, 2, False), (200, 1, False)])
@@ -186,7 +153,7 @@ def test_same_padding_needs_our_backbone():
 def test_known_keys_hold_every_depth_and_width_once(naming):
     known = known_keys(naming)
     for depth in DEPTHS:
-        assert all(known[key] == name for name, key in source_keys(naming, published(depth)).items())
+        assert all(known[key] == name for name, key in family_keys(naming, published(depth)).items())
 
 
 def test_keys_of_one_module_share_a_line():

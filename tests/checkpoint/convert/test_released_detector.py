@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from detcon_d2 import d2
-from detcon_d2.checkpoint import BackboneSpec, DetConCheckpointer, check_weights, describe_missing
-from detcon_d2.checkpoint.convert.conversion import convert
+from detcon_d2.checkpoint import DetConCheckpointer, check_weights, describe_missing
+from detcon_d2.checkpoint.convert.converter import convert
+from detcon_d2.checkpoint.convert.spec import BackboneSpec
 from detcon_d2.engine.setup import load_config
 from tests.checkpoint.released import backbone_tensors, haiku_trees, write_npy
 

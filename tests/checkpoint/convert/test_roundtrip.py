@@ -6,10 +6,10 @@ import pytest
 import torch
 import torchvision
 
-from detcon_d2.checkpoint import BackboneSpec, detectron2_key_map, read_checkpoint, torchvision_key_map
-from detcon_d2.checkpoint.convert.conversion import convert
-from detcon_d2.checkpoint.convert.key_maps import rename
-from detcon_d2.checkpoint.convert.weights import write_weights
+from detcon_d2.checkpoint.convert.converter import convert, write_weights
+from detcon_d2.checkpoint.convert.key_maps import target_keys
+from detcon_d2.checkpoint.convert.readers import read_checkpoint
+from detcon_d2.checkpoint.convert.spec import BackboneSpec
 from tests.checkpoint.published import PUBLISHED, publish
 from tests.checkpoint.released import backbone_tensors, haiku_trees, write_npy
 
@@ -35,13 +35,12 @@ def source_file(folder, style):
 @pytest.mark.parametrize("style", ["detcon_d2", "haiku", *PUBLISHED])
 def test_every_style_survives_every_format(tmp_path, style):
     source = read_checkpoint(source_file(tmp_path, style))
-    encoder = {f"encoder.{name}": tensor for name, tensor in source.tensors.items()}
     for target, suffix in TARGETS:
         if suffix == ".safetensors" and not importlib.util.find_spec("safetensors"):
             continue
-        key_map = (detectron2_key_map if target == "detectron2" else torchvision_key_map)(source.spec, "online")
+        keys = target_keys(target, source.spec)
         path = tmp_path / f"{target}{suffix}"
-        write_weights(path, rename(encoder, key_map), source.metadata, target)
+        write_weights(path, {keys[name]: tensor for name, tensor in source.tensors.items()}, source.metadata, target)
         back = read_checkpoint(path)
         assert back.style == ("detectron2" if target == "detectron2" else "torchvision")
         torch.testing.assert_close(back.tensors, source.tensors, rtol=0, atol=0)

@@ -2,6 +2,7 @@
 
 import argparse
 import pickle
+import sys
 from collections import OrderedDict, defaultdict
 
 import numpy as np
@@ -12,11 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from detcon_d2.checkpoint import UnsafeCheckpointError, load_checkpoint_file
+from detcon_d2.checkpoint.safe_load.files import is_kept
 from tests.checkpoint.attacks import npy, text
 
 WEIGHTS = {
     "model": OrderedDict(a=np.arange(6, dtype="f4").reshape(2, 3), b=np.array(2, "i8")),
     "step": 7,
+    "scale": np.float32(2.5),
     "name": "é",
     "list": [1.5, (None, True)],
 }
@@ -76,12 +79,43 @@ def test_the_content_and_not_the_name_tells_the_kind(tmp_path, kind, suffix):
     check_equal(load_checkpoint_file(path), expected)
 
 
-def test_safetensors_are_told_from_their_content(tmp_path):
+@pytest.mark.parametrize("count", [1, 9])  # another length of the header, so another first byte
+def test_safetensors_are_recognised_by_their_content(tmp_path, count):
     safetensors = pytest.importorskip("safetensors.torch")
-    for count in (1, 9):  # other lengths of the header in its first byte
-        tensors = {f"{index}": torch.arange(3.0) for index in range(count)}
-        safetensors.save_file(tensors, tmp_path / "weights.pth")
-        check_equal(load_checkpoint_file(tmp_path / "weights.pth"), {"model": tensors})
+    path, tensors = tmp_path / "weights.pth", {f"{index}": torch.arange(3.0) for index in range(count)}
+    safetensors.save_file(tensors, path)
+    check_equal(load_checkpoint_file(path), {"model": tensors})
+    safetensors.save_file(tensors, path, {"metadata": '{"depth": 50, "pixel_mean": [1.5]}'})
+    check_equal(load_checkpoint_file(path), {"model": tensors, "metadata": {"depth": 50, "pixel_mean": [1.5]}})
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(UnsafeCheckpointError, match=r"weights\.pth: .*cut short"):
+        load_checkpoint_file(path)
+
+
+def test_safetensors_without_the_package_say_how_to_get_it(tmp_path, monkeypatch):
+    (tmp_path / "w").write_bytes((2).to_bytes(8, "little") + b"{}")
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    with pytest.raises(UnsafeCheckpointError, match="pip install safetensors"):
+        load_checkpoint_file(tmp_path / "w")
+
+
+@pytest.mark.parametrize("value", [{"00{": None}, {"00{": {}}])
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_brace_where_safetensors_have_their_header_does_not_make_a_pickle_one(tmp_path, protocol, value):
+    (tmp_path / "w").write_bytes(pickle.dumps(value, protocol))
+    assert load_checkpoint_file(tmp_path / "w") == value
+
+
+def test_a_file_is_held_for_the_next_call_only_and_read_again_when_it_changes(tmp_path):
+    path = tmp_path / "w.pkl"
+    path.write_bytes(pickle.dumps({"a": 1}))
+    first = load_checkpoint_file(path, keep=True)
+    assert is_kept(path) and load_checkpoint_file(path, keep=True) is first
+    assert load_checkpoint_file(path) is first and not is_kept(path)
+    second = load_checkpoint_file(path, keep=True)
+    assert second == first and second is not first
+    path.write_bytes(pickle.dumps({"a": "changed"}))
+    assert load_checkpoint_file(path) == {"a": "changed"} and not is_kept(path)
 
 
 @pytest.mark.parametrize("name", ["haiku_tiny.npy", "haiku_tiny_flatdict.npy", "haiku_tiny_with_heads.npy"])

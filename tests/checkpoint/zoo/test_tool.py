@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from detcon_d2.checkpoint import STYLES, ZOO, find_entry
-from detcon_d2.checkpoint.convert.recipe import ASSUMED
-from detcon_d2.checkpoint.zoo.entries import markdown_table
-from detcon_d2.checkpoint.zoo.resolve import MIRROR_VARIABLE, place
+from detcon_d2.checkpoint.convert.spec import ASSUMED
+from detcon_d2.checkpoint.convert.style import STYLES
+from detcon_d2.checkpoint.zoo.cache import CachedEntry
+from detcon_d2.checkpoint.zoo.catalog import ZOO, find_entry, markdown_table
+from detcon_d2.checkpoint.zoo.handler import MIRROR_VARIABLE
 from tests.checkpoint.http_server import Site, serve
-from tests.checkpoint.zoo.test_resolve import make_entry
+from tests.checkpoint.zoo.test_handler import make_entry
 from tests.conftest import REPO
 
 
@@ -125,4 +126,4 @@ def test_results_of_our_own_name_their_backend():
 def test_the_facts_of_an_entry_leave_out_what_is_not_known():
     entry = make_entry("https://example.org/f.pth")
     assert entry.facts()["epochs"] == 2 and "epochs" not in replace(entry, epochs=None).facts()
-    assert place(entry, "/c").file.name == entry.file_name == "f.pth"
+    assert CachedEntry.of(entry, "/c").file.name == entry.file_name == "f.pth"

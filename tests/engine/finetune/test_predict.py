@@ -10,7 +10,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from detcon_d2 import d2
-from detcon_d2.checkpoint import load_torch
+from detcon_d2.checkpoint import load_checkpoint_file as load_torch
 from detcon_d2.cli.predict import main
 from detcon_d2.engine import FinetuneTrainer, load_config, setup_finetuning
 from detcon_d2.engine.finetune.predict import Categories, Predictor, draw_detections, find_categories, find_images, to_coco_results

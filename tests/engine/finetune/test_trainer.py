@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from detcon_d2 import d2
-from detcon_d2.checkpoint import load_torch
+from detcon_d2.checkpoint import load_checkpoint_file as load_torch
 from detcon_d2.engine import FinetuneTrainer, NonFiniteLossError, launch, main, setup_finetuning
 from tests.conftest import PATIENCE, REPO
 from tests.detectors import BASE, arguments, detector_opts, spec

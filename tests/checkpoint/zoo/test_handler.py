@@ -14,19 +14,12 @@ import pytest
 import torch
 
 from detcon_d2 import add_detcon_config, d2
-from detcon_d2.checkpoint import (
-    ZOO,
-    ChecksumError,
-    DetConCheckpointer,
-    DownloadError,
-    Entry,
-    check_weights,
-    load_checkpoint_file,
-    read_metadata,
-    resolve_entry,
-)
-from detcon_d2.checkpoint.convert.conversion import convert
-from detcon_d2.checkpoint.zoo.resolve import CACHE_VARIABLE, MIRROR_VARIABLE, place
+from detcon_d2.checkpoint import DetConCheckpointer, check_weights, load_checkpoint_file, read_metadata, resolve_entry
+from detcon_d2.checkpoint.convert.converter import convert
+from detcon_d2.checkpoint.zoo.cache import CACHE_VARIABLE, CachedEntry, ChecksumError
+from detcon_d2.checkpoint.zoo.catalog import ZOO, Entry
+from detcon_d2.checkpoint.zoo.download import DownloadError
+from detcon_d2.checkpoint.zoo.handler import MIRROR_VARIABLE
 from tests.checkpoint.http_server import Site, serve
 from tests.checkpoint.pretrained import rewrite
 from tests.conftest import PATIENCE, REPO
@@ -91,7 +84,7 @@ def test_model_weights_takes_the_name(tiny, site):
     cfg.merge_from_list([item for pair in options.items() for item in pair])
     assert "The config agrees with it." in check_weights(cfg, cfg.MODEL.WEIGHTS)[0]
     model = d2.build_model(cfg)
-    stored = load_checkpoint_file(place(tiny).weights("online"))["model"]
+    stored = load_checkpoint_file(CachedEntry.of(tiny).weights("online"))["model"]
     for checkpointer in (DetConCheckpointer, d2.DetectionCheckpointer):
         torch.nn.init.zeros_(model.backbone.bottom_up.stem.conv1.weight)
         checkpointer(model).resume_or_load(cfg.MODEL.WEIGHTS, resume=False)
@@ -106,13 +99,13 @@ def test_the_converter_takes_the_name(tiny, tmp_path):
     convert("detcon://tiny", tmp_path / "other.pth")
     metadata = read_metadata(tmp_path / "other.pth")
     assert (metadata["licence"], metadata["source_url"], metadata["depth"]) == ("MIT", tiny.url, 50)
-    stored, again = (load_checkpoint_file(path)["model"] for path in (place(tiny).weights("online"), tmp_path / "other.pth"))
+    stored, again = (load_checkpoint_file(path)["model"] for path in (CachedEntry.of(tiny).weights("online"), tmp_path / "other.pth"))
     assert all(torch.equal(torch.as_tensor(stored[key]), again[key]) for key in again) and stored.keys() == again.keys()
 
 
 def test_the_path_manager_opens_the_weights_for_reading_only(tiny):
     with d2.PathManager.open("detcon://tiny", "rb") as file:
-        assert file.read() == place(tiny).weights("online").read_bytes()
+        assert file.read() == CachedEntry.of(tiny).weights("online").read_bytes()
     with pytest.raises(ValueError, match="can only be read"):
         d2.PathManager.open("detcon://tiny", "wb")
 
@@ -142,12 +135,13 @@ def test_other_facts_convert_anew_without_another_download(tiny, site, monkeypat
     assert resolve_entry("tiny") == weights and weights.stat().st_mtime_ns > before and len(site.requests) == 1
 
 
-def test_a_conversion_that_was_not_finished_is_made_again(tiny, site):
+def test_a_conversion_that_was_not_finished_is_made_again(tiny, site, monkeypatch):
     def stopped(*args, **options):
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        resolve_entry("tiny", converter=stopped)
+    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+        context.setattr("detcon_d2.checkpoint.zoo.handler.convert", stopped)
+        resolve_entry("tiny")
     assert resolve_entry("tiny").is_file() and len(site.requests) == 1
 
 
@@ -161,7 +155,7 @@ def test_a_known_checksum_is_compared(tiny, site, monkeypatch, known):
         resolve_entry("tiny")
     found = right["sha256" if known.startswith("sha256") else known]
     assert f" {found}" in str(error.value) and f"expected {wrong}" in str(error.value) and tiny.url in str(error.value)
-    assert sorted(os.listdir(place(tiny).folder)) == ["entry.lock", "model_final.pth.refused"]
+    assert sorted(os.listdir(CachedEntry.of(tiny).folder)) == ["entry.lock", "model_final.pth.refused"]
     register(monkeypatch, tiny, **{known: right[known]})
     assert resolve_entry("tiny").is_file() and len(site.requests) == 2
 
@@ -169,7 +163,7 @@ def test_a_known_checksum_is_compared(tiny, site, monkeypatch, known):
 def test_an_unknown_checksum_is_recorded_with_a_warning_and_compared_ever_after(tiny, site, caplog):
     with caplog.at_level(logging.WARNING):
         weights = resolve_entry("tiny")
-    where, digest = place(tiny), sha256(content(site)).hexdigest()
+    where, digest = CachedEntry.of(tiny), sha256(content(site)).hexdigest()
     assert f"is not published. From now on it must be {digest}" in caplog.text
     record = json.loads(where.record.read_text())
     assert (record["sha256"], record["size"], record["url"]) == (digest, len(content(site)), tiny.url)
@@ -192,9 +186,9 @@ def test_a_download_that_fails_leaves_no_weights_and_says_where_a_file_may_be_pu
     site.statuses = [404]
     with pytest.raises(DownloadError) as error:
         resolve_entry("tiny")
-    assert "HTTP 404" in str(error.value) and str(place(tiny).file) in str(error.value)
-    assert os.listdir(place(tiny).folder) == ["entry.lock"]
-    place(tiny).file.write_bytes(pretrained_b.read_bytes())
+    assert "HTTP 404" in str(error.value) and str(CachedEntry.of(tiny).file) in str(error.value)
+    assert os.listdir(CachedEntry.of(tiny).folder) == ["entry.lock"]
+    CachedEntry.of(tiny).file.write_bytes(pretrained_b.read_bytes())
     assert resolve_entry("tiny").is_file() and len(site.requests) == 1
 
 
@@ -211,7 +205,7 @@ def test_a_cache_that_is_served_is_a_mirror(tiny, site, tmp_path, monkeypatch, b
 def test_without_a_variable_the_cache_is_in_that_of_iopath(tiny, tmp_path, monkeypatch):
     monkeypatch.delenv(CACHE_VARIABLE)
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "fvcore"))
-    assert place(tiny).folder == tmp_path / "fvcore" / "detcon_d2" / "tiny"
+    assert CachedEntry.of(tiny).folder == tmp_path / "fvcore" / "detcon_d2" / "tiny"
 
 
 OTHER_PROCESS = """
@@ -221,7 +215,7 @@ try:
     d2.PathManager.get_local_path("detcon://nothing_like_it")
 except ValueError as error:
     print(error, flush=True)
-from tests.checkpoint.zoo.test_resolve import ZOO, make_entry
+from tests.checkpoint.zoo.test_handler import ZOO, make_entry
 ZOO["tiny"] = make_entry(sys.argv[1])
 print("ready", flush=True)
 input()
@@ -240,7 +234,7 @@ def test_two_processes_download_once_and_the_prefix_comes_with_the_config_keys(t
 
 
 def test_the_lock_of_a_process_that_died_holds_nobody_up(tiny):
-    lock = place(tiny).folder / "entry"
+    lock = CachedEntry.of(tiny).folder / "entry"
     code = (
         f"from iopath.common.file_io import file_lock; lock = file_lock({str(lock)!r}); lock.acquire(); print('held', flush=True); input()"
     )

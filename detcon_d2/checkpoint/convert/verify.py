@@ -1,14 +1,17 @@
-"""Do converted weights compute what the pretraining encoder computed? Features before and after, through everything a user goes through."""
+"""Do converted weights compute what the pretraining encoder computed? Features before and after, by the steps that a user goes through."""
 
 import importlib.util
 from pathlib import Path
 
 import torch
+import yaml
 from torch import nn
 
 from detcon_d2 import d2
-from detcon_d2.checkpoint import BackboneSpec, Conversion, DetConCheckpointer, load_checkpoint_file
-from detcon_d2.checkpoint.convert.recipe import ASSUMED
+from detcon_d2.checkpoint.checkpointer import DetConCheckpointer
+from detcon_d2.checkpoint.convert.conversion import Conversion
+from detcon_d2.checkpoint.convert.spec import ASSUMED, BackboneSpec
+from detcon_d2.checkpoint.safe_load.files import load_checkpoint_file
 from detcon_d2.config import add_detcon_config
 from detcon_d2.modeling import build_detcon_resnet_backbone
 
@@ -22,15 +25,15 @@ _WITHOUT_FPN = {
 Features = dict[str, torch.Tensor]
 
 
-def verify_conversion(conversion: Conversion, weights: Path, recipe: Path) -> list[str]:
-    """Compare every stage (res2..res5 as a rule) of two fixed random images, from 0..255 pixels on.
+def verify_conversion(conversion: Conversion, weights: Path, companion: Path) -> list[str]:
+    """Compare every stage (res2..res5 as a rule) for two fixed random images with pixels in 0..255.
 
-    Their sides are no multiples of 32, so that paddings count. Before: the pretraining encoder with its own pixel statistics. After: the
-    network that a user of the target builds (for Detectron2 from the written YAML), loaded from the written file by the usual loader.
+    Their sides are no multiples of 32, so that the padding matters. Before: the pretraining encoder with its own pixel statistics. After:
+    the network that a user of the target builds (for Detectron2 from the written YAML), loaded from the written file by the usual loader.
 
     Args:
         conversion: what was converted.
-        weights, recipe: the two written files.
+        weights, companion: the two written files.
 
     Returns:
         Lines to print.
@@ -46,7 +49,7 @@ def verify_conversion(conversion: Conversion, weights: Path, recipe: Path) -> li
     images = _images(97, 129) if conversion.spec.padding == "same" and conversion.target != "detectron2" else _images(75, 106)
     before = encoder_features(conversion, images)
     if conversion.target == "detectron2":
-        after = detectron2_features(weights, recipe, images)
+        after = detectron2_features(weights, companion, images)
     else:
         after = library_features(conversion, weights, images)
     return compare_features(before, after, LIMITS[conversion.target])
@@ -75,19 +78,18 @@ def encoder_features(conversion: Conversion, images: torch.Tensor) -> Features:
     """What the pretraining encoder gives for RGB images (N, 3, H, W) in 0..255."""
     known = ASSUMED | conversion.metadata
     encoder = build_detcon_resnet_backbone(_encoder_config(conversion.spec), d2.ShapeSpec(channels=3))
-    encoder.load_state_dict(conversion.encoder, strict=True)
+    encoder.load_state_dict(conversion.backbone.tensors, strict=True)
     return encoder.eval()(_normalised(images, known["channel_order"], known["pixel_mean"], known["pixel_std"]))
 
 
 @torch.no_grad()
-def detectron2_features(weights: Path, recipe: Path, images: torch.Tensor) -> Features:
-    """What the backbone of the YAML ``recipe`` gives for RGB images (N, 3, H, W) in 0..255, with ``weights`` loaded into it."""
-    text = recipe.read_text()
+def detectron2_features(weights: Path, config: Path, images: torch.Tensor) -> Features:
+    """What the backbone of the YAML ``config`` gives for RGB images (N, 3, H, W) in 0..255, with ``weights`` loaded into it."""
     cfg = d2.get_cfg()
     # A plain config must work without our keys: they are added only where the YAML has them.
-    if "\nDETCON:" in text:
+    if "DETCON" in yaml.safe_load(config.read_text()):
         add_detcon_config(cfg)
-    cfg.merge_from_file(str(recipe), allow_unsafe=False)
+    cfg.merge_from_file(str(config), allow_unsafe=False)
     cfg.MODEL.BACKBONE.NAME = _WITHOUT_FPN[cfg.MODEL.BACKBONE.NAME]
     # In evaluation all kinds of BatchNorm compute the same; this one needs neither CUDA nor processes.
     cfg.MODEL.RESNETS.NORM = "BN"
@@ -131,11 +133,6 @@ def _normalised(images: torch.Tensor, channel_order: str, mean: list[float], std
 def _encoder_config(spec: BackboneSpec) -> "d2.CfgNode":
     cfg = d2.get_cfg()
     add_detcon_config(cfg)
-    resnets = cfg.MODEL.RESNETS
-    resnets.DEPTH, resnets.NORM, resnets.STRIDE_IN_1X1 = spec.depth, "BN", spec.stride_in_1x1
-    resnets.OUT_FEATURES = list(spec.stage_names)
-    resnets.STEM_OUT_CHANNELS, resnets.RES2_OUT_CHANNELS = spec.stem_out_channels, spec.res2_out_channels
-    resnets.WIDTH_PER_GROUP, resnets.NUM_GROUPS = spec.width_per_group, spec.num_groups
-    cfg.DETCON.WIDTH_MULTIPLIER, cfg.DETCON.BACKBONE.PADDING = spec.width_multiplier, spec.padding
-    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    settings = spec.settings() | {"MODEL.RESNETS.NORM": "BN", "MODEL.BACKBONE.FREEZE_AT": 0}
+    cfg.merge_from_list([item for pair in settings.items() for item in pair])
     return cfg

@@ -5,10 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from detcon_d2.checkpoint import prepare_conversion
-from detcon_d2.checkpoint.convert.conversion import convert
-from detcon_d2.checkpoint.convert.weights import write_weights
-from detcon_d2.evaluation.features import compare_features, detectron2_features, encoder_features, verify_conversion
+from detcon_d2.checkpoint.convert.conversion import prepare_conversion
+from detcon_d2.checkpoint.convert.converter import convert, write_weights
+from detcon_d2.checkpoint.convert.verify import compare_features, detectron2_features, encoder_features, verify_conversion
 from tests.checkpoint.pretrained import FULL_18, write_pretrained
 
 
@@ -38,30 +37,30 @@ def test_features_of_a_good_conversion_agree_to_1e_6(written):
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ('FORMAT: "RGB"', 'FORMAT: "BGR"'),
-        ("STRIDE_IN_1X1: False", "STRIDE_IN_1X1: True"),
+        ("FORMAT: RGB", "FORMAT: BGR"),
+        ("STRIDE_IN_1X1: false", "STRIDE_IN_1X1: true"),
         ("PIXEL_STD: [58.395, 57.12, 57.375]", "PIXEL_STD: [1.0, 1.0, 1.0]"),
         ("PIXEL_MEAN: [123.675, 116.28, 103.53]", "PIXEL_MEAN: [123.675, 116.28, 103.5]"),
     ],
 )
 def test_a_yaml_with_one_wrong_value_is_found(written, old, new):
-    conversion, weights, recipe = written
-    text = recipe.read_text()
+    conversion, weights, config = written
+    text = config.read_text()
     assert old in text
-    recipe.write_text(text.replace(old, new))
+    config.write_text(text.replace(old, new))
     with pytest.raises(ValueError, match="give other features: largest relative differences res2 "):
-        verify_conversion(conversion, weights, recipe)
+        verify_conversion(conversion, weights, config)
 
 
 @pytest.mark.parametrize(
     "key", ["stem.conv1.weight", "res3.0.shortcut.norm.running_mean", "res5.2.conv3.norm.running_var", "res4.5.conv2.weight"]
 )
 def test_one_wrong_tensor_is_found(written, key):
-    conversion, weights, recipe = written
+    conversion, weights, config = written
     name = f"backbone.bottom_up.{key}"
     write_weights(weights, conversion.tensors | {name: conversion.tensors[name] * 1.01}, conversion.metadata, "detectron2")
     with pytest.raises(ValueError, match="give other features"):
-        verify_conversion(conversion, weights, recipe)
+        verify_conversion(conversion, weights, config)
 
 
 def test_the_branches_are_not_mistaken_for_each_other(source, tmp_path):
@@ -71,10 +70,11 @@ def test_the_branches_are_not_mistaken_for_each_other(source, tmp_path):
 
 
 def test_an_encoder_that_diverged_is_told_as_such(written):
-    conversion, weights, recipe = written
-    encoder = conversion.encoder | {"res3.0.conv1.weight": conversion.encoder["res3.0.conv1.weight"] * float("nan")}
+    conversion, weights, config = written
+    tensors = conversion.backbone.tensors
+    tensors |= {"res3.0.conv1.weight": tensors["res3.0.conv1.weight"] * float("nan")}
     with pytest.raises(ValueError, match=r"features of res3 are not finite: the pretraining diverged"):
-        verify_conversion(dataclasses.replace(conversion, encoder=encoder), weights, recipe)
+        verify_conversion(conversion, weights, config)
 
 
 def test_not_a_number_after_conversion_fails():

@@ -1,4 +1,4 @@
-"""Which style a checkpoint has: the one that accounts for every key of it, or an error that says what was found."""
+"""Which style a checkpoint has: the one that explains every key of it, or an error that reports what was found."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from detcon_d2.checkpoint.convert.haiku import haiku_names, haiku_state
 from detcon_d2.checkpoint.convert.key_maps import known_keys
-from detcon_d2.checkpoint.convert.style import Style
-from detcon_d2.checkpoint.convert.styles import STYLES
+from detcon_d2.checkpoint.convert.style import STYLES, Style
 
 # What wrappers of a model (DistributedDataParallel, torch.compile) put before every key.
 _WRAPPERS = ("module.", "_orig_mod.")
@@ -18,24 +18,24 @@ _WRAPPERS = ("module.", "_orig_mod.")
 
 @dataclass(frozen=True)
 class Match:
-    """A file read in the terms of one style."""
+    """A file's keys in the terms of one style."""
 
     style: Style
     branch: str
     place: str
-    """Where the state dict lies in the file."""
+    """Where the state dict is in the file."""
     prefix: str | None
-    """What stands before the backbone's names; None where the branch is absent."""
+    """What comes before the backbone's names; None where the branch is absent."""
     backbone: dict[str, Any]
     """Detectron2's name -> array or tensor, as it is in the file."""
     keys: dict[str, str]
     """Detectron2's name -> key of the style, without the prefix."""
     dropped: dict[str, str]
-    """Key of what is no backbone -> reason."""
+    """Key of what is not part of the backbone -> reason."""
     unknown: list[str]
-    """Keys that no rule of the style knows."""
+    """Keys that no rule of the style explains."""
     marked: bool
-    """A key that is the style's own is there."""
+    """A key that only this style has is present."""
     also: tuple[str, ...] = ()
     """Other styles that read the file alike."""
 
@@ -44,17 +44,15 @@ class Match:
         where = f" in {self.place!r}" if self.place else ""
         under = f" under {self.prefix!r}" if self.prefix else ""
         also = f"; equally {', '.join(self.also)}" if self.also else ""
-        return f"style {self.style.name}: {len(self.backbone)} tensors of a ResNet{under}{where}, in names such as {self._example()}{also}"
-
-    def _example(self) -> str:
         names = [name for name in self.backbone if name.startswith("res2.")] or list(self.backbone)
-        return f"{self.prefix or ''}{self.keys[names[0]]}" if names else "none"
+        example = f"{self.prefix or ''}{self.keys[names[0]]}" if names else "none"
+        return f"style {self.style.name}: {len(self.backbone)} tensors of a ResNet{under}{where}, in names such as {example}{also}"
 
 
 def match_file(data: Any, style: str | None, branch: str) -> Match:
-    """Find the style of a file's content, or read it in the one asked for.
+    """Find the style of a file's content, or read it in the style that is given.
 
-    A style fits when the stem's convolution is where it should be; of those that fit, the one that leaves the fewest keys unknown is taken,
+    A style fits when the stem's convolution is where it should be. Of those that fit, the one that leaves the fewest keys unknown is taken,
     and of equals that read the file alike, the first of the table.
 
     Args:
@@ -68,28 +66,25 @@ def match_file(data: Any, style: str | None, branch: str) -> Match:
     if style is not None and style not in STYLES:
         raise ValueError(f"Found style {style!r}; expected one of {', '.join(STYLES)}.")
     if style is not None:
-        found = _match(STYLES[style], data, branch)
-        if found is None:
+        match = _match(STYLES[style], data, branch)
+        if match is None:
             raise ValueError(f"is not of style {style}: no backbone where that style has it. {_contents(data)}")
-        return found
+        return match
     found = [match for row in STYLES.values() if row.detected and (match := _match(row, data, branch)) and match.marked]
+    known = f"Known styles: {', '.join(STYLES)} (tools/convert_to_d2.py --list-styles)."
     if not found:
-        raise ValueError(f"{_problem(data)} {_contents(data)} {_known()}")
+        raise ValueError(f"{_problem(data)} {_contents(data)} {known}")
     fewest = min(len(match.unknown) for match in found)
-    best = [match for match in found if len(match.unknown) == fewest]
-    first, others = best[0], best[1:]
+    first, *others = (match for match in found if len(match.unknown) == fewest)
     if any(not _alike(first, other) for other in others):
-        names = ", ".join(match.style.name for match in best)
-        raise ValueError(
-            f"could be of several styles that read it differently: {names}. Choose one with --from. {_contents(data)} {_known()}"
-        )
+        names = ", ".join(match.style.name for match in (first, *others))
+        raise ValueError(f"could be of several styles that read it differently: {names}. Choose one with --from. {_contents(data)} {known}")
     return replace(first, also=tuple(match.style.name for match in others))
 
 
 def _match(style: Style, data: Any, branch: str) -> Match | None:
     for place, state, outside in _states(style, data):
-        prefix = _prefix(style, style.online, state)
-        other = _prefix(style, style.ema, state)
+        prefix, other = _prefix(style, style.online, state), _prefix(style, style.ema, state)
         if prefix is None and other is None:
             continue
         if branch == "ema":
@@ -100,8 +95,8 @@ def _match(style: Style, data: Any, branch: str) -> Match | None:
 
 def _states(style: Style, data: Any) -> Iterator[tuple[str, dict[str, Any], list[str]]]:
     """Every state dict that the style could mean: its place, its tensors without a wrapper's prefix, and what else the file holds."""
-    if style.collect is not None:
-        collected = style.collect(data)
+    if style.naming is haiku_names:
+        collected = haiku_state(data)
         if collected is not None:
             yield "", _tensors(collected[0]), collected[1] + _others(collected[0])
         return
@@ -142,12 +137,12 @@ def _tensors(content: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _prefix(style: Style, patterns: tuple[str, ...], state: Mapping[str, Any]) -> str | None:
-    """What stands before the names of the first pattern under which the stem lies; the stem's norm tells where its kernel is missing."""
+    """The prefix of the first pattern with exactly one stem; the stem's norm decides where its kernel is missing."""
     stems = [key for key, name in known_keys(style.naming).items() if name.startswith("stem.")]
     for stem in stems:
         for pattern in patterns:
             found = {key.removesuffix(stem) for key in state if key.endswith(stem)}
-            fitting = sorted(prefix for prefix in found if re.fullmatch(pattern, prefix))
+            fitting = [prefix for prefix in found if re.fullmatch(pattern, prefix)]
             if len(fitting) == 1:
                 return fitting[0]
     return None
@@ -156,9 +151,10 @@ def _prefix(style: Style, patterns: tuple[str, ...], state: Mapping[str, Any]) -
 def _sort(
     style: Style, branch: str, place: str, state: Mapping[str, Any], prefix: str | None, other: str | None, outside: list[str]
 ) -> Match:
+    """Sort the keys of a state dict. ``prefix`` is that of the branch, ``other`` that of the other encoder."""
     names = known_keys(style.naming)
     backbone, keys, unknown = {}, {}, []
-    dropped = {key: "not part of the network" for key in outside}
+    dropped = dict.fromkeys(outside, "not part of the network")
     for key, value in state.items():
         short = key[len(prefix) :] if prefix is not None and key.startswith(prefix) else None
         if short in names:
@@ -182,17 +178,13 @@ def _alike(first: Match, other: Match) -> bool:
 
 def _problem(data: Any) -> str:
     """What kind of content it is, for a file of no known style."""
-    if not isinstance(data, Mapping) or not any(_is_tensor(value) for value in _leaves(data)):
+    if not _has_tensor(data):
         return "holds no state dict: expected a dict of tensors, such as a DetCon pretraining checkpoint."
     return "is of no known style: no ResNet's first convolution under any of their names."
 
 
-def _leaves(data: Mapping[Any, Any]) -> Iterator[Any]:
-    for value in data.values():
-        if isinstance(value, Mapping):
-            yield from _leaves(value)
-        else:
-            yield value
+def _has_tensor(data: Any) -> bool:
+    return isinstance(data, Mapping) and any(_is_tensor(value) or _has_tensor(value) for value in data.values())
 
 
 def _contents(data: Any) -> str:
@@ -204,7 +196,3 @@ def _contents(data: Any) -> str:
         for key, value in data.items()
     ]
     return f"Its first keys: {'; '.join(lines[:5]) or 'none'}."
-
-
-def _known() -> str:
-    return f"Known styles: {', '.join(STYLES)} (tools/convert_to_d2.py --list-styles)."

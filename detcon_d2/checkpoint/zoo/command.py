@@ -1,0 +1,101 @@
+"""The model zoo: public checkpoints by name, downloaded, checked and converted for Detectron2."""
+
+import argparse
+import logging
+import sys
+
+from tabulate import tabulate
+
+from detcon_d2.checkpoint.zoo.cache import CACHE_VARIABLE, CachedEntry
+from detcon_d2.checkpoint.zoo.catalog import ZOO, markdown_table
+from detcon_d2.checkpoint.zoo.handler import MIRROR_VARIABLE, PREFIX, parse, resolve_entry
+
+_EPILOG = f"""
+examples
+  what there is, and everything known of one
+    python tools/zoo.py list
+    python tools/zoo.py show detcon_b_r50_in1k
+  download, check, convert; prints the weights and the config that fits them
+    python tools/zoo.py download detcon_b_r50_in1k
+  or let training do it: the name is accepted wherever Detectron2 takes a file, and by tools/convert_to_d2.py
+    python tools/train_net.py --config-file ... MODEL.WEIGHTS {PREFIX}detcon_b_r50_in1k
+  are the files in the cache still the ones that were downloaded?
+    python tools/zoo.py verify
+
+A download that was cut continues with the same command. Behind a firewall: put the published file where the error message says, or name
+a mirror with --mirror or {MIRROR_VARIABLE}. It has the files as URL/NAME/FILE, so the cache of another machine, served as it is, is enough.
+The cache is --cache, or {CACHE_VARIABLE}, or detcon_d2 in $FVCORE_CACHE (default ~/.torch/iopath_cache).
+exit status: 0 done; 1 verify found a file that is wrong or missing; 2 nothing done, the message gives the reason
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line (default: that of the process); returns the exit status."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    try:
+        return args.run(args)
+    except (ValueError, OSError) as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cache", help=f"folder of the downloads (default: {CACHE_VARIABLE}, see below)")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    listing = commands.add_parser("list", help="table of all entries")
+    listing.add_argument("--markdown", action="store_true", help="as in MODEL_ZOO.md")
+    listing.set_defaults(run=_list)
+    show = commands.add_parser("show", help="everything known of one entry")
+    show.add_argument("name", metavar="NAME")
+    show.set_defaults(run=_show)
+    get = commands.add_parser("download", help="download, check and convert")
+    get.add_argument("names", metavar="NAME", nargs="+", help="an entry, or NAME/BRANCH for its other encoder")
+    get.add_argument("--mirror", metavar="URL", help=f"take the files from URL/NAME/FILE (default: {MIRROR_VARIABLE}, else the publishers)")
+    get.add_argument("--no-check", action="store_true", help="do not compare features before and after conversion")
+    get.set_defaults(run=_download)
+    verify = commands.add_parser("verify", help="compare cached files with their checksums")
+    verify.add_argument("names", metavar="NAME", nargs="*")
+    verify.set_defaults(run=_verify)
+    return parser
+
+
+def _list(args: argparse.Namespace) -> int:
+    if args.markdown:
+        print("\n".join(markdown_table(ZOO.values())))
+        return 0
+    rows = []
+    for cached in (CachedEntry.of(entry, args.cache) for entry in ZOO.values()):
+        entry = cached.entry
+        size = entry.size or cached.read_record().get("size")
+        mebibytes = f"{size / 2**20:.0f} MiB" if size else ""
+        rows.append([entry.name, entry.method, f"R-{entry.depth}", entry.epochs, mebibytes, cached.state()])
+    print(tabulate(rows, ["name", "method", "network", "epochs", "size", "cached"]))
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    print(tabulate(CachedEntry.of(parse(args.name)[0], args.cache).describe().items(), tablefmt="plain", disable_numparse=True))
+    return 0
+
+
+def _download(args: argparse.Namespace) -> int:
+    for name in args.names:
+        weights = resolve_entry(name, cache=args.cache, mirror=args.mirror, check=not args.no_check)
+        print(f"weights  {weights}\nconfig   {weights.with_suffix('.yaml')}")
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    """Without names, every file that is in the cache."""
+    wrong = 0
+    for cached in (CachedEntry.of(parse(name)[0], args.cache) for name in args.names or ZOO):
+        try:
+            if args.names or cached.file.is_file():
+                print(f"{cached.entry.name}: ok, sha256 {cached.check_file()}")
+        except (ValueError, FileNotFoundError) as error:
+            print(f"{cached.entry.name}: WRONG. {error}")
+            wrong += 1
+    return min(wrong, 1)
