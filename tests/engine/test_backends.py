@@ -7,7 +7,7 @@ import subprocess
 import pytest
 import torch
 
-from detcon_d2.checkpoint import load_checkpoint_file as load_torch
+from detcon_d2.checkpoint import load_checkpoint_file
 from detcon_d2.engine import DetConTrainer, setup
 from tests.conftest import PATIENCE, tiny_opts
 from tests.engine.test_trainer import arguments, start
@@ -27,7 +27,7 @@ def test_three_iterations_from_one_initial_checkpoint_agree(photos, tmp_path, ar
     for process in runs.values():
         output, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, output
-    subset, real = (load_torch(tmp_path / backend / "model_final.pth") for backend in runs)
+    subset, real = (load_checkpoint_file(tmp_path / backend / "model_final.pth") for backend in runs)
     assert subset["metadata"]["backend"].startswith("subset") and real["metadata"]["backend"].startswith("detectron2")
     torch.testing.assert_close(subset["model"], real["model"], rtol=1e-4, atol=1e-4)
     losses = [[json.loads(line)["loss_detcon"] for line in (tmp_path / name / "metrics.json").read_text().splitlines()] for name in runs]

@@ -10,7 +10,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from detcon_d2 import d2
-from detcon_d2.checkpoint import load_checkpoint_file as load_torch
+from detcon_d2.checkpoint import load_checkpoint_file
 from detcon_d2.cli.predict import main
 from detcon_d2.engine import FinetuneTrainer, load_config, setup_finetuning
 from detcon_d2.engine.finetune.predict import Categories, Predictor, draw_detections, find_categories, find_images, to_coco_results
@@ -115,7 +115,7 @@ def test_masks_and_boxes_are_drawn_where_they_are_and_nowhere_else():
 
 def test_categories_come_from_the_checkpoint_then_the_catalog_then_numbers(shapes, detector):
     cfg = load_config(BASE, detector_opts(shapes, detector, DATASETS__TEST='("nobody_knows",)'))
-    metadata = load_torch(detector / "model_final.pth")["metadata"]
+    metadata = load_checkpoint_file(detector / "model_final.pth")["metadata"]
     assert find_categories(cfg, metadata).names[:2] == ("disc", "ring")
     assert find_categories(cfg, None) == Categories(tuple(f"class {i}" for i in range(8)), tuple(range(8)))
     d2.MetadataCatalog.get("eight").set(thing_classes=list("abcdefgh"), thing_dataset_id_to_contiguous_id={10 - i: i for i in range(8)})

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from detcon_d2 import d2
-from detcon_d2.checkpoint import load_checkpoint_file as load_torch
+from detcon_d2.checkpoint import load_checkpoint_file
 from detcon_d2.engine import FinetuneTrainer, NonFiniteLossError, launch, main, setup_finetuning
 from tests.conftest import PATIENCE, REPO
 from tests.detectors import BASE, arguments, detector_opts, spec
@@ -31,7 +31,7 @@ def metrics(folder: Path) -> list[dict]:
 
 def momenta(folder: Path) -> list[torch.Tensor]:
     """Of every parameter: after one step without momentum, the gradient."""
-    state = load_torch(folder / "model_final.pth")["trainer"]["optimizer"]["state"]
+    state = load_checkpoint_file(folder / "model_final.pth")["trainer"]["optimizer"]["state"]
     return [entry["momentum_buffer"] for entry in state.values()]
 
 
@@ -85,7 +85,7 @@ def test_results_say_what_was_evaluated_and_how(shapes, finished):
 
 
 def test_the_checkpoint_says_how_it_came_about(finished):
-    state = load_torch(finished / "model_final.pth")
+    state = load_checkpoint_file(finished / "model_final.pth")
     found = state["metadata"]
     assert found["method"] == "GeneralizedRCNN" and found["iterations"] == state["iteration"] + 1 == 4
     assert (found["dataset_size"], found["channel_order"], found["depth"], found["norm"]) == (6, "RGB", 50, "BN")
@@ -122,7 +122,7 @@ def test_eval_only_without_weights_or_data_is_refused(shapes, tmp_path, capsys, 
 @pytest.fixture(scope="module")
 def backbone(finished, tmp_path_factory) -> Path:
     """A checkpoint with the ResNet of ``finished`` only, and its metadata."""
-    state = load_torch(finished / "model_final.pth")
+    state = load_checkpoint_file(finished / "model_final.pth")
     kept = {key: value for key, value in state["model"].items() if key.startswith("backbone.bottom_up.")}
     path = tmp_path_factory.mktemp("backbone") / "backbone.pth"
     torch.save({"model": kept, "metadata": state["metadata"] | {"method": "DetConB", "epochs": 300.0}}, path)
@@ -155,10 +155,10 @@ def test_from_a_backbone_one_line_says_what_is_new_and_the_metadata_is_taken_ove
     log = (tmp_path / "log.txt").read_text()
     assert f"{backbone}: newly initialised, as expected: FPN, RPN, box head, mask head." in log
     trainer.checkpointer.save("model_0000000", iteration=0)
-    found = load_torch(tmp_path / "model_0000000.pth")["metadata"]
+    found = load_checkpoint_file(tmp_path / "model_0000000.pth")["metadata"]
     assert (found["method"], found["pretrained_method"], found["pretrained_epochs"]) == ("GeneralizedRCNN", "DetConB", 300.0)
     weight = "backbone.bottom_up.res5.2.conv3.weight"
-    torch.testing.assert_close(trainer.network.state_dict()[weight], load_torch(backbone)["model"][weight], rtol=0, atol=0)
+    torch.testing.assert_close(trainer.network.state_dict()[weight], load_checkpoint_file(backbone)["model"][weight], rtol=0, atol=0)
     backbone_less = FinetuneTrainer(*setup_finetuning(arguments(detector_opts(shapes, tmp_path, SOLVER__MAX_ITER=1), resume=True)))
     backbone_less.resume_or_load(resume=True)
     assert backbone_less.metadata.values["pretrained_method"] == "DetConB"
@@ -199,7 +199,7 @@ def test_a_resumed_run_continues_iteration_weights_optimizer_and_schedule(shapes
     assert [row["iteration"] for row in metrics(tmp_path)][-2:] == [2, 3]
     assert metrics(tmp_path)[-1]["lr"] == pytest.approx(0.002)
     assert "order of the images starts anew at iteration 2" in (tmp_path / "log.txt").read_text()
-    finished = load_torch(tmp_path / "model_final.pth")
+    finished = load_checkpoint_file(tmp_path / "model_final.pth")
     assert finished["metadata"]["iterations"] == 4
 
 
@@ -215,7 +215,7 @@ def test_nan_stops_the_run_and_the_saved_batch_loads_safely(shapes, tmp_path):
         next(trainer.network.roi_heads.box_predictor.cls_score.parameters()).fill_(float("nan"))
     with pytest.raises(NonFiniteLossError, match=r"loss is not finite at iteration 0.*nan_batch_iter0_rank0.pth.*lower learning rate"):
         trainer.train()
-    saved = load_torch(tmp_path / "nan_batch_iter0_rank0.pth")
+    saved = load_checkpoint_file(tmp_path / "nan_batch_iter0_rank0.pth")
     record = saved["batch"][0]
     assert len(saved["batch"]) == 4 and record["image"].shape == (3, 64, 64)
     assert len(record["gt_boxes"]) == len(record["gt_classes"]) > 0
@@ -290,4 +290,4 @@ def test_detectron2s_official_config_trains_with_overrides_only(shapes, tmp_path
     opts = [str(item) for pair in overrides.items() for item in pair]
     process = train_net(opts, config=str(Path(checkout, "configs", OFFICIAL)))
     assert process.returncode == 0, process.stdout
-    assert load_torch(tmp_path / "model_final.pth")["iteration"] == 1
+    assert load_checkpoint_file(tmp_path / "model_final.pth")["iteration"] == 1
