@@ -40,6 +40,7 @@ _NAMES = {
         "launch",
     ),
     "evaluation": ("COCOEvaluator", "inference_on_dataset", "print_csv_format"),
+    "evaluation.coco_evaluation": ("instances_to_coco_json",),
     "layers": ("CNNBlockBase", "Conv2d", "FrozenBatchNorm2d", "NaiveSyncBatchNorm", "ShapeSpec", "get_norm"),
     "modeling": ("BACKBONE_REGISTRY", "META_ARCH_REGISTRY", "Backbone", "ResNet", "build_backbone", "build_model"),
     "modeling.backbone.fpn": ("FPN", "LastLevelMaxPool"),
