@@ -25,7 +25,7 @@ class DetConTrainer(StepTrainer):
     def __init__(self, cfg: "d2.CfgNode", records: list[dict]):
         """
         Args:
-            cfg: resolved by :func:`detcon_d2.engine.setup.setup`.
+            cfg: resolved by :func:`detcon_d2.engine.setup.setup_pretraining`.
             records: the training images, in the order that every process shares.
         """
         super().__init__(cfg, build_detcon_optimizer)

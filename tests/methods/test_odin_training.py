@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from detcon_d2 import d2
-from detcon_d2.engine import DetConTrainer, launch, setup
+from detcon_d2.engine import DetConTrainer, launch, setup_pretraining
 from tests.conftest import tiny_opts, write_photos
 from tests.engine.test_trainer import _StopAfter, _Stopped, arguments, assert_same_state, final_state, run, run_main
 
@@ -20,7 +20,7 @@ EACH_EPOCH = KMEANS | {"DETCON__MASKS__KMEANS__REFRESH_EPOCHS": 1}
 
 
 def trainer_of(photos: Path, output: Path, **overrides: object) -> DetConTrainer:
-    return DetConTrainer(*setup(arguments(tiny_opts(photos, output, **overrides))))
+    return DetConTrainer(*setup_pretraining(arguments(tiny_opts(photos, output, **overrides))))
 
 
 def run_until(photos: Path, output: Path, iteration: int, **overrides: object) -> None:

@@ -1,4 +1,4 @@
-"""Detectors see the images and labels that the config names: specs are registered, fractions reproducible, augmentations as described."""
+"""Detectors get the images and labels of the config: specs are registered, fractions reproducible, augmentations as described."""
 
 import json
 import shutil
@@ -18,12 +18,7 @@ from detcon_d2.engine.finetune.data import (
     load_detection_records,
     register_data_sets,
 )
-from tests.detectors import BASE, detector_opts, spec, write_shapes
-
-
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory):
-    return write_shapes(tmp_path_factory.mktemp("shapes"))
+from tests.detectors import BASE, detector_opts, spec
 
 
 def load(shapes, tmp_path, **overrides):
@@ -56,7 +51,7 @@ def test_a_damaged_json_is_named(shapes, tmp_path):
         load_detection_records(cfg)
 
 
-def test_a_fraction_depends_on_its_seed_only_and_a_small_one_is_part_of_a_large_one():
+def test_a_fraction_depends_only_on_its_seed_and_a_small_one_is_part_of_a_large_one():
     records = [{"image_id": index} for index in range(1000)]
     one, ten = choose_fraction(records, 0.01, 0), choose_fraction(records, 0.1, 0)
     assert (len(one), len(ten)) == (10, 100)
@@ -67,7 +62,7 @@ def test_a_fraction_depends_on_its_seed_only_and_a_small_one_is_part_of_a_large_
     assert one == choose_fraction(records, 0.01, 0)
 
 
-def test_training_on_a_fraction_says_how_many_images(shapes, tmp_path, caplog):
+def test_the_number_of_images_of_a_fraction_is_logged(shapes, tmp_path, caplog):
     caplog.set_level("INFO", logger="detcon_d2")
     cfg = load(shapes, tmp_path, DETCON__FINETUNE__LABEL_FRACTION=0.5, SEED=7)
     chosen = load_detection_records(cfg)
