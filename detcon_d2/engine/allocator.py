@@ -10,9 +10,10 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 def keep_freed_memory() -> bool:
     """Let glibc's malloc keep large freed blocks. Otherwise it returns them to the system, and every step pays page faults for new ones.
 
-    A step of DetCon_B, ResNet-50, 16 images of 224 px, float32, one core of an AMD EPYC: 470,000 page faults and 6 % less processor time.
-    Small steps gain nothing. Every step asks for the same blocks again, so the memory of the process does not grow. The setting is that of
-    the process and of processes that it forks. It cannot be an environment variable, which glibc reads only when a process starts.
+    It saves 470,000 page faults and 6 % of the processor time of a pretraining step of ResNet-50 with a target network, on 16 images of
+    224 px in float32 on one core; small steps gain nothing. Every step asks for the same blocks again, so the memory of the process does
+    not grow. The setting is that of the process and of processes that it forks. It cannot be an environment variable, because glibc reads
+    those only when a process starts.
 
     Returns:
         Whether this is glibc's malloc and it accepted both settings.

@@ -55,7 +55,17 @@ def load_config(config_file: str, opts: list[str]) -> "d2.CfgNode":
 
 def setup_pretraining(args: argparse.Namespace) -> tuple["d2.CfgNode", list[dict]]:
     """:func:`setup_job` of a pretraining method."""
-    return setup_job(args, _resolve_pretraining, records_digest)
+
+    def resolve(cfg: "d2.CfgNode") -> tuple[list[dict], list[str]]:
+        world_size = d2.comm.get_world_size()
+        check_pretraining_config(cfg, world_size)
+        lines = resolve_norms(cfg, world_size)
+        records = load_training_records(cfg, regions=pretraining_class(cfg.MODEL.META_ARCHITECTURE).Samples.uses_regions)
+        lines += resolve_schedule(cfg, len(records))
+        lines += resolve_probe(cfg, records)
+        return records, lines
+
+    return setup_job(args, resolve, records_digest)
 
 
 def setup_job(
@@ -96,16 +106,6 @@ def setup_job(
     return cfg, records
 
 
-def _resolve_pretraining(cfg: "d2.CfgNode") -> tuple[list[dict], list[str]]:
-    world_size = d2.comm.get_world_size()
-    check_pretraining_config(cfg, world_size)
-    lines = resolve_norms(cfg, world_size)
-    records = load_training_records(cfg, regions=pretraining_class(cfg.MODEL.META_ARCHITECTURE).Samples.uses_regions)
-    lines += resolve_schedule(cfg, len(records))
-    lines += resolve_probe(cfg, records)
-    return records, lines
-
-
 def check_pretraining_config(cfg: "d2.CfgNode", world_size: int) -> None:
     """Refuse a config that would fail later or, worse, train something other than what the user meant.
 
@@ -130,15 +130,12 @@ def check_pretraining_config(cfg: "d2.CfgNode", world_size: int) -> None:
 
 
 def check_config(cfg: "d2.CfgNode", world_size: int, checks: Iterable[tuple[bool, str, object, str]]) -> None:
-    """What pretraining and fine-tuning both require of a config, and the ``checks`` of one of them.
+    """Raise a ValueError for all ``checks`` that fail, and for those that pretraining and fine-tuning share.
 
     Args:
         cfg: the config.
         world_size: number of processes.
         checks: (whether it is fulfilled, key, value found, what is expected) each.
-
-    Raises:
-        ValueError: names each wrong key, the value found and what is expected.
     """
     batch, period, dtype = cfg.SOLVER.IMS_PER_BATCH, cfg.DETCON.LOG_PERIOD, cfg.DETCON.SOLVER.AMP_DTYPE
     fp16_on_cpu = cfg.SOLVER.AMP.ENABLED and dtype == "fp16" and not torch.cuda.is_available()

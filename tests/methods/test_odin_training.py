@@ -11,7 +11,8 @@ import pytest
 from detcon_d2 import d2
 from detcon_d2.engine import DetConTrainer, launch, setup_pretraining
 from tests.conftest import tiny_opts, write_photos
-from tests.engine.test_trainer import _StopAfter, _Stopped, arguments, assert_same_state, final_state, run, run_main
+from tests.engine.runs import StopAfter, Stopped, arguments, assert_same_state, final_state, run
+from tests.engine.test_trainer import run_main
 
 # Of 128 px images, 4 x 4 cells.
 KMEANS = {"SOLVER__WARMUP_ITERS": 0, "DETCON__MASKS__SOURCE": "kmeans", "DETCON__MASKS__KMEANS__K": 5, "DETCON__MASKS__KMEANS__SIZE": 128}
@@ -26,8 +27,8 @@ def trainer_of(photos: Path, output: Path, **overrides: object) -> DetConTrainer
 def run_until(photos: Path, output: Path, iteration: int, **overrides: object) -> None:
     """Train, and be killed after so many iterations."""
     trainer = trainer_of(photos, output, **overrides)
-    trainer.register_hooks([_StopAfter(iteration)])
-    with pytest.raises(_Stopped):
+    trainer.register_hooks([StopAfter(iteration)])
+    with pytest.raises(Stopped):
         trainer.train()
 
 

@@ -1,10 +1,8 @@
 """The fine-tuning loop: data, evaluation and PreciseBN of any Detectron2 detector around the shared step."""
 
-import contextlib
 import logging
 import time
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -41,7 +39,6 @@ class FinetuneTrainer(StepTrainer):
         values = finetuning_metadata(cfg, len(records), annotations_digest(records), *catalog_categories(cfg.DATASETS.TRAIN[0]))
         self.metadata = FinetuneMetadata(values, strict=cfg.DETCON.SOLVER.STRICT_RESUME)
         self.checkpointer = DetConCheckpointer(self.network, cfg.OUTPUT_DIR, metadata=self.metadata, trainer=weakref.proxy(self))
-        self.results: dict[str, Any] = {}
         precise_bn, evaluation = [], []
         if cfg.TEST.PRECISE_BN.ENABLED:
             precise_bn.append(PreciseBNHook(cfg.TEST.EVAL_PERIOD, self.network, self._fresh_batches, cfg.TEST.PRECISE_BN.NUM_ITER))
@@ -64,8 +61,14 @@ class FinetuneTrainer(StepTrainer):
             self.checkpointer.resume_or_load(weights, resume=resume)
         else:
             self.metadata.take_over(read_metadata(d2.PathManager.get_local_path(weights)))
-            with _fvcore_errors_only():
+            # fvcore warns with lists of hundreds of keys; one line replaces them.
+            fvcore_logger = logging.getLogger("fvcore.common.checkpoint")
+            level = fvcore_logger.level
+            fvcore_logger.setLevel(logging.ERROR)
+            try:
                 self.checkpointer.resume_or_load(weights, resume=False)
+            finally:
+                fvcore_logger.setLevel(level)
             logger.info("%s: %s.", weights, describe_missing(self.checkpointer.missing_keys))
         self.agree_on_start(resumed)
         if resumed and self.start_iter < self.max_iter:
@@ -86,14 +89,14 @@ class FinetuneTrainer(StepTrainer):
         Returns:
             the metrics, by data set if there are several, on the main process; an empty dict on the others.
         """
-        self.results = evaluate(self.cfg, self.network)
+        results = evaluate(self.cfg, self.network)
         if not d2.comm.is_main_process():
             return {}
         done = min(self.iter + 1, self.max_iter)
         if done == self.max_iter:
             seconds = time.perf_counter() - self._start_time
-            write_results(self.cfg, self.results, done, self.cfg.MODEL.WEIGHTS, seconds)
-        return self.results if len(self.results) > 1 else next(iter(self.results.values()))
+            write_results(self.cfg, results, done, self.cfg.MODEL.WEIGHTS, seconds)
+        return results if len(results) > 1 else next(iter(results.values()))
 
     def plain_batch(self, batch: list[dict]) -> list[dict]:
         """Images with their boxes and classes, without masks."""
@@ -112,15 +115,3 @@ class FinetuneTrainer(StepTrainer):
 
     def _seed(self) -> int | None:
         return None if self.cfg.SEED < 0 else self.cfg.SEED + self.start_iter
-
-
-@contextlib.contextmanager
-def _fvcore_errors_only() -> Iterator[None]:
-    """Suppress fvcore's warnings, which list hundreds of missing keys."""
-    fvcore_logger = logging.getLogger("fvcore.common.checkpoint")
-    level = fvcore_logger.level
-    fvcore_logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        fvcore_logger.setLevel(level)

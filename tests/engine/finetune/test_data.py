@@ -12,7 +12,6 @@ from detcon_d2.engine import load_config
 from detcon_d2.engine.finetune.data import (
     build_augmentations,
     build_detection_mapper,
-    build_evaluation_loader,
     build_finetune_loader,
     choose_fraction,
     load_detection_records,
@@ -113,17 +112,6 @@ def test_scale_jitter_resizes_the_long_side_and_pads_with_grey(shapes, tmp_path,
     assert image.shape == (96, 96, 3)
     assert inside[1].max() + 1 == side and inside[0].max() + 1 == side * 40 // 64
     assert (image[-1, -1] == 128).all()
-
-
-def test_the_default_augmentation_follows_the_input_keys(shapes, tmp_path):
-    cfg = load(shapes, tmp_path, INPUT__MIN_SIZE_TRAIN="(80,)")
-    mapped = build_detection_mapper(cfg)(load_detection_records(cfg)[0])
-    assert mapped["image"].shape == (3, 80, 80)
-
-
-def test_evaluation_takes_every_image_once_in_order(shapes, tmp_path):
-    loader = build_evaluation_loader(load(shapes, tmp_path), spec(shapes, "val"))
-    assert [record["image_id"] for batch in loader for record in batch] == [1, 2, 3, 4]
 
 
 def test_an_image_that_is_gone_is_named(shapes, tmp_path):

@@ -13,7 +13,7 @@ from detcon_d2 import d2
 from detcon_d2.checkpoint import load_torch
 from detcon_d2.engine import launch, main
 from detcon_d2.engine.step import NonFiniteLossError
-from tests.detectors import BASE, arguments, detector_opts, flat, spec
+from tests.detectors import arguments, detector_opts, flat, spec
 from tests.engine.runs import StopAfter, Stopped, final_state, finetuner, metrics, momenta, output_of, results, start, train
 
 
@@ -215,11 +215,6 @@ def test_evaluation_over_two_processes_is_that_of_one(shapes, finished, tmp_path
     opts = detector_opts(shapes, tmp_path, MODEL__WEIGHTS=finished / "model_final.pth")
     launch(run_main, arguments(opts, num_gpus=2, eval_only=True))
     assert results(tmp_path)["results"] == results(finished)["results"]
-
-
-def test_the_tool_trains_and_evaluates(shapes, tmp_path):
-    output = output_of(start(detector_opts(shapes, tmp_path, SOLVER__MAX_ITER=2), config=BASE))
-    assert "copypaste: Task: segm" in output and results(tmp_path)["iteration"] == 2
 
 
 OFFICIAL = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
