@@ -31,6 +31,7 @@ _NAMES = {
     "data.samplers": ("TrainingSampler",),
     "engine": ("HookBase", "TrainerBase", "default_argument_parser", "default_setup", "launch"),
     "evaluation": ("COCOEvaluator", "inference_on_dataset", "print_csv_format"),
+    "evaluation.coco_evaluation": ("instances_to_coco_json",),
     "layers": ("Conv2d", "FrozenBatchNorm2d", "ShapeSpec", "get_norm"),
     "modeling": ("BACKBONE_REGISTRY", "META_ARCH_REGISTRY", "ResNet", "build_backbone", "build_model"),
     "modeling.backbone.fpn": ("FPN", "LastLevelMaxPool"),

@@ -1,4 +1,4 @@
-"""What happens around a step: target update, throughput, orderly stop."""
+"""What happens after a step: update of the target network, throughput, stop on a signal."""
 
 import signal
 from types import FrameType
@@ -10,7 +10,7 @@ from detcon_d2.modeling.ema import ema_momentum
 class EMAHook(d2.HookBase):
     """Moves the target network after each optimizer step, with the momentum of that step (method.md, "Networks").
 
-    Comes after the optimizer's hook and before the checkpointer, so that a checkpoint holds the target of its iteration.
+    It comes after the optimizer's step and before the checkpointer, so that a checkpoint holds the target of its own iteration.
     """
 
     def __init__(self, model, base_momentum: float, max_iter: int):
@@ -32,7 +32,7 @@ class EMAHook(d2.HookBase):
 
 
 class ThroughputHook(d2.HookBase):
-    """Logs images/s of the whole job from IterationTimer's time; comes after it."""
+    """Logs images/s of all processes together, from the ``time`` that IterationTimer logs; it comes after that hook."""
 
     def __init__(self, images_per_step: int):
         """
@@ -42,16 +42,17 @@ class ThroughputHook(d2.HookBase):
         self._images = images_per_step
 
     def after_step(self) -> None:
-        """Log ``images_per_second``; the first iterations, which IterationTimer leaves out, have none."""
+        """Log ``images_per_second``, except for the first iterations, which IterationTimer leaves out."""
         time = self.trainer.storage.histories().get("time")
         if time is not None:
             self.trainer.storage.put_scalar("images_per_second", self._images / time.latest())
 
 
 class StopOnSignalHook(d2.HookBase):
-    """SIGTERM or SIGUSR1 (schedulers send them before they kill a job): finish the iteration, save, leave. Must be the last hook.
+    """On SIGTERM or SIGUSR1, which schedulers send before they kill a job: finish the iteration, save, exit. It must be the last hook.
 
-    All processes stop after the same iteration: the trainer agrees on ``stop_agreed`` in its step.
+    The signal may reach only one process. The trainer's step combines ``stop_requested`` of all processes to ``stop_agreed``, so that all
+    of them stop after the same iteration.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -65,18 +66,18 @@ class StopOnSignalHook(d2.HookBase):
         self._previous: dict[int, object] = {}
 
     def before_train(self) -> None:
-        """Take the signals."""
+        """Handle the signals."""
         self._previous = {number: signal.signal(number, self._request) for number in self.SIGNALS}
 
     def after_step(self) -> None:
-        """Save and leave if a stop was agreed."""
+        """Save and exit if a stop was agreed."""
         if self.trainer.stop_agreed and self.trainer.iter + 1 < self.trainer.max_iter:
             self._checkpointer.save(f"model_{self.trainer.iter:07d}", iteration=self.trainer.iter)
             d2.comm.synchronize()
             raise SystemExit(f"Stopped by a signal after iteration {self.trainer.iter}; continue with --resume.")
 
     def after_train(self) -> None:
-        """Give the signals back."""
+        """Restore the previous handlers."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 

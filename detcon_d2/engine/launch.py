@@ -1,11 +1,10 @@
-"""Start one process a device: under torchrun, under SLURM's srun, by Detectron2's ``launch``, or as gloo processes on the CPU."""
+"""Start one process per device: under torchrun, under SLURM's srun, with Detectron2's ``launch``, or as gloo processes on the CPU."""
 
 import argparse
 import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
@@ -17,42 +16,24 @@ from detcon_d2 import d2
 TIMEOUT = timedelta(minutes=30)
 
 
-@dataclass(frozen=True)
-class ClusterProcess:
-    """What a launcher told this process about itself."""
+def cluster_environment(environ: Mapping[str, str]) -> dict[str, str] | None:
+    """torchrun's variables RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE of this process, if torchrun or srun started it; else None.
 
-    rank: int
-    world_size: int
-    local_rank: int
-    local_world_size: int
-    init_method: str
-
-
-def cluster_process(environ: Mapping[str, str]) -> ClusterProcess | None:
-    """Read torchrun's or srun's environment variables; None when this process was started by neither.
-
-    torchrun: RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT. srun: SLURM_PROCID, SLURM_STEP_NUM_TASKS,
-    SLURM_LOCALID, SLURM_STEP_TASKS_PER_NODE, and SLURM_STEP_NODELIST's first host unless MASTER_ADDR is set (MASTER_PORT: from the job id).
-    A batch script's own shell is no step of srun and is left alone.
+    For srun, MASTER_ADDR and MASTER_PORT are added. The variables follow from SLURM_PROCID, SLURM_STEP_NUM_TASKS, SLURM_LOCALID and
+    SLURM_STEP_TASKS_PER_NODE, the address from the first host of SLURM_STEP_NODELIST and the port from SLURM_JOB_ID, unless MASTER_ADDR or
+    MASTER_PORT is set. The shell of a batch script is not a step of srun: None.
     """
     if "TORCHELASTIC_RUN_ID" in environ or ("RANK" in environ and "LOCAL_RANK" in environ):
-        return ClusterProcess(
-            rank=int(environ["RANK"]),
-            world_size=int(environ["WORLD_SIZE"]),
-            local_rank=int(environ["LOCAL_RANK"]),
-            local_world_size=int(environ["LOCAL_WORLD_SIZE"]),
-            init_method="env://",
-        )
+        return {name: environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")}
     if int(environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
-        host = environ.get("MASTER_ADDR") or _first_host(environ["SLURM_STEP_NODELIST"])
-        port = environ.get("MASTER_PORT") or str(20000 + int(environ.get("SLURM_JOB_ID", "0")) % 20000)
-        return ClusterProcess(
-            rank=int(environ["SLURM_PROCID"]),
-            world_size=int(environ["SLURM_STEP_NUM_TASKS"]),
-            local_rank=int(environ["SLURM_LOCALID"]),
-            local_world_size=int(re.match(r"\d+", environ["SLURM_STEP_TASKS_PER_NODE"]).group()),
-            init_method=f"tcp://{host}:{port}",
-        )
+        return {
+            "RANK": environ["SLURM_PROCID"],
+            "WORLD_SIZE": environ["SLURM_STEP_NUM_TASKS"],
+            "LOCAL_RANK": environ["SLURM_LOCALID"],
+            "LOCAL_WORLD_SIZE": re.match(r"\d+", environ["SLURM_STEP_TASKS_PER_NODE"]).group(),
+            "MASTER_ADDR": environ.get("MASTER_ADDR") or _first_host(environ["SLURM_STEP_NODELIST"]),
+            "MASTER_PORT": environ.get("MASTER_PORT") or str(20000 + int(environ.get("SLURM_JOB_ID", "0")) % 20000),
+        }
     return None
 
 
@@ -60,54 +41,49 @@ def launch(main: Callable[[argparse.Namespace], None], args: argparse.Namespace)
     """Run ``main(args)`` in every process of the job.
 
     Args:
-        main: picklable; called once a process, with the process group up where there are several.
-        args: of Detectron2's ``default_argument_parser``: num_gpus (without CUDA: gloo processes), num_machines, machine_rank, dist_url.
+        main: picklable; called once per process. If there are several processes, the process group is initialised before.
+        args: of Detectron2's ``default_argument_parser``: num_gpus (number of gloo processes if there is no CUDA), num_machines,
+            machine_rank, dist_url.
     """
-    process = cluster_process(os.environ)
-    if process is not None:
-        _run(process, main, args)
+    environment = cluster_environment(os.environ)
+    if environment is not None:
+        _run(environment, "env://", main, args)
     elif torch.cuda.is_available():
         d2.launch(main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
     elif args.num_gpus <= 1:
         main(args)
     elif args.num_machines > 1:
-        raise ValueError("--num-machines needs CUDA; on CPU machines start the processes with torchrun or srun.")
+        raise ValueError("--num-machines needs CUDA. On several CPU machines, start the processes with torchrun or srun.")
     else:
         with tempfile.TemporaryDirectory() as folder:
             mp.spawn(_spawned, (args.num_gpus, f"file://{folder}/store", main, args), nprocs=args.num_gpus)
 
 
 def _spawned(rank: int, world_size: int, init_method: str, main: Callable, args: argparse.Namespace) -> None:
-    _run(ClusterProcess(rank, world_size, rank, world_size, init_method), main, args)
+    environment = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": world_size}
+    _run({name: str(value) for name, value in environment.items()}, init_method, main, args)
 
 
-def _run(process: ClusterProcess, main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
+def _run(environment: Mapping[str, str], init_method: str, main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
+    os.environ.update(environment)
     cuda = torch.cuda.is_available()
     if cuda:
-        # A launcher may show every process all GPUs of the machine, or its own only.
-        torch.cuda.set_device(process.local_rank % torch.cuda.device_count())
-    dist.init_process_group(
-        "nccl" if cuda else "gloo",
-        init_method=process.init_method,
-        world_size=process.world_size,
-        rank=process.rank,
-        timeout=TIMEOUT,
-    )
-    d2.comm.create_local_process_group(process.local_world_size)
+        # Some launchers show every process all GPUs of the machine, others only its own.
+        torch.cuda.set_device(int(environment["LOCAL_RANK"]) % torch.cuda.device_count())
+    rank, world_size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+    dist.init_process_group("nccl" if cuda else "gloo", init_method=init_method, rank=rank, world_size=world_size, timeout=TIMEOUT)
+    d2.comm.create_local_process_group(int(environment["LOCAL_WORLD_SIZE"]))
     d2.comm.synchronize()
     main(args)
     leave_process_group()
 
 
 def leave_process_group() -> None:
-    """End torch.distributed in this process, so that the process ends, too."""
-    # Detectron2 caches the world's gloo group; a group that outlives the process group can abort the process at its exit.
+    """End torch.distributed in this process, so that the process can exit cleanly."""
+    # Detectron2 caches a gloo group of all processes. A process can abort at its exit if that group still exists without its process group.
     clear = getattr(getattr(d2.comm, "_get_global_gloo_group", None), "cache_clear", None)
     if clear is not None:
         clear()
-    # With torch 2.15 a process that keeps its gloo group often aborts at its exit; with 2.4 one that destroys it may wait for ever.
-    if torch.__version__.startswith("2.4.") and dist.get_backend() == "gloo":
-        return
     dist.destroy_process_group()
 
 

@@ -1,12 +1,11 @@
-"""From a config file to a resolved, checked config: what differs by machine and data set is settled here, with a printed line each."""
+"""From a config file to a resolved, checked config. Keys that depend on machine or data set are set here; each change is printed."""
 
 import argparse
 import difflib
 import functools
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 
@@ -18,11 +17,8 @@ from detcon_d2.solver import resolve_schedule
 
 logger = logging.getLogger(__name__)
 
-Prepared = TypeVar("Prepared")
-"""What one process prepares before training."""
-
-# Keys that may say "SyncBN" -> what stands in for it on CPU processes; pretraining's, and a detector's. Boxes differ in number from
-# process to process, images do not.
+# Keys that may be "SyncBN" -> the norm that replaces it on several CPU processes, in pretraining and in detectors. The box and mask heads
+# need naiveSyncBN_N because the number of boxes differs between processes.
 PRETRAINING_NORMS = {"MODEL.RESNETS.NORM": "naiveSyncBN", "DETCON.HEAD_NORM": "naiveSyncBN"}
 DETECTOR_NORMS = {
     "MODEL.RESNETS.NORM": "naiveSyncBN",
@@ -33,10 +29,10 @@ DETECTOR_NORMS = {
 
 
 def load_config(config_file: str, opts: list[str]) -> "d2.CfgNode":
-    """Detectron2's defaults, DetCon's keys, the file, then ``KEY VALUE`` pairs.
+    """Detectron2's defaults, this package's keys, the file, then ``KEY VALUE`` pairs.
 
     Raises:
-        ValueError: for a key that does not exist, with the nearest one that does, or a value of another type.
+        ValueError: for an unknown key, with the most similar known one, or a value of another type.
     """
     cfg = d2.get_cfg()
     add_detcon_config(cfg)
@@ -46,7 +42,7 @@ def load_config(config_file: str, opts: list[str]) -> "d2.CfgNode":
             cfg.merge_from_file(config_file)
         cfg.merge_from_list(_whole_numbers_as_floats(cfg, opts))
     except (KeyError, AssertionError) as error:
-        # yacs says "Non-existent config key: A.B" of files, "Non-existent key: A.B" of overrides.
+        # yacs writes "Non-existent config key: A.B" for files and "Non-existent key: A.B" for overrides.
         message = str(error.args[0])
         if "Non-existent" not in message:
             raise ValueError(f"Cannot read the overrides {' '.join(opts)}: {message} Expected KEY VALUE pairs.") from None
@@ -57,97 +53,107 @@ def load_config(config_file: str, opts: list[str]) -> "d2.CfgNode":
     return cfg
 
 
-def setup(args: argparse.Namespace) -> tuple["d2.CfgNode", list[dict]]:
+def setup_pretraining(args: argparse.Namespace) -> tuple["d2.CfgNode", list[dict]]:
+    """:func:`setup_job` of a pretraining method."""
+
+    def resolve(cfg: "d2.CfgNode") -> tuple[list[dict], list[str]]:
+        world_size = d2.comm.get_world_size()
+        check_pretraining_config(cfg, world_size)
+        lines = resolve_norms(cfg, world_size)
+        records = load_training_records(cfg, regions=pretraining_class(cfg.MODEL.META_ARCHITECTURE).Samples.uses_regions)
+        lines += resolve_schedule(cfg, len(records))
+        lines += resolve_probe(cfg, records)
+        return records, lines
+
+    return setup_job(args, resolve, records_digest)
+
+
+def setup_job(
+    args: argparse.Namespace,
+    resolve: Callable[["d2.CfgNode"], tuple[list[dict], list[str]]],
+    digest: Callable[[list[dict]], str],
+) -> tuple["d2.CfgNode", list[dict]]:
     """The frozen config and the training records; logging, seeds and ``config.yaml`` in OUTPUT_DIR are set up.
 
     Args:
         args: of Detectron2's ``default_argument_parser``.
+        resolve: changes a config in place, checks it, and returns the records and the lines to print; does not communicate.
+        digest: hash of the records, which must be the same in all processes.
 
     Raises:
-        ValueError: for anything in config or data that cannot work, with what to change.
+        ValueError: for anything in config, data or weights that cannot work, with what to change. If one process finds a mistake (for
+            example, the data is missing on its machine), all processes raise.
     """
-    cfg, records, lines = prepare_together(lambda: _prepare(args))
-    digests = d2.comm.all_gather((len(records), records_digest(records)))
+    cfg, records, lines, error = None, [], [], None
+    try:
+        cfg = load_config(args.config_file, args.opts)
+        d2.setup_logger(cfg.OUTPUT_DIR, distributed_rank=d2.comm.get_rank(), name="detcon_d2")
+        lines = [f"Detectron2 backend: {d2.describe_backend()}", *resolve_device(cfg), *resolve_precision(cfg)]
+        records, more = resolve(cfg)
+        lines += more
+    except (ValueError, FileNotFoundError) as found:
+        error = str(found)
+    errors = {rank: text for rank, text in enumerate(d2.comm.all_gather(error)) if text is not None}
+    if errors:
+        raise ValueError(error or "\n".join(f"process {rank}: {text}" for rank, text in errors.items()))
+    digests = d2.comm.all_gather((len(records), digest(records)))
     if len(set(digests)) > 1:
         raise ValueError(f"The processes see different training images (count, hash): {digests}. Give every machine the same data set.")
+    cfg.freeze()
     d2.default_setup(cfg, args)
     for line in lines:
         logger.info(line)
     return cfg, records
 
 
-def prepare_together(prepare: Callable[[], Prepared]) -> Prepared:
-    """Call ``prepare`` in every process; a user's mistake that one of them finds (data missing on its machine) stops all.
-
-    Args:
-        prepare: does not communicate.
-
-    Raises:
-        ValueError: what the processes found.
-    """
-    prepared, error = None, None
-    try:
-        prepared = prepare()
-    except (ValueError, FileNotFoundError) as found:
-        error = str(found)
-    errors = {rank: text for rank, text in enumerate(d2.comm.all_gather(error)) if text is not None}
-    if errors:
-        raise ValueError(error or "\n".join(f"process {rank}: {text}" for rank, text in errors.items()))
-    return prepared
-
-
-def _prepare(args: argparse.Namespace) -> tuple["d2.CfgNode", list[dict], list[str]]:
-    """Frozen config, records, and the lines to print; no communication."""
-    cfg = load_config(args.config_file, args.opts)
-    check_pretraining_config(cfg, d2.comm.get_world_size())
-    d2.setup_logger(cfg.OUTPUT_DIR, distributed_rank=d2.comm.get_rank(), name="detcon_d2")
-    lines = [f"Detectron2 backend: {d2.describe_backend()}"]
-    lines += resolve_device(cfg)
-    lines += resolve_precision(cfg)
-    lines += resolve_norms(cfg, d2.comm.get_world_size())
-    records = load_training_records(cfg, regions=pretraining_class(cfg.MODEL.META_ARCHITECTURE).Samples.uses_regions)
-    lines += resolve_schedule(cfg, len(records))
-    lines += resolve_probe(cfg, records)
-    cfg.freeze()
-    return cfg, records, lines
-
-
 def check_pretraining_config(cfg: "d2.CfgNode", world_size: int) -> None:
-    """Refuse what would fail later or, worse, train something else than meant.
+    """Refuse a config that would fail later or, worse, train something other than what the user meant.
 
     Raises:
-        ValueError: naming key, found, expected.
+        ValueError: names each wrong key, the value found and what is expected.
     """
-    amp = cfg.SOLVER.AMP.ENABLED
-    cuda = torch.cuda.is_available()
-    batch = cfg.SOLVER.IMS_PER_BATCH
-    dtype = cfg.DETCON.SOLVER.AMP_DTYPE
     compiler = cfg.DETCON.COMPILE
-    compilers = torch.compiler.list_backends if compiler else lambda *_: []  # asking imports the compiler, which takes seconds
+    compilers = torch.compiler.list_backends if compiler else lambda *_: []  # listing them imports the compiler, which takes seconds
     architecture, backbone = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.BACKBONE.NAME
     method = pretraining_class(architecture)
     checks = [
         (method is not None, "MODEL.META_ARCHITECTURE", architecture, f"one of {', '.join(pretraining_names())}"),
-        (backbone in d2.BACKBONE_REGISTRY, "MODEL.BACKBONE.NAME", backbone, f"one of {', '.join(_names(d2.BACKBONE_REGISTRY))}"),
+        (backbone in d2.BACKBONE_REGISTRY, "MODEL.BACKBONE.NAME", backbone, f"one of {', '.join(sorted(dict(d2.BACKBONE_REGISTRY)))}"),
         (cfg.INPUT.FORMAT == "RGB", "INPUT.FORMAT", cfg.INPUT.FORMAT, "'RGB', the order that pretraining and its pixel statistics use"),
-        (cfg.SEED >= 0, "SEED", cfg.SEED, "a number >= 0: image, augmentation and drawn ids follow from it"),
-        (batch > 0 and batch % world_size == 0, "SOLVER.IMS_PER_BATCH", batch, f"a positive multiple of the {world_size} processes"),
-        (dtype in ("bf16", "fp16"), "DETCON.SOLVER.AMP_DTYPE", dtype, "'bf16' or 'fp16'"),
-        (not (amp and dtype == "fp16" and not cuda), "DETCON.SOLVER.AMP_DTYPE", dtype, "'bf16' on the CPU, or SOLVER.AMP.ENABLED False"),
+        (cfg.SEED >= 0, "SEED", cfg.SEED, "a number >= 0, which determines images, augmentation and sampled regions"),
         (not cfg.SOLVER.CLIP_GRADIENTS.ENABLED, "SOLVER.CLIP_GRADIENTS.ENABLED", True, "False: pretraining does not clip"),
         (0 <= cfg.DETCON.EMA.MOMENTUM <= 1, "DETCON.EMA.MOMENTUM", cfg.DETCON.EMA.MOMENTUM, "a number in [0, 1]"),
         (not compiler or compiler in compilers(()), "DETCON.COMPILE", compiler, f"'', or one of {', '.join(compilers())}"),
-        (cfg.DETCON.LOG_PERIOD > 0, "DETCON.LOG_PERIOD", cfg.DETCON.LOG_PERIOD, "a number of iterations >= 1"),
         *(method.check_config(cfg) if method else []),
     ]
-    wrong = [f"{key} is {found!r}; expected {expected}." for ok, key, found, expected in checks if not ok]
+    check_config(cfg, world_size, checks)
+
+
+def check_config(cfg: "d2.CfgNode", world_size: int, checks: Iterable[tuple[bool, str, object, str]]) -> None:
+    """Raise a ValueError for all ``checks`` that fail, and for those that pretraining and fine-tuning share.
+
+    Args:
+        cfg: the config.
+        world_size: number of processes.
+        checks: (whether it is fulfilled, key, value found, what is expected) each.
+    """
+    batch, period, dtype = cfg.SOLVER.IMS_PER_BATCH, cfg.DETCON.LOG_PERIOD, cfg.DETCON.SOLVER.AMP_DTYPE
+    fp16_on_cpu = cfg.SOLVER.AMP.ENABLED and dtype == "fp16" and not torch.cuda.is_available()
+    checks = [
+        *checks,
+        (batch > 0 and batch % world_size == 0, "SOLVER.IMS_PER_BATCH", batch, f"a positive multiple of the {world_size} processes"),
+        (dtype in ("bf16", "fp16"), "DETCON.SOLVER.AMP_DTYPE", dtype, "'bf16' or 'fp16'"),
+        (not fp16_on_cpu, "DETCON.SOLVER.AMP_DTYPE", dtype, "'bf16' on the CPU, or SOLVER.AMP.ENABLED False"),
+        (period > 0, "DETCON.LOG_PERIOD", period, "a number of iterations >= 1"),
+    ]
+    wrong = [f"{key} is {found!r}; expected {expected}." for fulfilled, key, found, expected in checks if not fulfilled]
     if wrong:
         raise ValueError("\n".join(wrong))
     backbone_padding(cfg)
 
 
 def resolve_device(cfg: "d2.CfgNode") -> list[str]:
-    """Fall back to the CPU where there is no CUDA; returns the lines to print."""
+    """Use the CPU if there is no CUDA; returns the lines to print."""
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
         return ["No CUDA here: MODEL.DEVICE cuda -> cpu."]
@@ -155,7 +161,7 @@ def resolve_device(cfg: "d2.CfgNode") -> list[str]:
 
 
 def resolve_precision(cfg: "d2.CfgNode") -> list[str]:
-    """No bf16 on a CPU without instructions for it, where it takes many times as long as float32; returns the lines to print."""
+    """Switch bf16 off on a CPU without bf16 instructions, where it is many times slower than float32; returns the lines to print."""
     on_cpu = cfg.MODEL.DEVICE.split(":")[0] == "cpu"
     if on_cpu and cfg.SOLVER.AMP.ENABLED and cfg.DETCON.SOLVER.AMP_DTYPE == "bf16" and not has_fast_bf16():
         cfg.SOLVER.AMP.ENABLED = False
@@ -164,33 +170,36 @@ def resolve_precision(cfg: "d2.CfgNode") -> list[str]:
 
 
 def has_fast_bf16() -> bool:
-    """Whether this CPU's convolutions and matrix products gain from bf16: AVX-512 or Arm's extension, by what oneDNN says."""
+    """Whether bf16 makes convolutions and matrix products of this CPU faster: oneDNN finds AVX-512 or Arm's bf16 extension."""
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def resolve_norms(cfg: "d2.CfgNode", world_size: int, norms: Mapping[str, str] = PRETRAINING_NORMS) -> list[str]:
-    """SyncBN becomes what world size and device allow, with the same outputs and gradients; returns the lines to print.
+    """Replace SyncBN by a norm that works with this number of processes and device, and has the same outputs and gradients.
 
     Args:
         cfg: changed in place.
-        world_size: number of processes; with one, BN.
-        norms: key -> its stand-in on several CPU processes.
+        world_size: number of processes; for one, the norm becomes BN.
+        norms: key -> its replacement on several CPU processes.
+
+    Returns:
+        the lines to print.
     """
     if world_size > 1 and cfg.MODEL.DEVICE != "cpu":
         return []
     reason = "one process" if world_size == 1 else "torch's SyncBatchNorm needs CUDA"
     lines = []
-    for key, stand_in in norms.items():
+    for key, replacement in norms.items():
         *path, last = key.split(".")
         node = functools.reduce(lambda node, name: node[name], path, cfg)
         if node[last] == "SyncBN":
-            node[last] = "BN" if world_size == 1 else stand_in
+            node[last] = "BN" if world_size == 1 else replacement
             lines.append(f"{key} SyncBN -> {node[last]} ({reason}).")
     return lines
 
 
 def resolve_probe(cfg: "d2.CfgNode", records: list[dict]) -> list[str]:
-    """Set DETCON.PROBE.NUM_CLASSES from the data set's labels where it is 0; returns the lines to print."""
+    """Set DETCON.PROBE.NUM_CLASSES from the labels of the data set if it is 0; returns the lines to print."""
     probe = cfg.DETCON.PROBE
     if not probe.ENABLED:
         return []
@@ -205,7 +214,7 @@ def resolve_probe(cfg: "d2.CfgNode", records: list[dict]) -> list[str]:
 
 
 def _whole_numbers_as_floats(cfg: "d2.CfgNode", opts: list[str]) -> list[str]:
-    """yacs takes 100 for an int and refuses it for a key like EPOCHS, whose default is a float."""
+    """yacs reads 100 as an int and refuses it for a key such as EPOCHS, whose default is a float."""
     opts = list(opts)
     for index in range(1, len(opts), 2):
         value = functools.reduce(lambda node, name: node.get(name) if isinstance(node, dict) else None, opts[index - 1].split("."), cfg)
@@ -219,7 +228,3 @@ def _keys(node: "d2.CfgNode", prefix: str = "") -> Iterator[str]:
         yield prefix + key
         if isinstance(value, d2.CfgNode):
             yield from _keys(value, f"{prefix}{key}.")
-
-
-def _names(registry: "d2.Registry") -> list[str]:
-    return sorted(name for name, _ in registry)

@@ -1,9 +1,11 @@
-"""What pretraining and fine-tuning share of a trainer: one optimizer step that also runs on CPU processes and in bf16, and stops on NaN."""
+"""What the trainers share: hooks and one optimizer step, which also runs on CPU processes and in bf16, and stops on NaN."""
 
+import inspect
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,33 +13,32 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from detcon_d2 import d2
-from detcon_d2.engine.writers import PRETRAINING_FIGURES, DetConMetricPrinter
-from detcon_d2.io.atomic import write_atomically
+from detcon_d2.engine.hooks import StopOnSignalHook, ThroughputHook
+from detcon_d2.engine.writers import DetConMetricPrinter
+from detcon_d2.io.atomic import atomic_file
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class NonFiniteLossError(FloatingPointError):
-    """The loss became NaN or infinite; the message names iteration, process and the file with the offending batch."""
+    """The loss became NaN or infinite. The message names the iteration, the process and the file that holds the batch."""
 
 
 class StepTrainer(d2.TrainerBase):
-    """Detectron2's ``TrainerBase`` with a step that autocasts, agrees over processes and refuses what is not finite.
+    """Detectron2's ``TrainerBase`` with autocast, with decisions shared by all processes, and with a check for NaN and infinity.
 
-    ``network`` is the model of the config, ``model`` the same or its DDP wrapper where there are several processes. A subclass sets
-    ``batches`` before training starts, and ``checkpointer`` before :meth:`agree_on_start`.
+    ``network`` is the model of the config; ``model`` is the same object, or its DDP wrapper if there are several processes. A subclass
+    sets ``checkpointer`` before :meth:`build_hooks` and :meth:`agree_on_start`, and ``batches`` before training starts.
     """
 
     batches: Iterator[list[dict]]
     checkpointer: "d2.DetectionCheckpointer"
-    figures: Mapping[str, str] = PRETRAINING_FIGURES
-    """Scalar -> format, of the terminal's line."""
 
     def __init__(self, cfg: "d2.CfgNode", build_optimizer: Callable[["d2.CfgNode", nn.Module], torch.optim.Optimizer]):
         """
         Args:
             cfg: resolved and frozen.
-            build_optimizer: called with it and the model.
+            build_optimizer: called with ``cfg`` and the model.
         """
         super().__init__()
         model = d2.build_model(cfg)
@@ -55,11 +56,28 @@ class StepTrainer(d2.TrainerBase):
         self.scaler = torch.amp.GradScaler(self.device_type, enabled=self.amp_dtype == torch.float16)
         self._last_batch: list[dict] | None = None
 
+    def build_hooks(self, after_update: Iterable["d2.HookBase"] = (), after_saving: Iterable["d2.HookBase"] = ()) -> list["d2.HookBase"]:
+        """All hooks of a run in their order: timers, learning rate, ``after_update``, checkpointer, ``after_saving``, writers, stop.
+
+        Args:
+            after_update: hooks that change the model after the optimizer's step, so that a checkpoint holds the result.
+            after_saving: hooks whose scalars the writers must see.
+        """
+        cfg, main_process = self.cfg, d2.comm.is_main_process()
+        hooks = [d2.hooks.IterationTimer(), ThroughputHook(cfg.SOLVER.IMS_PER_BATCH), d2.hooks.LRScheduler(self.optimizer, self.scheduler)]
+        hooks += after_update
+        if main_process:
+            keep = cfg.DETCON.SOLVER.MAX_TO_KEEP or None
+            hooks.append(d2.hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=keep))
+        hooks += after_saving
+        if main_process:
+            hooks.append(d2.hooks.PeriodicWriter(self.build_writers(), period=cfg.DETCON.LOG_PERIOD))
+        return [*hooks, StopOnSignalHook(self.checkpointer)]
+
     def build_writers(self) -> list["d2.EventWriter"]:
         """Terminal, ``metrics.json`` and TensorBoard."""
         folder = self.cfg.OUTPUT_DIR
-        json_writer = d2.JSONWriter(os.path.join(folder, "metrics.json"))
-        return [DetConMetricPrinter(self.max_iter, figures=self.figures), json_writer, d2.TensorboardXWriter(folder)]
+        return [DetConMetricPrinter(self.max_iter), d2.JSONWriter(os.path.join(folder, "metrics.json")), d2.TensorboardXWriter(folder)]
 
     def run_step(self) -> None:
         """One optimizer step over this process's share of the batch."""
@@ -71,7 +89,7 @@ class StepTrainer(d2.TrainerBase):
         self.optimizer.zero_grad()
         backward()
         self._check_gradients(batch)
-        # Clipping, where the optimizer does it, is meant for gradients of their true size.
+        # An optimizer that clips gradients expects them without the loss scale.
         self.scaler.unscale_(self.optimizer)
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -79,7 +97,7 @@ class StepTrainer(d2.TrainerBase):
         self._log(losses, data_time)
 
     def compute_losses(self, batch: list[dict]) -> tuple[dict[str, torch.Tensor], Callable[[], None]]:
-        """The losses of a batch, and what adds their gradients, times the scaler's scale, to the parameters'."""
+        """The losses of a batch, and a function that adds their gradients, times the loss scale, to those of the parameters."""
         with self.autocast():
             losses = self.model(batch)
         return losses, lambda: self.scaler.scale(sum(losses.values())).backward()
@@ -89,7 +107,7 @@ class StepTrainer(d2.TrainerBase):
         return torch.autocast(self.device_type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None)
 
     def agree_on_start(self, resumed: bool) -> None:
-        """Set ``start_iter`` after the checkpointer has loaded; every process must have loaded the same.
+        """Set ``start_iter`` after the checkpointer has loaded. Every process must have loaded the same checkpoint.
 
         Raises:
             ValueError: the processes would start at different iterations.
@@ -103,21 +121,21 @@ class StepTrainer(d2.TrainerBase):
             logging.getLogger(__name__).info("Resuming at iteration %d of %d.", self.start_iter, self.max_iter)
 
     def state_dict(self) -> dict[str, Any]:
-        """Iteration, hooks (schedule), optimizer and loss scale."""
+        """Iteration, hooks (among them the schedule), optimizer and loss scale."""
         return super().state_dict() | {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The inverse of :meth:`state_dict`."""
+        """Restore what :meth:`state_dict` returned."""
         super().load_state_dict(state_dict)
         self.optimizer.load_state_dict(state_dict["optimizer"])
         self.scaler.load_state_dict(state_dict["scaler"])
 
     def plain_batch(self, batch: list[dict]) -> list[dict]:
-        """The batch as tensors and plain values, which the safe loader of checkpoints reads back."""
+        """The batch as tensors and plain values, which the safe loader of checkpoints can read."""
         return batch
 
     def _log(self, losses: dict[str, torch.Tensor], data_time: float) -> None:
-        # The losses of the storage are means over processes; other figures are the main process's.
+        # Losses are means over all processes; other metrics are those of the main process.
         means = d2.comm.reduce_dict({name: loss.detach() for name, loss in losses.items()})
         if not d2.comm.is_main_process():
             return
@@ -126,7 +144,7 @@ class StepTrainer(d2.TrainerBase):
         self.storage.put_scalar("data_time", data_time)
 
     def _agree(self, finite: bool, batch: list[dict]) -> None:
-        """Let every process know whether one has a non-finite loss (all stop at once) or was told to stop."""
+        """Stop all processes if the loss of one is not finite; set ``stop_agreed`` in all if one has received a signal to stop."""
         flags = torch.tensor([not finite, self.stop_requested], dtype=torch.int32, device=self.cfg.MODEL.DEVICE)
         if d2.comm.get_world_size() > 1:
             torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
@@ -137,7 +155,8 @@ class StepTrainer(d2.TrainerBase):
             raise NonFiniteLossError(f"The loss of another process is not finite at iteration {self.iter}.")
 
     def _check_gradients(self, batch: list[dict]) -> None:
-        # Before they reach the weights, and a checkpoint. They are equal in all processes; fp16's scaler looks itself and skips the step.
+        # Stop before a bad gradient reaches the weights and a checkpoint. Gradients are equal in all processes, so all of them stop. With
+        # fp16 the scaler checks the gradients itself and skips the step.
         if self.scaler.is_enabled():
             return
         norms = torch._foreach_norm([p.grad for p in self.network.parameters() if p.grad is not None])
@@ -145,25 +164,29 @@ class StepTrainer(d2.TrainerBase):
             raise self._nonfinite("gradient", batch)
 
     def _nonfinite(self, what: str, batch: list[dict]) -> NonFiniteLossError:
-        path = self._save_bad_batch(batch)
-        return NonFiniteLossError(
-            f"The {what} is not finite at iteration {self.iter} on process {d2.comm.get_rank()}. The batch and the one before it are in "
-            f"{path}. Images: {', '.join(record['file_name'] for record in batch[:4])} ... A lower learning rate, a longer "
-            "warm-up or bf16 in place of fp16 are the usual remedies."
-        )
-
-    def _save_bad_batch(self, batch: list[dict]) -> str:
-        path = os.path.join(self.cfg.OUTPUT_DIR, f"nan_batch_iter{self.iter}_rank{d2.comm.get_rank()}.pth")
+        """The error to raise, after saving the batch and the previous one."""
+        path = Path(self.cfg.OUTPUT_DIR) / f"nan_batch_iter{self.iter}_rank{d2.comm.get_rank()}.pth"
         previous = None if self._last_batch is None else self.plain_batch(self._last_batch)
-        state = {"iteration": self.iter, "batch": self.plain_batch(batch), "previous_batch": previous}
-        write_atomically(path, lambda file: torch.save(state, file))
-        return path
+        with atomic_file(path, sync=True) as file:
+            torch.save({"iteration": self.iter, "batch": self.plain_batch(batch), "previous_batch": previous}, file)
+        return NonFiniteLossError(
+            f"The {what} is not finite at iteration {self.iter} on process {d2.comm.get_rank()}. This batch and the previous one are "
+            f"saved in {path}. Images: {', '.join(record['file_name'] for record in batch[:4])} ... Try a lower learning rate, a longer "
+            "warm-up, or bf16 instead of fp16."
+        )
 
 
 def wrap_ddp(model: nn.Module) -> nn.Module:
-    """The model, in DistributedDataParallel where there are several processes."""
+    """The model, in DistributedDataParallel if there are several processes. Forward passes do not broadcast its buffers.
+
+    Synchronised BatchNorm keeps the buffers of all processes equal. With plain BatchNorm each process has its own, and checkpoints hold
+    those of the main process.
+    """
     if d2.comm.get_world_size() == 1:
         return model
-    # Synchronised BatchNorm keeps the buffers equal; with plain BN each process has its own, and the main one's are saved.
     device_ids = [torch.cuda.current_device()] if next(model.parameters()).is_cuda else None
-    return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
+    # Newer versions of torch deprecate broadcast_buffers. Their forward_sync_buffers=False still copies the buffers of rank 0 once, here,
+    # which changes nothing: a new model has the same buffers in every process.
+    names = inspect.signature(DistributedDataParallel).parameters
+    option = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+    return DistributedDataParallel(model, device_ids=device_ids, **{option: False})

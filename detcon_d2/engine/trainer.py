@@ -9,7 +9,7 @@ import torch
 from detcon_d2 import d2
 from detcon_d2.checkpoint import CheckpointMetadata, DetConCheckpointer, pretraining_metadata
 from detcon_d2.data import build_pretraining_loader, records_digest
-from detcon_d2.engine.hooks import EMAHook, StopOnSignalHook, ThroughputHook
+from detcon_d2.engine.hooks import EMAHook
 from detcon_d2.engine.micro_batch import MicroBatches
 from detcon_d2.engine.step import StepTrainer
 from detcon_d2.solver import build_detcon_optimizer
@@ -19,13 +19,13 @@ class DetConTrainer(StepTrainer):
     """Pretrains ``MODEL.META_ARCHITECTURE`` on ``records``.
 
     The position in the stream of images follows from the iteration alone, so a resumed run sees exactly what an uninterrupted one sees.
-    Hook order: the method's own, timers, LR, EMA, checkpointer, writers, stop.
+    The hooks of the method come before all others.
     """
 
     def __init__(self, cfg: "d2.CfgNode", records: list[dict]):
         """
         Args:
-            cfg: resolved by :func:`detcon_d2.engine.setup.setup`.
+            cfg: resolved by :func:`detcon_d2.engine.setup.setup_pretraining`.
             records: the training images, in the order that every process shares.
         """
         super().__init__(cfg, build_detcon_optimizer)
@@ -41,25 +41,8 @@ class DetConTrainer(StepTrainer):
             metadata=CheckpointMetadata(metadata, strict=cfg.DETCON.SOLVER.STRICT_RESUME),
             trainer=weakref.proxy(self),
         )
-        self.register_hooks(self.build_hooks())
-
-    def build_hooks(self) -> list["d2.HookBase"]:
-        """The hooks, in the order they need: see the class."""
-        cfg = self.cfg
-        hooks = [
-            *self.method_hooks,
-            d2.hooks.IterationTimer(),
-            ThroughputHook(cfg.SOLVER.IMS_PER_BATCH),
-            d2.hooks.LRScheduler(self.optimizer, self.scheduler),
-        ]
-        if self.network.target_pairs():
-            hooks.append(EMAHook(self.network, cfg.DETCON.EMA.MOMENTUM, self.max_iter))
-        if d2.comm.is_main_process():
-            keep = cfg.DETCON.SOLVER.MAX_TO_KEEP or None
-            hooks.append(d2.hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=keep))
-            hooks.append(d2.hooks.PeriodicWriter(self.build_writers(), period=cfg.DETCON.LOG_PERIOD))
-        hooks.append(StopOnSignalHook(self.checkpointer))
-        return hooks
+        ema = [EMAHook(self.network, cfg.DETCON.EMA.MOMENTUM, self.max_iter)] if self.network.target_pairs() else []
+        self.register_hooks([*self.method_hooks, *self.build_hooks(ema)])
 
     def _build_micro_batches(self) -> MicroBatches | None:
         size, images = self.cfg.DETCON.MICRO_BATCH, self.cfg.SOLVER.IMS_PER_BATCH // d2.comm.get_world_size()

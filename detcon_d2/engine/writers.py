@@ -1,4 +1,4 @@
-"""The line of the terminal log; JSON and TensorBoard hold every figure."""
+"""The line of the terminal's log. ``metrics.json`` and TensorBoard hold every metric."""
 
 import datetime
 import logging
@@ -9,9 +9,16 @@ import torch
 
 from detcon_d2 import d2
 
-# Scalar -> format; what a run does not have is left out.
-PRETRAINING_FIGURES = {
-    "loss_detcon": "loss: {:.4g}",
+_WINDOW = 20
+"""Iterations over whose median noisy metrics are smoothed, as in Detectron2's own line."""
+
+# Scalar of the event storage -> its short name and format, in the order of the line.
+_FORMATS = {
+    "loss_cls": "cls: {:.4g}",
+    "loss_box_reg": "box: {:.4g}",
+    "loss_mask": "mask: {:.4g}",
+    "loss_rpn_cls": "rpn_cls: {:.4g}",
+    "loss_rpn_loc": "rpn_loc: {:.4g}",
     "loss_probe": "probe: {:.4g}",
     "lr": "lr: {:.4g}",
     "ema_momentum": "momentum: {:.5f}",
@@ -23,55 +30,54 @@ PRETRAINING_FIGURES = {
     "learning/regions_per_view": "regions: {:.1f}",
     "probe/accuracy": "probe_acc: {:.3f}",
 }
-DETECTION_FIGURES = {
-    "total_loss": "loss: {:.4g}",
-    "loss_cls": "cls: {:.4g}",
-    "loss_box_reg": "box: {:.4g}",
-    "loss_mask": "mask: {:.4g}",
-    "loss_rpn_cls": "rpn_cls: {:.4g}",
-    "loss_rpn_loc": "rpn_loc: {:.4g}",
-    "lr": "lr: {:.4g}",
-    "images_per_second": "images/s: {:.4g}",
-    "data_time": "data_time: {:.3f}",
-}
+
+
+def format_metrics(values: Mapping[str, float]) -> list[str]:
+    """The metrics of the line, for example ``["loss: 3.1", "lr: 0.02", "std: 0.911"]``.
+
+    "loss" is the only ``loss_*``, not counting ``loss_probe``. If there are several, it is ``total_loss``, and each of them follows.
+
+    Args:
+        values: scalar of the event storage, ``total_loss`` among them -> value. Scalars with a short name come in a fixed order; other
+            ``loss_*`` and ``learning/*`` follow under their own names; everything else is left out.
+    """
+    losses = [name for name in values if name.startswith("loss_") and name != "loss_probe"]
+    main = losses[0] if len(losses) == 1 else "total_loss"
+    others = [name for name in values if name.startswith(("loss_", "learning/")) and name not in _FORMATS and name != main]
+    return [
+        f"loss: {values[main]:.4g}",
+        *(text.format(values[name]) for name, text in _FORMATS.items() if name in values and name != main),
+        *(f"{name.removeprefix('learning/')}: {values[name]:.4g}" for name in others),
+    ]
 
 
 class DetConMetricPrinter(d2.EventWriter):
-    """Losses, learning rate, images/s, data time and the figures of the job in one line.
+    """Writes remaining time, iteration, :func:`format_metrics` and, with CUDA, the largest memory in one line."""
 
-    Of pretraining's, std near 0 is collapse, near 1 healthy; retrieval is the share of regions whose nearest target in the other view is
-    their own.
-    """
-
-    def __init__(self, max_iter: int, window: int = 20, figures: Mapping[str, str] = PRETRAINING_FIGURES):
+    def __init__(self, max_iter: int):
         """
         Args:
-            max_iter: for the remaining time.
-            window: iterations over which noisy figures are smoothed.
-            figures: scalar of the event storage -> its format, in the order of the line; those that a run lacks are left out.
+            max_iter: of the run, for the remaining time.
         """
-        self._figures = figures
         self._max_iter = max_iter
-        self._window = window
         self._logger = logging.getLogger("detcon_d2")
         self._last: tuple[int, float] | None = None
 
     def write(self) -> None:
         """Log the line of the last iteration with a loss, once."""
-        storage = d2.get_event_storage()
-        latest = storage.latest_with_smoothing_hint(self._window)
-        # Writers are called once more when the run ends, also when it failed: only an iteration with a loss, not written yet, is news.
+        latest = d2.get_event_storage().latest_with_smoothing_hint(_WINDOW)
+        # after_train() calls writers again, even after a failure: skip iterations that are already written or have no loss.
         iteration = latest["total_loss"][1] if "total_loss" in latest else None
         if iteration is None or (self._last is not None and iteration == self._last[0]):
             return
         parts = [f"eta: {self._eta(iteration)}", f"iter: {iteration + 1}/{self._max_iter}"]
-        parts += [text.format(latest[name][0]) for name, text in self._figures.items() if name in latest]
+        parts += format_metrics({name: value for name, (value, _) in latest.items()})
         if torch.cuda.is_available():
             parts.append(f"max_mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}M")
         self._logger.info("  ".join(parts))
 
     def _eta(self, iteration: int) -> str:
-        # From wall-clock time between writes, so that checkpoints and hooks count too.
+        # Wall-clock time between two lines includes checkpoints and hooks.
         now, last = time.perf_counter(), self._last
         self._last = (iteration, now)
         if last is None:

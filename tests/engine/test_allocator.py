@@ -1,4 +1,4 @@
-"""Freed memory stays with the process: the next block of the same size costs no page faults."""
+"""The process keeps freed memory, so that the next block of the same size costs no page faults."""
 
 import platform
 import subprocess
@@ -11,7 +11,7 @@ from detcon_d2.engine import allocator
 PROBE = """
 import ctypes, resource, runpy, sys
 
-PR_SET_THP_DISABLE = 41  # of linux/prctl.h: huge pages would need few faults either way
+PR_SET_THP_DISABLE = 41  # of linux/prctl.h: with huge pages there are few faults in both cases
 ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
 if len(sys.argv) > 1:
     assert runpy.run_path(sys.argv[1])["keep_freed_memory"]()
@@ -22,7 +22,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another malloc than glibc's")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc's malloc")
 def test_the_next_block_of_the_same_size_costs_no_page_faults():
     usual, kept = (int(subprocess.check_output([sys.executable, "-c", PROBE, *file], text=True)) for file in ([], [allocator.__file__]))
     assert kept < 100 < usual, (kept, usual)

@@ -1,4 +1,4 @@
-"""Launchers' environments are read right, and a job really starts under torchrun and on gloo processes."""
+"""The launchers' environments are read correctly, and a job really starts under torchrun, under srun and as gloo processes."""
 
 import argparse
 import os
@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from detcon_d2.engine.launch import ClusterProcess, _first_host, cluster_process, launch
+from detcon_d2 import d2
+from detcon_d2.engine.launch import _first_host, cluster_environment, launch
 from tests.conftest import PATIENCE, REPO
+from tests.detectors import arguments
 
 SLURM = {
     "SLURM_PROCID": "9",
@@ -20,22 +22,23 @@ SLURM = {
     "SLURM_STEP_NODELIST": "gpu[07-08]",
     "SLURM_JOB_ID": "1234567",
 }
-TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
+PROCESS = {"RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "8"}
 
 
-def test_torchrun_environment():
-    assert cluster_process(TORCHRUN) == ClusterProcess(5, 8, 1, 4, "env://")
+def test_torchruns_environment():
+    assert cluster_environment(PROCESS | {"MASTER_ADDR": "a", "PATH": "/bin"}) == PROCESS
 
 
-def test_slurm_environment():
-    assert cluster_process(SLURM) == ClusterProcess(9, 16, 1, 8, "tcp://gpu07:34567")
-    assert cluster_process(SLURM | {"MASTER_ADDR": "head", "MASTER_PORT": "29400"}).init_method == "tcp://head:29400"
+def test_sruns_environment():
+    assert cluster_environment(SLURM) == PROCESS | {"MASTER_ADDR": "gpu07", "MASTER_PORT": "34567"}
+    head = {"MASTER_ADDR": "head", "MASTER_PORT": "29400"}
+    assert cluster_environment(SLURM | head) == PROCESS | head
 
 
-def test_plain_shells_and_batch_scripts_are_no_cluster_process():
-    assert cluster_process({}) is None
-    assert cluster_process({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "8", "SLURM_PROCID": "0"}) is None
-    assert cluster_process(SLURM | {"SLURM_STEP_NUM_TASKS": "1"}) is None
+def test_plain_shells_and_batch_scripts_are_not_processes_of_a_job():
+    assert cluster_environment({}) is None
+    assert cluster_environment({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "8", "SLURM_PROCID": "0"}) is None
+    assert cluster_environment(SLURM | {"SLURM_STEP_NUM_TASKS": "1"}) is None
 
 
 @pytest.mark.parametrize(
@@ -47,34 +50,33 @@ def test_first_host_of_a_nodelist(nodelist, host):
 
 
 def report(args: argparse.Namespace) -> None:
-    from detcon_d2 import d2
-
-    path = os.path.join(args.folder, str(d2.comm.get_rank()))
-    with open(path, "w") as file:
-        file.write(
-            f"{d2.comm.get_world_size()} {d2.comm.get_local_rank()} {d2.comm.get_local_size()} {d2.comm.all_gather(d2.comm.get_rank())}"
-        )
+    place = d2.comm.get_world_size(), d2.comm.get_local_rank(), d2.comm.get_local_size(), d2.comm.all_gather(d2.comm.get_rank())
+    Path(args.folder, str(d2.comm.get_rank())).write_text(" ".join(map(str, place)))
 
 
-def test_two_cpu_processes_form_one_world(tmp_path, monkeypatch):
+def assert_two_processes_reported(folder: Path) -> None:
+    assert {rank: (folder / rank).read_text() for rank in "01"} == {"0": "2 0 2 [0, 1]", "1": "2 1 2 [0, 1]"}
+
+
+def test_two_cpu_processes_form_one_job(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    launch(report, argparse.Namespace(num_gpus=2, num_machines=1, machine_rank=0, dist_url="auto", folder=str(tmp_path)))
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"0": "2 0 2 [0, 1]", "1": "2 1 2 [0, 1]"}
+    launch(report, arguments([], num_gpus=2, folder=str(tmp_path)))
+    assert_two_processes_reported(tmp_path)
 
 
 def test_several_cpu_machines_need_a_launcher(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ValueError, match="torchrun or srun"):
-        launch(report, argparse.Namespace(num_gpus=2, num_machines=2, machine_rank=0, dist_url="auto"))
+        launch(report, arguments([], num_gpus=2, num_machines=2))
 
 
-def job_script(tmp_path: Path) -> Path:
+def job_script(tmp_path: Path) -> str:
     script = tmp_path / "job.py"
     script.write_text(
-        "import argparse\nfrom detcon_d2.engine import launch\nfrom tests.engine.test_launch import report\n"
-        f"launch(report, argparse.Namespace(num_gpus=1, num_machines=1, machine_rank=0, dist_url='auto', folder={str(tmp_path)!r}))\n"
+        "from detcon_d2.engine import launch\nfrom tests.engine.test_launch import arguments, report\n"
+        f"launch(report, arguments([], folder={str(tmp_path)!r}))\n"
     )
-    return script
+    return str(script)
 
 
 def job_environment(**variables: str) -> dict[str, str]:
@@ -82,9 +84,9 @@ def job_environment(**variables: str) -> dict[str, str]:
 
 
 def test_torchrun_starts_the_job(tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(job_script(tmp_path))]
-    subprocess.run(command, env=job_environment(), check=True, capture_output=True)
-    assert (tmp_path / "1").read_text() == "2 1 2 [0, 1]"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", job_script(tmp_path)]
+    subprocess.run(command, env=job_environment(), check=True, capture_output=True, timeout=PATIENCE)
+    assert_two_processes_reported(tmp_path)
 
 
 def test_sruns_environment_starts_the_job(tmp_path):
@@ -92,9 +94,7 @@ def test_sruns_environment_starts_the_job(tmp_path):
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    script = str(job_script(tmp_path))
-    tasks = [
-        subprocess.Popen([sys.executable, script], env=job_environment(SLURM_PROCID=rank, SLURM_LOCALID=rank, **step)) for rank in "01"
-    ]
+    command = [sys.executable, job_script(tmp_path)]
+    tasks = [subprocess.Popen(command, env=job_environment(SLURM_PROCID=rank, SLURM_LOCALID=rank, **step)) for rank in "01"]
     assert [task.wait(PATIENCE) for task in tasks] == [0, 0]
-    assert (tmp_path / "1").read_text() == "2 1 2 [0, 1]"
+    assert_two_processes_reported(tmp_path)

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from detcon_d2 import d2
-from detcon_d2.engine import DetConTrainer, setup
+from detcon_d2.engine import DetConTrainer, setup_pretraining
 from detcon_d2.engine.micro_batch import MicroBatches
 from tests.conftest import tiny_opts
-from tests.engine.test_trainer import arguments, run
+from tests.engine.runs import arguments, run
 from tests.methods.test_detcon import batch, build
 from tests.modeling.processes import run_processes
 
@@ -105,7 +105,7 @@ def test_training_in_parts_runs_resumes_and_logs(photos, tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir(exist_ok=True)
     first = arguments(tiny_opts(photos, tmp_path / "two", **extra))
-    trainer = DetConTrainer(*setup(first))
+    trainer = DetConTrainer(*setup_pretraining(first))
     trainer.max_iter = 2
     trainer.resume_or_load(resume=False)
     trainer.train()
@@ -116,4 +116,4 @@ def test_training_in_parts_runs_resumes_and_logs(photos, tmp_path):
 @pytest.mark.parametrize("size", [3, -1])
 def test_a_size_that_does_not_divide_the_batch_is_refused(photos, tmp_path, size):
     with pytest.raises(ValueError, match=r"DETCON.MICRO_BATCH is -?\d; expected 0, or a divisor of the 4 images"):
-        DetConTrainer(*setup(arguments(tiny_opts(photos, tmp_path, DETCON__MICRO_BATCH=size))))
+        DetConTrainer(*setup_pretraining(arguments(tiny_opts(photos, tmp_path, DETCON__MICRO_BATCH=size))))

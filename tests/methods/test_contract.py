@@ -1,7 +1,6 @@
 """What every registered method promises; the example of docs/add_a_method.md is one of them."""
 
 import copy
-import json
 from itertools import islice
 from pathlib import Path
 
@@ -10,14 +9,14 @@ import torch
 
 from detcon_d2 import d2
 from detcon_d2.checkpoint import load_checkpoint_file
-from detcon_d2.checkpoint.convert.conversion import convert
+from detcon_d2.checkpoint.convert.converter import convert
 from detcon_d2.data import PretrainingMapper, build_pretraining_loader, load_training_records
-from detcon_d2.engine import DetConTrainer, load_config, setup
+from detcon_d2.engine import load_config
 from detcon_d2.engine.micro_batch import MicroBatches
 from detcon_d2.methods.registry import pretraining_class, pretraining_names
 from detcon_d2.views.samplers import SampleMaker
 from tests.conftest import tiny_opts
-from tests.engine.test_trainer import BASE, _StopAfter, _Stopped, arguments, assert_same_state, final_state, run
+from tests.engine.runs import BASE, StopAfter, Stopped, arguments, assert_same_state, final_state, metrics, pretrainer, run
 from tests.methods import example  # noqa: F401  (registers SimCLR)
 from tests.modeling.processes import run_processes
 
@@ -138,12 +137,12 @@ def test_nothing_in_the_model_is_random(method, photos):
 def test_a_killed_and_resumed_run_is_bit_exact(method, photos, tmp_path):
     extra = {"SOLVER__CHECKPOINT_PERIOD": 2, "SOLVER__MAX_ITER": 5, "SOLVER__WARMUP_ITERS": 0}
     run(arguments(options(method, photos, tmp_path / "one", **extra)))
-    interrupted = arguments(options(method, photos, tmp_path / "two", **extra))
-    trainer = DetConTrainer(*setup(interrupted))
-    trainer.register_hooks([_StopAfter(3)])
-    with pytest.raises(_Stopped):
+    interrupted = options(method, photos, tmp_path / "two", **extra)
+    trainer = pretrainer(interrupted)
+    trainer.register_hooks([StopAfter(3)])
+    with pytest.raises(Stopped):
         trainer.train()
-    assert run(interrupted, resume=True).start_iter == 2
+    assert run(arguments(interrupted), resume=True).start_iter == 2
     assert_same_state(final_state(tmp_path / "one"), final_state(tmp_path / "two"))
 
 
@@ -191,7 +190,7 @@ def test_two_processes_are_one_big_batch(method, photos, tmp_path):
 @every_method
 def test_a_run_logs_metrics_and_its_checkpoint_converts_with_nothing_left_over(method, photos, tmp_path):
     run(arguments(options(method, photos, tmp_path, DETCON__LOG_PERIOD=2)))
-    last = json.loads((tmp_path / "metrics.json").read_text().splitlines()[-1])
+    last = metrics(tmp_path)[-1]
     assert any(name.startswith("learning/") for name in last) and "loss_probe" in last
     state = final_state(tmp_path)
     convert(str(tmp_path / "model_final.pth"), tmp_path / "backbone.pkl")

@@ -1,6 +1,5 @@
 """docs/add_a_method.md does what it says: one file and one YAML pretrain, convert and fine-tune."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -8,12 +7,12 @@ import torch
 from torch import distributed as dist
 from torch.nn import functional as F
 
-from detcon_d2.checkpoint.convert.conversion import convert
+from detcon_d2.checkpoint.convert.converter import convert
 from detcon_d2.engine import main
 from tests.conftest import tiny_opts
 from tests.detectors import arguments as detector_arguments
 from tests.detectors import detector_opts, write_shapes
-from tests.engine.test_trainer import arguments
+from tests.engine.runs import arguments, metrics, results
 from tests.methods import example
 from tests.modeling.processes import run_processes
 
@@ -26,12 +25,12 @@ def test_it_pretrains_converts_and_fine_tunes(photos, tmp_path):
     args = arguments(tiny_opts(photos, tmp_path / "pretrained", DETCON__LOG_PERIOD=2))
     args.config_file = example.write_config(tmp_path)
     main(args)
-    assert "loss_simclr" in json.loads((tmp_path / "pretrained" / "metrics.json").read_text().splitlines()[-1])
+    assert "loss_simclr" in metrics(tmp_path / "pretrained")[-1]
     convert(str(tmp_path / "pretrained" / "model_final.pth"), tmp_path / "backbone.pkl")
     shapes = write_shapes(tmp_path / "shapes")
     opts = detector_opts(shapes, tmp_path / "detector", MODEL__WEIGHTS=tmp_path / "backbone.pkl", SOLVER__MAX_ITER=2)
     main(detector_arguments(opts))
-    assert json.loads((tmp_path / "detector" / "results.json").read_text())["iteration"] == 2
+    assert results(tmp_path / "detector")["iteration"] == 2
 
 
 def reference(z1: torch.Tensor, z2: torch.Tensor, temperature: float) -> torch.Tensor:

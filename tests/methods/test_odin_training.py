@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from detcon_d2 import d2
-from detcon_d2.engine import DetConTrainer, launch, setup
+from detcon_d2.engine import DetConTrainer, launch, setup_pretraining
 from tests.conftest import tiny_opts, write_photos
-from tests.engine.test_trainer import _StopAfter, _Stopped, arguments, assert_same_state, final_state, run, run_main
+from tests.engine.runs import StopAfter, Stopped, arguments, assert_same_state, final_state, run
+from tests.engine.test_trainer import run_main
 
 # Of 128 px images, 4 x 4 cells.
 KMEANS = {"SOLVER__WARMUP_ITERS": 0, "DETCON__MASKS__SOURCE": "kmeans", "DETCON__MASKS__KMEANS__K": 5, "DETCON__MASKS__KMEANS__SIZE": 128}
@@ -20,14 +21,14 @@ EACH_EPOCH = KMEANS | {"DETCON__MASKS__KMEANS__REFRESH_EPOCHS": 1}
 
 
 def trainer_of(photos: Path, output: Path, **overrides: object) -> DetConTrainer:
-    return DetConTrainer(*setup(arguments(tiny_opts(photos, output, **overrides))))
+    return DetConTrainer(*setup_pretraining(arguments(tiny_opts(photos, output, **overrides))))
 
 
 def run_until(photos: Path, output: Path, iteration: int, **overrides: object) -> None:
     """Train, and be killed after so many iterations."""
     trainer = trainer_of(photos, output, **overrides)
-    trainer.register_hooks([_StopAfter(iteration)])
-    with pytest.raises(_Stopped):
+    trainer.register_hooks([StopAfter(iteration)])
+    with pytest.raises(Stopped):
         trainer.train()
 
 

@@ -1,9 +1,10 @@
-"""Data of detectors: registered COCO specs, a fraction of the labels, and Detectron2's mappers and loaders over them."""
+"""Data of detectors: registration of COCO specs, a fraction of the labels, and Detectron2's mappers and loaders."""
 
+import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -16,21 +17,21 @@ logger = logging.getLogger(__name__)
 AUGMENTATIONS: tuple[str, ...] = ("default", "scale_jitter")
 """Values of DETCON.FINETUNE.AUGMENTATION."""
 
+_EXPECTED = "expected coco:/path/instances.json,/path/images"
+
 
 def register_data_sets(names: Iterable[str]) -> None:
-    """Put ``coco:/path/instances.json,/path/images`` specs into Detectron2's catalogs, under the spec itself; other names must be there.
+    """Add ``coco:/path/instances.json,/path/images`` specs to Detectron2's catalogs, each under the spec itself as its name.
 
     Raises:
-        ValueError: an unknown name, a spec of another kind, or a path that does not exist.
+        ValueError: a name that is neither in the catalog nor a spec, a spec of another kind, or a path that does not exist.
     """
     for name in names:
         if name in d2.DatasetCatalog.list():
             continue
         if not is_source_spec(name):
-            raise ValueError(
-                f"{name!r} is no data set. Expected coco:/path/instances.json,/path/images or a name in the catalog: "
-                f"{', '.join(d2.DatasetCatalog.list()) or 'it is empty'}."
-            )
+            known = ", ".join(d2.DatasetCatalog.list()) or "it is empty"
+            raise ValueError(f"{name!r} is not a data set; {_EXPECTED} or a name in the catalog: {known}.")
         d2.register_coco_instances(name, {}, *_coco_paths(name))
 
 
@@ -38,48 +39,52 @@ def load_detection_records(cfg: "d2.CfgNode") -> list[dict]:
     """The training images of DATASETS.TRAIN with their annotations, or the LABEL_FRACTION of them.
 
     Raises:
-        ValueError: a data set that is unknown, unreadable or empty, or whose categories are not MODEL.ROI_HEADS.NUM_CLASSES many.
+        ValueError: a data set that is unknown, unreadable or empty, or whose number of categories is not MODEL.ROI_HEADS.NUM_CLASSES.
     """
-    names = cfg.DATASETS.TRAIN
-    if not names:
+    finetune = cfg.DETCON.FINETUNE
+    if not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN is empty; expected data sets, for example '(\"coco:/path/instances.json,/path/images\",)'.")
-    register_data_sets(names)
-    try:
-        records = d2.get_detection_dataset_dicts(list(names), filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
-    except (AssertionError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"DATASETS.TRAIN {', '.join(names)} cannot be read: {error}") from error
-    check_classes(cfg, names)
-    fraction = cfg.DETCON.FINETUNE.LABEL_FRACTION
-    if fraction == 1:
+    records = _load_records(cfg, "TRAIN", cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
+    if finetune.LABEL_FRACTION == 1:
         return records
-    chosen = choose_fraction(records, fraction, cfg.DETCON.FINETUNE.LABEL_SEED)
-    logger.info(
-        "DETCON.FINETUNE.LABEL_FRACTION %g: %d of %d images, chosen by LABEL_SEED %d.",
-        fraction,
-        len(chosen),
-        len(records),
-        cfg.DETCON.FINETUNE.LABEL_SEED,
-    )
+    chosen = choose_fraction(records, finetune.LABEL_FRACTION, finetune.LABEL_SEED)
+    found = (finetune.LABEL_FRACTION, len(chosen), len(records), finetune.LABEL_SEED)
+    logger.info("DETCON.FINETUNE.LABEL_FRACTION %g: %d of %d images, chosen by LABEL_SEED %d.", *found)
     return chosen
 
 
 def choose_fraction(records: list[dict], fraction: float, seed: int) -> list[dict]:
-    """A part of the images that depends on ``seed`` and the list alone; a smaller fraction is a part of a larger one.
+    """A subset of the images that depends only on ``seed`` and the list; a smaller fraction is a subset of a larger one.
 
     Args:
         records: Detectron2 dataset dicts.
         fraction: in (0, 1]; at least one image is chosen.
-        seed: of the choice; nothing else uses it.
+        seed: of this choice only.
     """
     count = max(round(fraction * len(records)), 1)
     return [records[index] for index in sorted(np.random.default_rng(seed).permutation(len(records))[:count])]
 
 
+def annotations_digest(records: list[dict]) -> str:
+    """Hash of the image ids and the number of annotations of each image."""
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(f"{record['image_id']} {len(record.get('annotations', ()))}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def catalog_categories(name: str) -> tuple[list[str], list[int]]:
+    """Names of the classes of a registered data set and their ids in it, in the order of a model's outputs; empty if unknown."""
+    metadata = d2.MetadataCatalog.get(name)
+    ids = metadata.get("thing_dataset_id_to_contiguous_id") or {}
+    return list(metadata.get("thing_classes") or ()), sorted(ids, key=ids.get)
+
+
 def check_classes(cfg: "d2.CfgNode", names: Iterable[str]) -> None:
-    """Compare the categories of loaded data sets with the classes of the heads; does nothing for models without RoI heads.
+    """Compare the categories of loaded data sets with the number of classes of the model. Models without RoI heads are not checked.
 
     Raises:
-        ValueError: naming the key, its value, the data set and its categories.
+        ValueError: names the key, its value, the data set and its categories.
     """
     expected = cfg.MODEL.ROI_HEADS.NUM_CLASSES
     for name in names:
@@ -95,7 +100,8 @@ def check_classes(cfg: "d2.CfgNode", names: Iterable[str]) -> None:
 def build_augmentations(cfg: "d2.CfgNode") -> list:
     """Detectron2 augmentations of DETCON.FINETUNE.AUGMENTATION "scale_jitter": resize the long side, crop to a square, flip.
 
-    The long side becomes JITTER_SIZE times a factor uniform in JITTER_SCALE; the crop of JITTER_SIZE squared is padded beyond the image.
+    The long side becomes JITTER_SIZE times a factor that is uniform in JITTER_SCALE. The crop is a square of side JITTER_SIZE, padded where
+    the image is smaller.
     """
     finetune = cfg.DETCON.FINETUNE
     low, high = finetune.JITTER_SCALE
@@ -108,28 +114,22 @@ def build_augmentations(cfg: "d2.CfgNode") -> list:
 
 
 def build_detection_mapper(cfg: "d2.CfgNode") -> "d2.DatasetMapper":
-    """The training mapper that DETCON.FINETUNE.AUGMENTATION names; "default" is Detectron2's own, from the INPUT keys."""
-    if cfg.DETCON.FINETUNE.AUGMENTATION == "default":
-        return d2.DatasetMapper(cfg, True)
-    return d2.DatasetMapper(
-        is_train=True,
-        augmentations=build_augmentations(cfg),
-        image_format=cfg.INPUT.FORMAT,
-        use_instance_mask=cfg.MODEL.MASK_ON,
-        instance_mask_format=cfg.INPUT.MASK_FORMAT,
-        # A crop cuts objects; a box is then that of the visible part.
-        recompute_boxes=cfg.MODEL.MASK_ON,
-    )
+    """The training mapper with DETCON.FINETUNE.AUGMENTATION; "default" is Detectron2's own mapper, configured by the INPUT keys."""
+    jitter = {}
+    if cfg.DETCON.FINETUNE.AUGMENTATION == "scale_jitter":
+        # A crop cuts objects: recompute each box from the visible part of its mask.
+        jitter = {"augmentations": build_augmentations(cfg), "recompute_boxes": cfg.MODEL.MASK_ON}
+    return d2.DatasetMapper(cfg, True, **jitter)
 
 
 def build_finetune_loader(cfg: "d2.CfgNode", records: list[dict], seed: int | None, num_workers: int) -> torch.utils.data.DataLoader:
-    """This process's share of batches of SOLVER.IMS_PER_BATCH, for ever.
+    """This process's share of batches of SOLVER.IMS_PER_BATCH, indefinitely.
 
     Args:
         cfg: the resolved config.
         records: the same list in every process.
-        seed: of the order of the images, the same in every process; None: by chance.
-        num_workers: loader processes; 0 loads in this one.
+        seed: of the order of the images, the same in every process; None: a random order.
+        num_workers: loader processes; with 0, this process loads.
     """
     return d2.build_detection_train_loader(
         dataset=records,
@@ -142,26 +142,31 @@ def build_finetune_loader(cfg: "d2.CfgNode", records: list[dict], seed: int | No
 
 
 def build_evaluation_loader(cfg: "d2.CfgNode", name: str) -> torch.utils.data.DataLoader:
-    """This process's share of one data set of DATASETS.TEST, an image at a time.
+    """This process's share of one data set of DATASETS.TEST, one image per batch.
 
     Raises:
-        ValueError: an unknown or empty data set, or one with other categories than the heads.
+        ValueError: an unknown or empty data set, or one whose number of categories is not that of the model.
     """
-    register_data_sets([name])
-    try:
-        records = d2.get_detection_dataset_dicts([name], filter_empty=False)
-    except (AssertionError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"DATASETS.TEST {name} cannot be read: {error}") from error
-    check_classes(cfg, [name])
+    records = _load_records(cfg, "TEST", [name], filter_empty=False)
     return d2.build_detection_test_loader(dataset=records, mapper=d2.DatasetMapper(cfg, False), num_workers=cfg.DATALOADER.NUM_WORKERS)
+
+
+def _load_records(cfg: "d2.CfgNode", key: str, names: Sequence[str], filter_empty: bool) -> list[dict]:
+    register_data_sets(names)
+    try:
+        records = d2.get_detection_dataset_dicts(list(names), filter_empty=filter_empty)
+    except (AssertionError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"DATASETS.{key} {', '.join(names)} cannot be read: {error}") from error
+    check_classes(cfg, names)
+    return records
 
 
 def _coco_paths(spec: str) -> tuple[str, str]:
     kind, _, rest = canonical_spec(spec).partition(":")
     paths = rest.split(",")
     if kind != "coco" or len(paths) != 2:
-        raise ValueError(f"{spec!r} has no annotations for a detector; expected coco:/path/instances.json,/path/images.")
+        raise ValueError(f"{spec!r} has no annotations for a detector; {_EXPECTED}.")
     for path, exists, kind in zip(paths, (os.path.isfile, os.path.isdir), ("file", "folder")):
         if not exists(path):
-            raise ValueError(f"{spec!r}: there is no {kind} {path}; expected coco:/path/instances.json,/path/images.")
+            raise ValueError(f"{spec!r}: there is no {kind} {path}; {_EXPECTED}.")
     return paths[0], paths[1]

@@ -1,9 +1,8 @@
-"""AP of a detector on the data sets of DATASETS.TEST, and the file that says how it came about."""
+"""AP of a detector on the data sets of DATASETS.TEST, and ``results.json``, which holds it together with its origin."""
 
 import json
 import logging
 import math
-import os
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -16,30 +15,28 @@ from torch import nn
 from detcon_d2 import d2
 from detcon_d2.checkpoint import DetConCheckpointer, check_weights
 from detcon_d2.engine.finetune.data import build_evaluation_loader
-from detcon_d2.io.atomic import write_atomically
+from detcon_d2.io.atomic import atomic_file
 
 logger = logging.getLogger(__name__)
 
 
 def evaluate(cfg: "d2.CfgNode", model: nn.Module) -> dict[str, dict[str, dict[str, float]]]:
-    """COCO metrics of every data set, printed as Detectron2's lines to copy; all processes take part.
+    """COCO metrics of every data set, also logged as Detectron2's csv lines. All processes must call it.
 
     Args:
         cfg: resolved.
-        model: a detector, not wrapped by DDP; in evaluation mode meanwhile.
+        model: a detector, not wrapped by DDP; in evaluation mode during the call.
 
     Returns:
-        data set -> "bbox" or "segm" -> metric -> value in percent (NaN where the data set has no such objects); on the main process only,
-        elsewhere empty.
+        data set -> "bbox" or "segm" -> metric -> value in percent (NaN if the data set has no such objects) on the main process; an empty
+        dict on the others.
     """
     tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
     results = {}
     for name in cfg.DATASETS.TEST:
-        part = re.sub(r"[^\w.-]+", "_", name) if len(cfg.DATASETS.TEST) > 1 else ""
-        folder = os.path.join(cfg.OUTPUT_DIR, "inference", part)
+        folder = Path(cfg.OUTPUT_DIR, "inference", re.sub(r"[^\w.-]+", "_", name) if len(cfg.DATASETS.TEST) > 1 else "")
         loader = build_evaluation_loader(cfg, name)
-        evaluator = d2.COCOEvaluator(name, tasks=tasks, output_dir=folder)
-        found = d2.inference_on_dataset(model, loader, evaluator)
+        found = d2.inference_on_dataset(model, loader, d2.COCOEvaluator(name, tasks=tasks, output_dir=str(folder)))
         if d2.comm.is_main_process():
             logger.info("Evaluation results for %s in csv format:", name)
             d2.print_csv_format(found)
@@ -53,9 +50,9 @@ def write_results(cfg: "d2.CfgNode", results: Mapping[str, Any], iteration: int,
     Args:
         cfg: resolved.
         results: of :func:`evaluate`; NaN becomes null.
-        iteration: iterations of fine-tuning that the evaluated weights have seen.
-        weights: what was evaluated, or what fine-tuning started from; "" for random initialisation.
-        seconds: that this invocation took, training included.
+        iteration: number of fine-tuning iterations of the evaluated weights.
+        weights: the evaluated checkpoint, or the one from which fine-tuning started; "" for random initialisation.
+        seconds: duration of this run, training included.
     """
     content = {
         "backend": d2.describe_backend().split(" (")[0],
@@ -66,13 +63,13 @@ def write_results(cfg: "d2.CfgNode", results: Mapping[str, Any], iteration: int,
         "results": _without_nan(results),
     }
     path = Path(cfg.OUTPUT_DIR) / "results.json"
-    text = json.dumps(content, indent=1, allow_nan=False)
-    write_atomically(path, lambda file: file.write(text.encode()))
+    with atomic_file(path, sync=True) as file:
+        file.write(json.dumps(content, indent=1, allow_nan=False).encode())
     return path
 
 
 def load_detector(cfg: "d2.CfgNode", weights: str) -> tuple[nn.Module, dict[str, Any]]:
-    """A model with all its weights from a checkpoint, in evaluation mode, and the checkpoint's metadata and iteration where it has them.
+    """A model with all its weights from a checkpoint, in evaluation mode; and the checkpoint's metadata and iteration, if it has them.
 
     Raises:
         ValueError: no weights, or the file lacks parameters of the model.
@@ -101,7 +98,7 @@ def prepare_evaluation(cfg: "d2.CfgNode", resume: bool) -> Callable[[], None]:
         a function that evaluates it, prints the results and writes ``results.json``.
 
     Raises:
-        ValueError: nothing to evaluate, or nothing to evaluate it on.
+        ValueError: there are no weights to evaluate, or no data to evaluate them on.
     """
     start = time.perf_counter()
     if not cfg.DATASETS.TEST:

@@ -1,4 +1,4 @@
-"""Detectors see the images and labels that the config names: specs are registered, fractions reproducible, augmentations as described."""
+"""Detectors get the images and labels of the config: specs are registered, fractions reproducible, augmentations as described."""
 
 import json
 import shutil
@@ -12,18 +12,12 @@ from detcon_d2.engine import load_config
 from detcon_d2.engine.finetune.data import (
     build_augmentations,
     build_detection_mapper,
-    build_evaluation_loader,
     build_finetune_loader,
     choose_fraction,
     load_detection_records,
     register_data_sets,
 )
-from tests.detectors import BASE, detector_opts, spec, write_shapes
-
-
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory):
-    return write_shapes(tmp_path_factory.mktemp("shapes"))
+from tests.detectors import BASE, detector_opts, spec
 
 
 def load(shapes, tmp_path, **overrides):
@@ -56,7 +50,7 @@ def test_a_damaged_json_is_named(shapes, tmp_path):
         load_detection_records(cfg)
 
 
-def test_a_fraction_depends_on_its_seed_only_and_a_small_one_is_part_of_a_large_one():
+def test_a_fraction_depends_only_on_its_seed_and_a_small_one_is_part_of_a_large_one():
     records = [{"image_id": index} for index in range(1000)]
     one, ten = choose_fraction(records, 0.01, 0), choose_fraction(records, 0.1, 0)
     assert (len(one), len(ten)) == (10, 100)
@@ -67,7 +61,7 @@ def test_a_fraction_depends_on_its_seed_only_and_a_small_one_is_part_of_a_large_
     assert one == choose_fraction(records, 0.01, 0)
 
 
-def test_training_on_a_fraction_says_how_many_images(shapes, tmp_path, caplog):
+def test_the_number_of_images_of_a_fraction_is_logged(shapes, tmp_path, caplog):
     caplog.set_level("INFO", logger="detcon_d2")
     cfg = load(shapes, tmp_path, DETCON__FINETUNE__LABEL_FRACTION=0.5, SEED=7)
     chosen = load_detection_records(cfg)
@@ -118,17 +112,6 @@ def test_scale_jitter_resizes_the_long_side_and_pads_with_grey(shapes, tmp_path,
     assert image.shape == (96, 96, 3)
     assert inside[1].max() + 1 == side and inside[0].max() + 1 == side * 40 // 64
     assert (image[-1, -1] == 128).all()
-
-
-def test_the_default_augmentation_follows_the_input_keys(shapes, tmp_path):
-    cfg = load(shapes, tmp_path, INPUT__MIN_SIZE_TRAIN="(80,)")
-    mapped = build_detection_mapper(cfg)(load_detection_records(cfg)[0])
-    assert mapped["image"].shape == (3, 80, 80)
-
-
-def test_evaluation_takes_every_image_once_in_order(shapes, tmp_path):
-    loader = build_evaluation_loader(load(shapes, tmp_path), spec(shapes, "val"))
-    assert [record["image_id"] for batch in loader for record in batch] == [1, 2, 3, 4]
 
 
 def test_an_image_that_is_gone_is_named(shapes, tmp_path):

@@ -1,4 +1,4 @@
-"""What differs by machine, batch and data set is settled once for fine-tuning, with a line each, and what cannot work is refused."""
+"""Keys of fine-tuning that depend on machine, batch and data set are set once, with a line each, and what cannot work is refused."""
 
 import importlib.util
 import re
@@ -24,7 +24,7 @@ def test_another_batch_rescales_rate_and_schedule_linearly_in_one_line():
     (line,) = resolve_batch(cfg, given=["SOLVER.IMS_PER_BATCH"])
     assert solver(cfg) == (4, 0.005, 360000, (240000, 320000), 4000, 20000, 20000)
     assert line == (
-        "Batch 4 in place of REFERENCE_IMS_PER_BATCH 16: IMS_PER_BATCH 4, BASE_LR 0.02, MAX_ITER 90000, STEPS (60000, 80000), "
+        "Batch 4 instead of REFERENCE_IMS_PER_BATCH 16: IMS_PER_BATCH 4, BASE_LR 0.02, MAX_ITER 90000, STEPS (60000, 80000), "
         "WARMUP_ITERS 1000 -> IMS_PER_BATCH 4, BASE_LR 0.005, MAX_ITER 360000, STEPS (240000, 320000), WARMUP_ITERS 4000."
     )
 
@@ -49,8 +49,8 @@ def test_reference_world_size_is_detectron2s_rule(world_size):
     (line,) = resolve_world_size(cfg, world_size)
     assert cfg.SOLVER.IMS_PER_BATCH == 2 * world_size and cfg.SOLVER.BASE_LR == pytest.approx(0.02 * world_size / 8)
     assert cfg.SOLVER.MAX_ITER == round(90000 * 8 / world_size)
-    assert line.startswith(f"{world_size} processes in place of REFERENCE_WORLD_SIZE 8: IMS_PER_BATCH 16, ")
-    # The other rule does not answer the same change again.
+    assert line.startswith(f"{world_size} processes instead of REFERENCE_WORLD_SIZE 8: IMS_PER_BATCH 16, ")
+    # The other rule does not rescale for the same change again.
     assert resolve_batch(cfg, given=[]) == []
     if importlib.util.find_spec("detectron2") is None:
         return
@@ -79,7 +79,7 @@ def test_steps_that_a_short_run_never_reaches_are_left_out():
     assert resolve_steps(cfg) == []
 
 
-def test_every_syncbn_becomes_what_the_world_allows():
+def test_every_syncbn_is_replaced_where_it_does_not_work():
     keys = ("MODEL.RESNETS.NORM", "MODEL.FPN.NORM", "MODEL.ROI_BOX_HEAD.NORM", "MODEL.ROI_MASK_HEAD.NORM")
     alone = load_config(CONFIG, ["MODEL.DEVICE", "cpu"])
     assert resolve_norms(alone, 1, DETECTOR_NORMS) == [f"{key} SyncBN -> BN (one process)." for key in keys]
@@ -95,7 +95,11 @@ def test_every_syncbn_becomes_what_the_world_allows():
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("MODEL.META_ARCHITECTURE", "MaskRCNN", "META_ARCHITECTURE is 'MaskRCNN'; expected 'GeneralizedRCNN', 'DetConB' or 'DetConS'"),
+        (
+            "MODEL.META_ARCHITECTURE",
+            "MaskRCNN",
+            "META_ARCHITECTURE is 'MaskRCNN'; expected 'GeneralizedRCNN', or for pretraining one of DetConB",
+        ),
         ("SOLVER.IMS_PER_BATCH", "0", "IMS_PER_BATCH is 0; expected a positive multiple of the 2 processes"),
         ("SOLVER.IMS_PER_BATCH", "5", "IMS_PER_BATCH is 5; expected a positive multiple of the 2 processes"),
         ("DETCON.SOLVER.AMP_DTYPE", "int8", "AMP_DTYPE is 'int8'; expected 'bf16' or 'fp16'"),
@@ -123,7 +127,7 @@ def test_a_wrong_number_of_classes_names_both_numbers_and_the_remedy(shapes, tmp
     ("datasets", "message"),
     [
         ("()", "DATASETS.TRAIN is empty"),
-        ('("coco_of_nobody",)', "'coco_of_nobody' is no data set. Expected coco:/path/instances.json,/path/images or a name"),
+        ('("coco_of_nobody",)', "'coco_of_nobody' is not a data set; expected coco:/path/instances.json,/path/images or a name"),
         ('("folder:/nowhere",)', "'folder:/nowhere' has no annotations for a detector; expected coco:"),
         ('("coco:/nowhere/instances.json,/nowhere",)', "there is no file /nowhere/instances.json"),
     ],
@@ -145,7 +149,7 @@ def test_setup_says_what_it_changed_and_evaluation_reads_no_training_data(shapes
     assert len(records) == 6 and cfg.is_frozen() and cfg.SOLVER.BASE_LR == 0.005
     for text in (
         "Detectron2 backend:",
-        "Batch 4 in place of",
+        "Batch 4 instead of",
         "SOLVER.STEPS (2, 9) -> (2,)",
         "MODEL.FPN.NORM SyncBN -> BN",
         "MODEL.WEIGHTS",

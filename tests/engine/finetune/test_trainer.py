@@ -1,11 +1,9 @@
-"""Fine-tuning learns, resumes, evaluates to the same AP afterwards, and says in results and checkpoint how it came about."""
+"""Fine-tuning learns, resumes, and evaluates to the same AP afterwards. Results and checkpoint describe how they were made."""
 
+import argparse
 import importlib.util
-import json
 import logging
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,36 +11,14 @@ import torch
 
 from detcon_d2 import d2
 from detcon_d2.checkpoint import load_checkpoint_file
-from detcon_d2.engine import FinetuneTrainer, NonFiniteLossError, launch, main, setup_finetuning
-from tests.conftest import PATIENCE, REPO
-from tests.detectors import BASE, arguments, detector_opts, spec
+from detcon_d2.engine import launch, main
+from detcon_d2.engine.step import NonFiniteLossError
+from tests.detectors import arguments, detector_opts, flat, spec
+from tests.engine.runs import StopAfter, Stopped, final_state, finetuner, metrics, momenta, output_of, results, start, train
 
 
-def run(opts: list[str], resume: bool = False) -> FinetuneTrainer:
-    trainer = FinetuneTrainer(*setup_finetuning(arguments(opts, resume=resume)))
-    trainer.resume_or_load(resume=resume)
-    trainer.train()
-    return trainer
-
-
-def metrics(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
-
-
-def momenta(folder: Path) -> list[torch.Tensor]:
-    """Of every parameter: after one step without momentum, the gradient."""
-    state = load_checkpoint_file(folder / "model_final.pth")["trainer"]["optimizer"]["state"]
-    return [entry["momentum_buffer"] for entry in state.values()]
-
-
-def results(folder: Path) -> dict:
-    return json.loads((folder / "results.json").read_text())
-
-
-def train_net(opts: list[str], *flags: str, config: str = BASE) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(REPO / "tools" / "train_net.py"), "--config-file", config, *flags, *opts]
-    environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPO), *sys.path]), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=PATIENCE)
+def run(opts: list[str], resume: bool = False):
+    return train(finetuner(opts, resume=resume), resume)
 
 
 @pytest.fixture(scope="module")
@@ -61,20 +37,18 @@ def test_the_loss_falls_on_images_that_are_seen_again_and_again(shapes, tmp_path
 
 
 @pytest.mark.parametrize("extra", [{"DETCON__CHANNELS_LAST": False}, {"SOLVER__AMP__ENABLED": True}], ids=["contiguous", "bf16"])
-def test_training_starts_alike_in_every_memory_format_and_precision(shapes, tmp_path, finished, extra):
+def test_the_first_losses_are_the_same_in_every_memory_format_and_precision(shapes, tmp_path, finished, extra):
     run(detector_opts(shapes, tmp_path, SOLVER__MAX_ITER=1, DATASETS__TEST="()", **extra))
-    # The loss of the boxes hangs on the proposals that are drawn, and those on rounding.
+    # The box loss depends on the sampled proposals, and these depend on rounding.
     for loss in ("loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_mask"):
         assert metrics(tmp_path)[0][loss] == pytest.approx(metrics(finished)[0][loss], rel=0.02), loss
 
 
-def test_every_loss_and_the_ap_are_logged(finished):
-    logged = {key for row in metrics(finished) for key in row}
+def test_log_results_and_checkpoint_describe_the_run(shapes, finished):
     losses = {"total_loss", "loss_cls", "loss_box_reg", "loss_mask", "loss_rpn_cls", "loss_rpn_loc"}
+    logged = {key for row in metrics(finished) for key in row}
     assert losses | {"lr", "data_time", "images_per_second", "bbox/AP", "segm/AP"} <= logged
 
-
-def test_results_say_what_was_evaluated_and_how(shapes, finished):
     content = results(finished)
     assert set(content) == {"backend", "iteration", "protocol", "weights", "seconds", "results"}
     assert (content["iteration"], content["weights"]) == (4, "") and content["backend"].startswith(d2.BACKEND)
@@ -83,9 +57,7 @@ def test_results_say_what_was_evaluated_and_how(shapes, finished):
     # The images have no large object.
     assert tasks["bbox"]["APl"] is None and 0 <= tasks["bbox"]["AP"] <= 100
 
-
-def test_the_checkpoint_says_how_it_came_about(finished):
-    state = load_checkpoint_file(finished / "model_final.pth")
+    state = final_state(finished)
     found = state["metadata"]
     assert found["method"] == "GeneralizedRCNN" and found["iterations"] == state["iteration"] + 1 == 4
     assert (found["dataset_size"], found["channel_order"], found["depth"], found["norm"]) == (6, "RGB", 50, "BN")
@@ -105,34 +77,36 @@ def test_eval_only_gives_the_ap_of_the_end_of_training_and_takes_the_last_checkp
     assert results(tmp_path)["results"] == at_the_end
 
 
-@pytest.mark.parametrize(
-    ("opts", "flags", "message"),
-    [
-        ({}, {}, "MODEL.WEIGHTS is empty"),
-        ({"DATASETS__TEST": "()"}, {}, "DATASETS.TEST is empty"),
-        ({}, {"resume": True}, "there is no checkpoint in"),
-    ],
-)
-def test_eval_only_without_weights_or_data_is_refused(shapes, tmp_path, capsys, opts, flags, message):
-    with pytest.raises(SystemExit) as stopped:
-        main(arguments(detector_opts(shapes, tmp_path, **opts), eval_only=True, **flags))
-    assert stopped.value.code == 2 and message in capsys.readouterr().err
-
-
 @pytest.fixture(scope="module")
 def backbone(finished, tmp_path_factory) -> Path:
     """A checkpoint with the ResNet of ``finished`` only, and its metadata."""
-    state = load_checkpoint_file(finished / "model_final.pth")
+    state = final_state(finished)
     kept = {key: value for key, value in state["model"].items() if key.startswith("backbone.bottom_up.")}
     path = tmp_path_factory.mktemp("backbone") / "backbone.pth"
     torch.save({"model": kept, "metadata": state["metadata"] | {"method": "DetConB", "epochs": 300.0}}, path)
     return path
 
 
-def test_evaluation_refuses_the_channel_order_of_other_weights(shapes, tmp_path, finished, capsys):
-    with pytest.raises(SystemExit):
-        main(arguments(detector_opts(shapes, tmp_path, MODEL__WEIGHTS=finished / "model_final.pth", INPUT__FORMAT="BGR"), eval_only=True))
-    assert "INPUT.FORMAT is 'BGR'; expected 'RGB'" in capsys.readouterr().err
+WRONG_ORDER = "INPUT.FORMAT is 'BGR'; expected 'RGB'"
+
+
+@pytest.mark.parametrize(
+    ("weights", "opts", "flags", "message"),
+    [
+        (None, {}, {"eval_only": True}, "MODEL.WEIGHTS is empty"),
+        (None, {"DATASETS__TEST": "()"}, {"eval_only": True}, "DATASETS.TEST is empty"),
+        (None, {}, {"eval_only": True, "resume": True}, "there is no checkpoint in"),
+        ("backbone", {}, {"eval_only": True}, "not a pretrained backbone"),
+        ("finished", {"INPUT__FORMAT": "BGR"}, {"eval_only": True}, WRONG_ORDER),
+        ("backbone", {"INPUT__FORMAT": "BGR"}, {}, WRONG_ORDER),
+    ],
+)
+def test_what_cannot_be_trained_or_evaluated_is_refused_first(shapes, finished, backbone, tmp_path, capsys, weights, opts, flags, message):
+    path = {None: "", "backbone": backbone, "finished": finished / "model_final.pth"}[weights]
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments(detector_opts(shapes, tmp_path, MODEL__WEIGHTS=path, **opts), **flags))
+    assert stopped.value.code == 2 and message in capsys.readouterr().err
+    assert not (tmp_path / "metrics.json").exists()
 
 
 def test_a_detector_with_frozen_statistics_can_be_fine_tuned_further(shapes, tmp_path):
@@ -142,14 +116,8 @@ def test_a_detector_with_frozen_statistics_can_be_fine_tuned_further(shapes, tmp
     assert trainer.metadata.values["pretrained_norm"] == "FrozenBN"
 
 
-def test_eval_only_refuses_a_backbone(shapes, tmp_path, backbone, capsys):
-    with pytest.raises(SystemExit):
-        main(arguments(detector_opts(shapes, tmp_path, MODEL__WEIGHTS=backbone), eval_only=True))
-    assert "not a pretrained backbone" in capsys.readouterr().err
-
-
-def test_from_a_backbone_one_line_says_what_is_new_and_the_metadata_is_taken_over(shapes, tmp_path, backbone, caplog):
-    trainer = FinetuneTrainer(*setup_finetuning(arguments(detector_opts(shapes, tmp_path, MODEL__WEIGHTS=backbone, SOLVER__MAX_ITER=1))))
+def test_from_a_backbone_one_line_names_what_is_new_and_the_metadata_is_kept(shapes, tmp_path, backbone, caplog):
+    trainer = finetuner(detector_opts(shapes, tmp_path, MODEL__WEIGHTS=backbone, SOLVER__MAX_ITER=1))
     trainer.resume_or_load(resume=False)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING], "fvcore lists hundreds of keys"
     log = (tmp_path / "log.txt").read_text()
@@ -159,38 +127,18 @@ def test_from_a_backbone_one_line_says_what_is_new_and_the_metadata_is_taken_ove
     assert (found["method"], found["pretrained_method"], found["pretrained_epochs"]) == ("GeneralizedRCNN", "DetConB", 300.0)
     weight = "backbone.bottom_up.res5.2.conv3.weight"
     torch.testing.assert_close(trainer.network.state_dict()[weight], load_checkpoint_file(backbone)["model"][weight], rtol=0, atol=0)
-    backbone_less = FinetuneTrainer(*setup_finetuning(arguments(detector_opts(shapes, tmp_path, SOLVER__MAX_ITER=1), resume=True)))
+    backbone_less = finetuner(detector_opts(shapes, tmp_path, SOLVER__MAX_ITER=1), resume=True)
     backbone_less.resume_or_load(resume=True)
     assert backbone_less.metadata.values["pretrained_method"] == "DetConB"
 
 
-def test_a_config_that_contradicts_the_weights_is_refused_before_training(shapes, tmp_path, backbone, capsys):
-    with pytest.raises(SystemExit):
-        main(arguments(detector_opts(shapes, tmp_path, MODEL__WEIGHTS=backbone, INPUT__FORMAT="BGR")))
-    error = capsys.readouterr().err
-    assert "INPUT.FORMAT is 'BGR'; expected 'RGB'" in error and not (tmp_path / "metrics.json").exists()
-
-
-class Stopped(Exception):
-    pass
-
-
-class StopAfter(d2.HookBase):
-    def __init__(self, iterations: int):
-        self._iterations = iterations
-
-    def after_step(self) -> None:
-        if self.trainer.iter + 1 == self._iterations:
-            raise Stopped
-
-
 def test_a_resumed_run_continues_iteration_weights_optimizer_and_schedule(shapes, tmp_path):
     opts = detector_opts(shapes, tmp_path, SOLVER__CHECKPOINT_PERIOD=2, SOLVER__STEPS="(3,)", DATASETS__TEST="()")
-    interrupted = FinetuneTrainer(*setup_finetuning(arguments(opts)))
+    interrupted = finetuner(opts)
     interrupted.register_hooks([StopAfter(2)])
     with pytest.raises(Stopped):
         interrupted.train()
-    resumed = FinetuneTrainer(*setup_finetuning(arguments(opts, resume=True)))
+    resumed = finetuner(opts, resume=True)
     resumed.resume_or_load(resume=True)
     assert resumed.start_iter == 2
     torch.testing.assert_close(resumed.network.state_dict(), interrupted.network.state_dict(), rtol=0, atol=0)
@@ -199,8 +147,7 @@ def test_a_resumed_run_continues_iteration_weights_optimizer_and_schedule(shapes
     assert [row["iteration"] for row in metrics(tmp_path)][-2:] == [2, 3]
     assert metrics(tmp_path)[-1]["lr"] == pytest.approx(0.002)
     assert "order of the images starts anew at iteration 2" in (tmp_path / "log.txt").read_text()
-    finished = load_checkpoint_file(tmp_path / "model_final.pth")
-    assert finished["metadata"]["iterations"] == 4
+    assert final_state(tmp_path)["metadata"]["iterations"] == 4
 
 
 def test_resume_of_a_finished_run_evaluates_it_again(shapes, finished, tmp_path):
@@ -210,7 +157,7 @@ def test_resume_of_a_finished_run_evaluates_it_again(shapes, finished, tmp_path)
 
 
 def test_nan_stops_the_run_and_the_saved_batch_loads_safely(shapes, tmp_path):
-    trainer = FinetuneTrainer(*setup_finetuning(arguments(detector_opts(shapes, tmp_path))))
+    trainer = finetuner(detector_opts(shapes, tmp_path))
     with torch.no_grad():
         next(trainer.network.roi_heads.box_predictor.cls_score.parameters()).fill_(float("nan"))
     with pytest.raises(NonFiniteLossError, match=r"loss is not finite at iteration 0.*nan_batch_iter0_rank0.pth.*lower learning rate"):
@@ -225,14 +172,14 @@ def test_nan_stops_the_run_and_the_saved_batch_loads_safely(shapes, tmp_path):
 def test_gradients_are_clipped_where_the_config_says_so(shapes, tmp_path):
     def largest_step(folder: Path, **extra: object) -> float:
         run(detector_opts(shapes, folder, SOLVER__MAX_ITER=1, SOLVER__WEIGHT_DECAY=0.0, DATASETS__TEST="()", **extra))
-        return max(momentum.norm().item() for momentum in momenta(folder))
+        return max(momentum.norm().item() for momentum in momenta(final_state(folder)))
 
     clip = {"SOLVER__CLIP_GRADIENTS__ENABLED": True, "SOLVER__CLIP_GRADIENTS__CLIP_TYPE": "norm"}
     assert largest_step(tmp_path / "free") > 0.2
     assert largest_step(tmp_path / "clipped", SOLVER__CLIP_GRADIENTS__CLIP_VALUE=0.1, **clip) == pytest.approx(0.1, rel=1e-3)
 
 
-def run_main(args) -> None:
+def run_main(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     main(args)
 
@@ -254,7 +201,7 @@ def test_two_processes_equal_one_with_the_double_batch(shapes, tmp_path, monkeyp
     one, two = (metrics(tmp_path / name)[0] for name in ("one", "two"))
     for loss in ("loss_cls", "loss_box_reg", "loss_rpn_cls", "loss_rpn_loc"):
         assert two[loss] == pytest.approx(one[loss], abs=1e-5), loss
-    one, two = momenta(tmp_path / "one"), momenta(tmp_path / "two")
+    one, two = (momenta(final_state(tmp_path / name)) for name in ("one", "two"))
     assert len(one) == len(two) > 100
     # BatchNorm over the 16 values of a channel of res5 magnifies rounding: another memory format moves gradients as much.
     for index, (a, b) in enumerate(zip(one, two)):
@@ -270,12 +217,6 @@ def test_evaluation_over_two_processes_is_that_of_one(shapes, finished, tmp_path
     assert results(tmp_path)["results"] == results(finished)["results"]
 
 
-def test_the_tool_trains_and_evaluates(shapes, tmp_path):
-    process = train_net(detector_opts(shapes, tmp_path, SOLVER__MAX_ITER=2))
-    assert process.returncode == 0, process.stdout
-    assert "copypaste: Task: segm" in process.stdout and results(tmp_path)["iteration"] == 2
-
-
 OFFICIAL = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
 
 
@@ -287,7 +228,5 @@ def test_detectron2s_official_config_trains_with_overrides_only(shapes, tmp_path
     overrides = {"MODEL.DEVICE": "cpu", "MODEL.WEIGHTS": "", "SOLVER.IMS_PER_BATCH": 2, "SOLVER.MAX_ITER": 2, "DATALOADER.NUM_WORKERS": 0}
     overrides |= {"DATASETS.TRAIN": f'("{spec(shapes, "train")}",)', "DATASETS.TEST": "()", "INPUT.MASK_FORMAT": "bitmask"}
     overrides |= {"MODEL.ROI_HEADS.NUM_CLASSES": 8, "INPUT.MIN_SIZE_TRAIN": "(64,)", "OUTPUT_DIR": tmp_path}
-    opts = [str(item) for pair in overrides.items() for item in pair]
-    process = train_net(opts, config=str(Path(checkout, "configs", OFFICIAL)))
-    assert process.returncode == 0, process.stdout
-    assert load_checkpoint_file(tmp_path / "model_final.pth")["iteration"] == 1
+    output_of(start(flat(overrides), config=str(Path(checkout, "configs", OFFICIAL))))
+    assert final_state(tmp_path)["iteration"] == 1

@@ -1,0 +1,46 @@
+"""The line of the terminal: known metrics under short names in a fixed order, all others under their own."""
+
+import logging
+
+import pytest
+import torch
+
+from detcon_d2 import d2
+from detcon_d2.engine.writers import DetConMetricPrinter, format_metrics
+
+DETCON = {"total_loss": 5.5, "loss_detcon": 3.0, "data_time": 0.2, "loss_probe": 2.5, "learning/projection_std": 0.5, "lr": 0.1}
+DETCON |= {"learning/retrieval_top1": 0.25, "learning/positive_fraction": 0.75, "learning/regions_per_view": 3.14, "time": 1.0}
+DETCON |= {"ema_momentum": 0.99, "images_per_second": 9.0, "probe/accuracy": 0.4}
+DETECTOR = {"total_loss": 1.5, "loss_cls": 1.0, "loss_box_reg": 0.2, "loss_mask": 0.1, "loss_rpn_cls": 0.1, "loss_rpn_loc": 0.1, "lr": 0.02}
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        (
+            DETCON,
+            "loss: 3  probe: 2.5  lr: 0.1  momentum: 0.99000  images/s: 9  data_time: 0.200  std: 0.500  retrieval: 0.250  "
+            "positives: 0.750  regions: 3.1  probe_acc: 0.400",
+        ),
+        (DETECTOR, "loss: 1.5  cls: 1  box: 0.2  mask: 0.1  rpn_cls: 0.1  rpn_loc: 0.1  lr: 0.02"),
+        ({"loss_b": 2.0, "total_loss": 3.0, "loss_a": 1.0, "lr": 0.1}, "loss: 3  lr: 0.1  loss_b: 2  loss_a: 1"),
+        ({"total_loss": 1.0, "loss_x": 1.0, "learning/queue_age": 12.34567, "bbox/AP": 3.0}, "loss: 1  queue_age: 12.35"),
+    ],
+    ids=["DetCon", "detector", "unknown losses", "unknown metric"],
+)
+def test_the_line_shows_the_metrics_of_any_method(values, line):
+    assert "  ".join(format_metrics(values)) == line
+
+
+def test_an_iteration_is_written_once_and_only_with_a_loss(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("detcon_d2"), "propagate", True)
+    writer = DetConMetricPrinter(max_iter=10)
+    with d2.EventStorage(6) as storage, caplog.at_level(logging.INFO, logger="detcon_d2"):
+        storage.put_scalar("lr", 0.1)
+        writer.write()
+        storage.put_scalars(**DETCON)
+        for _ in range(2):
+            writer.write()
+    (record,) = caplog.records
+    assert record.getMessage().startswith("eta: n/a  iter: 7/10  loss: 3  ")
+    assert torch.cuda.is_available() or "max_mem" not in record.getMessage()
