@@ -1,9 +1,9 @@
-"""Files that are there completely or not at all."""
+"""Atomic writing: a file is either complete or absent."""
 
 import itertools
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -14,17 +14,30 @@ TEMPORARY = ".tmp-"
 _counter = itertools.count()
 
 
+def write_atomically(path: str | Path, write: Callable[[BinaryIO], None]) -> None:
+    """Call ``write(file)`` on a temporary file in the same folder and move it to ``path`` when it is complete and on disk."""
+    with atomic_file(path, sync=True) as file:
+        write(file)
+
+
+def write_bytes_atomically(path: str | Path, data: bytes) -> None:
+    """Write a small file without waiting for the disk: many of them are written, and each can be made again after a power failure."""
+    with atomic_file(path) as file:
+        file.write(data)
+
+
 @contextmanager
-def atomic_file(path: Path, *, sync: bool = False) -> Iterator[BinaryIO]:
-    """A file to write, under a temporary name in its folder until the block ends: nobody ever sees half of it.
+def atomic_file(path: str | Path, *, sync: bool = False) -> Iterator[BinaryIO]:
+    """Open a file for writing. It has a temporary name in its folder until the block ends, so nobody ever sees half of it.
 
     Args:
         path: its final name.
-        sync: wait until it is on the disk, so that what it was made from can be deleted.
+        sync: wait until it is on disk, so that whatever it was made from can be deleted afterwards.
 
     Raises:
-        OSError: with the reason and ``path``; what stood there before is kept.
+        OSError: with the reason and ``path``. A previous file of that name is kept.
     """
+    path = Path(path)
     temporary = path.parent / f"{process_prefix(TEMPORARY)}{next(_counter)}"
     try:
         with open(temporary, "wb") as file:
@@ -39,12 +52,6 @@ def atomic_file(path: Path, *, sync: bool = False) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a whole file; see :func:`atomic_file`."""
-    with atomic_file(path) as file:
-        file.write(data)
 
 
 def write_error(path: Path, error: OSError) -> OSError:

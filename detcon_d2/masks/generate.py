@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from detcon_d2.io.atomic import write_bytes_atomically
 from detcon_d2.masks.generators.base import RegionGenerator
 from detcon_d2.masks.ray_data import process_with_ray
-from detcon_d2.masks.store.storage import FAILED_NAME, Store, check_key, write_atomically
+from detcon_d2.masks.store.storage import FAILED_NAME, Store, check_key
 from detcon_d2.masks.worker import one_thread_each, process_chunk, process_image, start_worker
 
 # Small, so that Ctrl-C and a killed worker cost little; sending a task takes less than a millisecond.
@@ -196,7 +197,7 @@ def write_failed(failed: dict[str, str], store: Store, part: tuple[int, int] | N
     path = store.root / (FAILED_NAME if part is None else f"failed-{part[0]}-of-{part[1]}.txt")
     if failed:
         text = "".join(f"{key}\t{reason}\n" for key, reason in sorted(failed.items()))
-        write_atomically(path, text.encode("utf-8", "surrogateescape"))
+        write_bytes_atomically(path, text.encode("utf-8", "surrogateescape"))
     else:
         path.unlink(missing_ok=True)
     for old in store.root.glob("failed-*-of-*.txt") if part is None else ():

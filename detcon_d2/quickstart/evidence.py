@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from detcon_d2.masks.store.storage import write_atomically
+from detcon_d2.io.atomic import write_bytes_atomically as write_atomically
 from detcon_d2.quickstart.experiment import ROWS, Row, Training, World
 from detcon_d2.quickstart.quickstart import read_ap
 from detcon_d2.quickstart.shapes import ShapesConfig

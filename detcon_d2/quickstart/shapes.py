@@ -17,7 +17,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
-from detcon_d2.masks.store.storage import write_atomically
+from detcon_d2.io.atomic import write_bytes_atomically as write_atomically
 from detcon_d2.quickstart.shapes_render import CATEGORIES, Scene, render_scene
 
 SPLITS: tuple[str, ...] = ("unlabeled", "train", "val")

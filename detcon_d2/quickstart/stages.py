@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from detcon_d2.masks.store.storage import write_atomically
+from detcon_d2.io.atomic import write_bytes_atomically as write_atomically
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ import numpy as np
 from tabulate import tabulate
 from tqdm import tqdm
 
+from detcon_d2.io.atomic import write_bytes_atomically
 from detcon_d2.io.images import read_image
 from detcon_d2.masks.generators.base import RegionGenerator
 from detcon_d2.masks.scoring.bar_chart import Panel, bar_chart
 from detcon_d2.masks.scoring.ground_truth import read_ground_truth
 from detcon_d2.masks.scoring.scores import LabelMapScores, mean, score_label_map
-from detcon_d2.masks.store.storage import write_atomically
 from detcon_d2.masks.store.stored import StoredRegions
 from detcon_d2.masks.worker import image_rng, obey_parent, one_thread_each
 
@@ -207,4 +207,4 @@ def write_chart(results: list[SourceScores], path: str | os.PathLike, title: str
 def _write(path: str | os.PathLike, text: str) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text.encode())
+    write_bytes_atomically(path, text.encode())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import cv2
 
-from detcon_d2.io.atomic import TEMPORARY, write_atomically, write_error
+from detcon_d2.io.atomic import TEMPORARY, write_bytes_atomically, write_error
 
 INDEX_NAME = "index.json"
 FORMATS = {
@@ -56,7 +56,7 @@ def make_index(root: Path, wanted: dict, *, same_images: bool) -> None:
     if not (root / INDEX_NAME).exists():
         _make_folder(root)
         if not (root / INDEX_NAME).exists():
-            write_atomically(root / INDEX_NAME, (json.dumps(wanted, indent=2) + "\n").encode())
+            write_bytes_atomically(root / INDEX_NAME, (json.dumps(wanted, indent=2) + "\n").encode())
     _refuse_mixing(root, read_index(root), wanted, same_images)
 
 

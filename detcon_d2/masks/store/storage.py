@@ -10,12 +10,12 @@ from pathlib import Path, PurePosixPath
 import cv2
 import numpy as np
 
-from detcon_d2.io.atomic import TEMPORARY, remove_leftovers, walk_files, write_atomically
+from detcon_d2.io.atomic import TEMPORARY, remove_leftovers, walk_files, write_bytes_atomically
 from detcon_d2.io.references import Range, label_map_reference, parse_label_map, read_range
 from detcon_d2.masks.store.entries import is_intact, unpack_entry
 from detcon_d2.masks.store.index import FORMATS, INDEX_NAME, make_index, params_hash, read_index
 
-__all__ = ["FAILED_NAME", "INDEX_NAME", "LabelMapStore", "Store", "params_hash", "read_label_map", "write_atomically"]
+__all__ = ["FAILED_NAME", "INDEX_NAME", "LabelMapStore", "Store", "params_hash", "read_label_map"]
 
 FAILED_NAME = "failed.txt"
 
@@ -146,7 +146,7 @@ class LabelMapStore(Store):
     def write_bytes(self, key: str, data: bytes) -> None:
         path = self.path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, data)
+        write_bytes_atomically(path, data)
 
     def keys(self) -> set[str]:
         """Keys of all label maps here. Empty files, as a power failure can leave them, do not count."""

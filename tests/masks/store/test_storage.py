@@ -13,9 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis.extra import numpy as hnp
 
+from detcon_d2.io.atomic import write_bytes_atomically
 from detcon_d2.masks import LabelMapStore, grid_label_map, read_label_map
 from detcon_d2.masks.store import storage as storage_module
-from detcon_d2.masks.store.storage import params_hash, write_atomically
+from detcon_d2.masks.store.storage import params_hash
 
 FH = {"scale": 1000.0, "sigma": 0.8, "min_size": 1000}
 
@@ -143,7 +144,7 @@ def test_a_failing_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path, 
 
     monkeypatch.setattr(storage_module.os, "replace", fail)
     with pytest.raises(type(error)) as caught:
-        write_atomically(tmp_path / "a", b"new")
+        write_bytes_atomically(tmp_path / "a", b"new")
     assert isinstance(error, KeyboardInterrupt) or str(tmp_path / "a") in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_bytes() == b"old"
 
