@@ -28,8 +28,8 @@ from detcon_d2.views.render import feature_cells, to_planes
 VARIANTS = {
     "ours, exact": {"MODE": "exact"},
     "ours, fast": {"MODE": "fast"},
-    "ours, fast, label maps in shards": {"MODE": "fast", "label_maps": "shards"},
-    "ours, fast, colours on the device": {"MODE": "fast", "WHERE": "device", "label_maps": "shards"},
+    "ours, fast, label maps in tars": {"MODE": "fast", "label_maps": "tar"},
+    "ours, fast, colours on the device": {"MODE": "fast", "WHERE": "device", "label_maps": "tar"},
 }
 """Name -> keys of DETCON.AUG, and where the label maps are."""
 _BATCH = 32
@@ -118,7 +118,7 @@ def profile_stages(folder: Path, images: int, rounds: int) -> dict[str, dict[str
     records = [loader.records[index % len(loader.records)] for index in range(images)]
     pictures = {record["file_name"]: read_image(record["file_name"]) for record in loader.records}
     maps = {record["file_name"]: read_label_map(record["label_map_file_name"]) for record in loader.records}
-    shards = Loader(make_config(folder, "shards"), images).records
+    tars = Loader(make_config(folder, "tar"), images).records
     drawn = [_draw(loader, position, *pictures[record["file_name"]].shape[:2]) for position, record in enumerate(records)]
     crops = [(view, record["file_name"]) for record, pairs in zip(records, drawn) for view, _ in pairs]
     transforms = [transform for pairs in drawn for _, transform in pairs]
@@ -128,7 +128,7 @@ def profile_stages(folder: Path, images: int, rounds: int) -> dict[str, dict[str
     stages = {
         "decode": (_each(read_image, records, "file_name"), _each(read_image_fast, records, "file_name")),
         "read label map, PNG": (_each(read_label_map, records, "label_map_file_name"),) * 2,
-        "read label map, shard": (_each(read_label_map, shards * (images // len(shards)), "label_map_file_name"),) * 2,
+        "read label map, tar": (_each(read_label_map, tars * (images // len(tars)), "label_map_file_name"),) * 2,
         "draw": (lambda: _drain(_draw(loader, position, 375, 500) for position in range(images)),) * 2,
         "crop and resize": (
             lambda: _drain(view.apply_image(pictures[name]) for view, name in crops),
@@ -153,7 +153,7 @@ def profile_stages(folder: Path, images: int, rounds: int) -> dict[str, dict[str
 def measure_workers(folder: Path, workers: list[int], images: int) -> dict[str, dict[int, float]]:
     """Images/s by the clock on the wall of the training loader, by mode and number of worker processes (0: this one)."""
     return {
-        mode: {count: _loader_speed(make_config(folder, "shards", MODE=mode), count, images) for count in workers}
+        mode: {count: _loader_speed(make_config(folder, "tar", MODE=mode), count, images) for count in workers}
         for mode in ("exact", "fast")
     }
 

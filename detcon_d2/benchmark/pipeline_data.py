@@ -10,7 +10,7 @@ from detcon_d2.config import add_detcon_config
 from detcon_d2.data import DetConMapper, load_training_records
 from detcon_d2.masks import build_generator, list_images
 from detcon_d2.masks.generate import generate
-from detcon_d2.masks.store.stores import create_store
+from detcon_d2.masks.store.formats import create_store
 
 # Of scikit-image, that it brings along.
 _PHOTOS = (
@@ -27,7 +27,7 @@ _QUALITY = 90
 
 
 def write_dataset(folder: Path, size: tuple[int, int]) -> None:
-    """Write ``images/*.jpg`` and their FH regions, once as PNGs in ``png`` and once in ``shards``.
+    """Write ``images/*.jpg`` and their FH regions, once as PNGs in ``png`` and once in ``tar``.
 
     Args:
         folder: exists.
@@ -39,7 +39,7 @@ def write_dataset(folder: Path, size: tuple[int, int]) -> None:
             fitted = ImageOps.fit(photo.convert("RGB"), size, Image.Resampling.LANCZOS)
         fitted.save(folder / "images" / Path(name).with_suffix(".jpg"), quality=_QUALITY)
     source, generator = f"folder:{folder / 'images'}", build_generator("fh")
-    for file_format in ("png", "shards"):
+    for file_format in ("png", "tar"):
         generate(list_images(source), generator, create_store(folder / file_format, generator, source, file_format), progress=False)
 
 
@@ -48,7 +48,7 @@ def make_config(folder: Path, label_maps: str = "png", **aug: str) -> "d2.CfgNod
 
     Args:
         folder: of :func:`write_dataset`.
-        label_maps: "png" or "shards".
+        label_maps: "png" or "tar".
         aug: values of keys of DETCON.AUG.
     """
     cfg = d2.get_cfg()

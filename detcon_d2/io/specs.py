@@ -20,7 +20,7 @@ IMAGE_EXTENSIONS = frozenset(
 """Extensions (lower case) of the files that count as images in a folder."""
 
 
-def is_source_spec(name: str) -> bool:
+def is_dataset_spec(name: str) -> bool:
     """Whether ``name`` is a spec of this module, rather than the name of a data set in Detectron2's catalog."""
     return name.split(":", 1)[0] in _LISTERS and ":" in name
 
@@ -40,7 +40,7 @@ def list_images(spec: str) -> list[dict]:
     Raises:
         ValueError: unknown kind, missing path, nothing inside, damaged json or list; names what was found and expected.
     """
-    if not is_source_spec(spec):
+    if not is_dataset_spec(spec):
         raise ValueError(
             f"data set: found {spec!r}; expected folder:/path, coco:/path/instances.json,/path/images, list:/path/list.txt or "
             "tar:/path/train-{0000..0146}.tar"
@@ -53,7 +53,7 @@ def list_images(spec: str) -> list[dict]:
 
 def canonical_spec(spec: str) -> str:
     """The same spec with absolute paths, for the record; the name of a catalog's data set stays as it is."""
-    if not is_source_spec(spec):
+    if not is_dataset_spec(spec):
         return spec
     kind, rest = spec.split(":", 1)
     return f"{kind}:{','.join(str(_absolute(part)) for part in rest.split(','))}"

@@ -20,8 +20,8 @@ from detcon_d2.io.specs import list_images
 from detcon_d2.masks.generate import generate
 from detcon_d2.masks.generators import felzenszwalb
 from detcon_d2.masks.generators.fh import FelzenszwalbRegions, FelzenszwalbScales
-from detcon_d2.masks.store.storage import read_label_map
-from detcon_d2.masks.store.stores import create_store
+from detcon_d2.masks.store.formats import create_store
+from detcon_d2.masks.store.read import read_label_map
 
 SIZES = ((500, 375), (640, 480))
 IMAGENET_IMAGES = 1_281_167
@@ -79,23 +79,23 @@ def scales_section(photos: list[np.ndarray], rounds: int) -> Iterator[Row]:
 
 
 def storage_section(photos: list[np.ndarray], rounds: int) -> Iterator[Row]:
-    """Reading FH label maps as training does: from shards beside from PNG."""
+    """Reading FH label maps as training does: from tars beside from PNG."""
     for width, height in SIZES:
         with tempfile.TemporaryDirectory() as folder:
             records = _write_photos(_resized(photos, width, height), Path(folder) / "photos", 16)
             references = {}
-            for file_format in ("shards", "png"):
+            for file_format in ("tar", "png"):
                 store = create_store(Path(folder) / file_format, FelzenszwalbRegions(), "folder:photos", file_format)
                 generate(records, FelzenszwalbRegions(), store, progress=False)
                 references[file_format] = sorted(store.references().values())
             # One at a time, as training does: memory for many at once would cost more than unpacking them.
             reads = [lambda paths=paths: deque(map(read_label_map, paths), maxlen=0) for paths in references.values()]
-            shards, png = ([seconds / len(records) for seconds in times] for times in _alternate(rounds, *reads))
+            tar, png = ([seconds / len(records) for seconds in times] for times in _alternate(rounds, *reads))
             sizes = [
-                sum(path.stat().st_size for path in (Path(folder) / name).rglob("*") if path.suffix in (".png", ".shard"))
+                sum(path.stat().st_size for path in (Path(folder) / name).rglob("*") if path.suffix in (".png", ".tar"))
                 for name in references
             ]
-        yield _compare("reading shards", width, height, "PNG", shards, png) | {
+        yield _compare("reading tars", width, height, "PNG", tar, png) | {
             "bytes": sizes[0] / len(records),
             "than_bytes": sizes[1] / len(records),
         }

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""How fast region masks are made and read here: FH beside scikit-image's, scales together, shards beside PNG, several processes."""
+"""How fast region masks are made and read here: FH beside scikit-image's, scales together, tars beside PNG, several processes."""
 
 import argparse
 import json
@@ -22,7 +22,7 @@ sections
            label maps are compared, and any difference is an error. np.argsort alone is what no program can avoid that sorts as
            scikit-image does; this one need not.
   scales   generator fh_scales beside its scales one after the other
-  storage  reading a label map as training does: from shards beside from PNG
+  storage  reading a label map as training does: from tars beside from PNG
   workers  whole runs, JPEG to label map, N processes beside one; with it the hours for ImageNet: 1,281,167 images, all taken to be as
            large as 500x375 (they are smaller on average), on 16 idle cores as fast as this one, with disks that keep up
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from detcon_d2 import d2
-from detcon_d2.io.specs import canonical_spec, is_source_spec
+from detcon_d2.io.specs import canonical_spec, is_dataset_spec
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def register_data_sets(names: Iterable[str]) -> None:
     for name in names:
         if name in d2.DatasetCatalog.list():
             continue
-        if not is_source_spec(name):
+        if not is_dataset_spec(name):
             raise ValueError(
                 f"{name!r} is no data set. Expected coco:/path/instances.json,/path/images or a name in the catalog: "
                 f"{', '.join(d2.DatasetCatalog.list()) or 'it is empty'}."

@@ -1,20 +1,19 @@
-"""Hierarchical grouping: a fine partition whose most alike neighbours are merged, over and over.
+"""Hierarchical grouping: the most similar neighbours of a fine partition are merged repeatedly.
 
-The partition is Felzenszwalb and Huttenlocher's. Merging the least dissimilar pair of adjacent regions, over and over, is the scheme of
+The partition is Felzenszwalb and Huttenlocher's. Merging the least dissimilar pair of adjacent regions repeatedly is the method of
 Selective Search (Uijlings et al., IJCV 104, 2013: colour, texture, size, fill) and, with the strength of the boundary between two regions,
-of gPb-owt-ucm (Arbelaez et al., TPAMI 33(5), 2011) and MCG (Pont-Tuset et al., TPAMI 39(1), 2017). The cues here are small ones, made of
-whole numbers, so that their sums are exact on every processor.
+of gPb-owt-ucm (Arbelaez et al., TPAMI 33(5), 2011) and MCG (Pont-Tuset et al., TPAMI 39(1), 2017). The cues here are simple ones, computed
+from integers, so that their sums are exact on every processor.
 """
 
 import heapq
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from detcon_d2.masks.generators.base import to_label_map
+from detcon_d2.masks.generators.base import RegionGenerator, parameter, to_label_map
 from detcon_d2.masks.generators.fh import FelzenszwalbRegions
 
 _BOX = 4  # depth of the boxes on either side of a boundary, pixels; they are 2 * _BOX - 1 long
@@ -24,7 +23,8 @@ _TINY = 1e-12
 _LIGHTNESS = 100 / 255  # OpenCV's 8-bit L* in units of L*
 
 
-class HierarchicalRegions:
+@dataclass(frozen=True, kw_only=True)
+class HierarchicalRegions(RegionGenerator):
     """Regions merged by colour, texture and the boundary between them, small ones first.
 
     The finest partition is FH with ``min_size`` and ``scale`` the same share of the image's pixels, so that one set of parameters suits
@@ -34,74 +34,35 @@ class HierarchicalRegions:
 
     C: chi^2 distance of their histograms of L*, a* and b*; T: chi^2 distance of their mean gradients of L* by direction; B: mean distance
     in L*a*b* of the boxes on either side of their common boundary; s: their share of the image's pixels; e: the length of their common
-    boundary over the shorter of their perimeters. Merging stops where all neighbours differ by ``threshold`` or more, so that an image has
-    as many regions as it shows, but not before ``regions`` or fewer are left.
-
-    Args:
-        regions: at most so many are left, >= 1; with threshold 0 exactly so many, or all of the finest partition if it has fewer. Several:
-            as many label maps, each nested in those with more regions; threshold 0 keeps them apart.
-        threshold: the dissimilarity from which on regions stay apart; >= 0.
-        grain: the smallest region of the finest partition, as a share of the image's area, in (0, 1].
-        sigma: standard deviation of that partition's smoothing, pixels; >= 0.
-        color: weight of C, >= 0.
-        texture: weight of T, >= 0.
-        boundary: weight of B, >= 0.
-
-    Raises:
-        ValueError: a parameter out of range; when called, more than 65,535 regions.
+    boundary over the shorter of their perimeters. Merging stops when all neighbours differ by ``threshold`` or more, so the number of
+    regions follows the image, but not before at most ``regions`` are left. With threshold 0 there are exactly ``regions``, or all of the
+    finest partition if it has fewer. Several values of ``regions`` give as many label maps, each nested in those with more regions;
+    threshold 0 keeps them apart. When called, it raises ValueError for more than 65,535 regions.
     """
 
     name = "hierarchy"
-    needs_annotations = False
-    HELP = {
-        "regions": "at most so many, with threshold 0 exactly; several make nested layers of label maps",
-        "threshold": "neighbours that differ by so much are not merged; 0: merge down to the number of regions",
-        "grain": "smallest region to start from, as a share of the image's area",
-        "sigma": "standard deviation of the smoothing, pixels",
-        "color": "weight of the difference in colour",
-        "texture": "weight of the difference in texture",
-        "boundary": "weight of the contrast along the common boundary",
-    }
+    regions: tuple[int, ...] = parameter(
+        (64,), "at most so many, with threshold 0 exactly; several make nested layers of label maps", at_least=1
+    )
+    threshold: float = parameter(
+        5.5, "neighbours that differ by so much are not merged; 0: merge down to the number of regions", at_least=0
+    )
+    grain: float = parameter(0.0005, "smallest region to start from, as a share of the image's area", above=0, at_most=1)
+    sigma: float = parameter(0.8, "standard deviation of the smoothing, pixels", at_least=0)
+    color: float = parameter(1.0, "weight of the difference in colour (C)", at_least=0)
+    texture: float = parameter(1.0, "weight of the difference in texture (T)", at_least=0)
+    boundary: float = parameter(1.0, "weight of the contrast along the common boundary (B)", at_least=0)
 
-    def __init__(
-        self,
-        *,
-        regions: int | Sequence[int] = (64,),
-        threshold: float = 5.5,
-        grain: float = 0.0005,
-        sigma: float = 0.8,
-        color: float = 1.0,
-        texture: float = 1.0,
-        boundary: float = 1.0,
-    ) -> None:
-        self.regions = [int(count) for count in np.atleast_1d(regions)]
-        self.threshold, self.grain, self.sigma = float(threshold), float(grain), float(sigma)
-        self.color, self.texture, self.boundary = float(color), float(texture), float(boundary)
-        weights = (self.color, self.texture, self.boundary)
-        if not (self.regions and min(self.regions) >= 1):
-            raise ValueError(f"hierarchy: found regions {regions}; expected one or several whole numbers >= 1")
-        if not (0 < self.grain <= 1 and self.sigma >= 0 and self.threshold >= 0):
-            raise ValueError(
-                f"hierarchy: found grain {grain}, sigma {sigma}, threshold {threshold}; expected 0 < grain <= 1, sigma >= 0, threshold >= 0"
-            )
-        if not (min(weights) >= 0 and 0 < sum(weights) < math.inf):
-            raise ValueError(f"hierarchy: found weights {weights} of color, texture, boundary; expected none below 0 and one above")
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.regions:
+            self._refuse("regions", "at least one number")
+        if not 0 < self.color + self.texture + self.boundary < math.inf:
+            self._refuse("color, texture, boundary", "finite weights, and one above 0")
 
     @property
     def layers(self) -> int:
-        """Label maps an image."""
         return len(self.regions)
-
-    def params(self) -> dict:
-        return {
-            "regions": self.regions,
-            "threshold": self.threshold,
-            "grain": self.grain,
-            "sigma": self.sigma,
-            "color": self.color,
-            "texture": self.texture,
-            "boundary": self.boundary,
-        }
 
     def prepare(self) -> None:
         """As :meth:`FelzenszwalbRegions.prepare`."""

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from detcon_d2.masks import LabelMapStore, build_generator
-from detcon_d2.masks.scoring.bar_chart import Panel, bar_chart
+from detcon_d2.masks.scoring.bar_chart import bar_chart
 from detcon_d2.masks.scoring.ground_truth import list_bsds
 from detcon_d2.masks.scoring.score_report import SourceScores, format_table, score_sources, write_chart, write_json
-from detcon_d2.masks.store.stored import StoredRegions
+from detcon_d2.masks.scoring.sources import StoredRegions
 
 
 class TwoLayers:
@@ -69,7 +69,7 @@ def test_files_are_scored_without_a_time(quarters, tmp_path):
     (result,) = score_sources({"masks": StoredRegions(tmp_path / "masks")}, quarters, progress=False)
     assert result.asa == 1 and result.milliseconds is None
     store.write("2.png", np.zeros((8, 9), np.uint16))
-    with pytest.raises(ValueError, match=r"label map of 2\.png from stored .* is 9 x 8 .*images/2\.png is 8 x 8"):
+    with pytest.raises(ValueError, match=r"label map of 2\.png from .*/masks is 9 x 8 .*images/2\.png is 8 x 8"):
         score_sources({"masks": StoredRegions(tmp_path / "masks")}, quarters, progress=False)
 
 
@@ -115,6 +115,6 @@ def test_bars_are_as_long_as_their_values(tmp_path):
 
 
 def test_the_best_of_a_share_is_marked_and_of_a_cost_is_not():
-    chart = bar_chart(["a", "b"], [Panel("share", [0.5, 0.75], ["", ""], full=1.0), Panel("cost", [1, 2], ["", ""])], "t")
+    chart = bar_chart("t", ["a", "b"], {"share": ([0.5, 0.75], ["", ""], 1.0), "cost": ([1, 2], ["", ""], None)})
     kinds = [line.split('"')[1] for line in chart.splitlines() if line.startswith('<rect class="b')]
     assert kinds == ["bar", "best", "bar", "bar"]
