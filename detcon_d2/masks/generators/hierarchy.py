@@ -17,7 +17,7 @@ from detcon_d2.masks.generators.base import RegionGenerator, parameter, to_label
 from detcon_d2.masks.generators.fh import FelzenszwalbRegions
 
 _BOX = 4  # depth of the boxes on either side of a boundary, pixels; they are 2 * _BOX - 1 long
-_ENCLOSED = 0.5  # how much of the dissimilarity goes where a region lies within the other
+_ENCLOSED = 0.5  # by how much the dissimilarity is reduced if one region is within the other
 _COLOR, _TEXTURE = 5.0, 4.0  # bring C and T to the range of B, which is in units of L*a*b*
 _TINY = 1e-12
 _LIGHTNESS = 100 / 255  # OpenCV's 8-bit L* in units of L*
@@ -80,7 +80,7 @@ class HierarchicalRegions(RegionGenerator):
         return FelzenszwalbRegions(scale=min_size, sigma=self.sigma, min_size=min_size)(image, rng).astype(np.int64)
 
     def advice(self, height: int, width: int) -> str | None:
-        """Half the threshold, or a finer partition where there is none."""
+        """Half the threshold, or a finer partition if the threshold is 0."""
         if min(self.regions) < 8:
             return "--regions 16"
         return f"--threshold {self.threshold / 2:.2g}" if self.threshold else f"--grain {self.grain / 4:.1g}"
@@ -108,7 +108,7 @@ class RegionGraph:
 
 
 def region_graph(image: np.ndarray, label_map: np.ndarray, color: float, texture: float, boundary: float) -> RegionGraph:
-    """What merging needs to know of regions; see :class:`HierarchicalRegions` for the cues.
+    """The quantities that merging needs; see :class:`HierarchicalRegions` for the cues.
 
     Args:
         image: uint8 (H, W, 3) RGB.
@@ -126,7 +126,7 @@ def region_graph(image: np.ndarray, label_map: np.ndarray, color: float, texture
 
 
 def _color_sums(lab: np.ndarray, ids: np.ndarray, count: int) -> np.ndarray:
-    """Three histograms of 16 bins, (n, 48); a* and b* of -64..63, what is beyond in the outer bins."""
+    """Three histograms of 16 bins, (n, 48); those of a* and b* cover -64..63, the outer bins also what is beyond."""
     bins = [lab[..., 0] >> 4] + [(np.clip(lab[..., channel], 64, 191) - 64) >> 3 for channel in (1, 2)]
     histograms = [np.bincount(ids * 16 + bin_.ravel(), minlength=count * 16).reshape(count, 16) for bin_ in bins]
     return np.concatenate(histograms, axis=1) * _COLOR
@@ -140,11 +140,11 @@ def _texture_sums(lab: np.ndarray, ids: np.ndarray, count: int) -> np.ndarray:
     x, y = (cv2.Sobel(lab[..., 0], cv2.CV_16S, dx, 1 - dx, ksize=5) for dx in (1, 0))
     turned = np.where(y < 0, -x, x)
     angles = np.arange(1, 8) * math.pi / 8
-    # The number of angles up to the gradient's; arctan2 differs between processors.
+    # The bin is the number of angles up to that of the gradient; arctan2 would differ between processors.
     bins = sum((np.abs(y) * math.cos(angle) >= turned * math.sin(angle)).view(np.int8) for angle in angles)
     length = np.sqrt(x.astype(np.int32) ** 2 + y.astype(np.int32) ** 2)
     sums = np.bincount(ids * 8 + bins.ravel(), length.ravel(), count * 8)
-    # The kernel answers a slope of 1 with 128.
+    # The response of the kernel to a slope of 1 is 128.
     return sums.reshape(count, 8) * (_TEXTURE * _LIGHTNESS / 128 * math.sqrt(len(ids)) / 400)
 
 
@@ -155,7 +155,7 @@ def _boundaries(lab: np.ndarray, label_map: np.ndarray, count: int) -> tuple[np.
         y, x = np.nonzero(labels[:, :-1] != labels[:, 1:])
         here, there = labels[y, x], labels[y, x + 1]
         keys.append(np.minimum(here, there) * count + np.maximum(here, there))
-        # Sums over the _BOX columns that end at x; those that start at x + 1 end at x + _BOX. The image is continued by its last column.
+        # Sums over the _BOX columns that end at x; those that start at x + 1 end at x + _BOX. The last column is repeated.
         padded = cv2.copyMakeBorder(np.ascontiguousarray(pixels), 0, 0, 0, _BOX, cv2.BORDER_REPLICATE)
         sums = cv2.boxFilter(
             padded, cv2.CV_32F, (_BOX, 2 * _BOX - 1), anchor=(_BOX - 1, _BOX - 1), normalize=False, borderType=cv2.BORDER_REPLICATE
@@ -167,57 +167,46 @@ def _boundaries(lab: np.ndarray, label_map: np.ndarray, count: int) -> tuple[np.
     return np.stack([pairs // count, pairs % count], axis=1), length.astype(float), contrast
 
 
-@dataclass
-class Merges:
-    """What was merged, in order: merge k makes region n + k, n being the number of regions of the graph.
+def merge_regions(graph: RegionGraph, regions: int, threshold: float = 0.0) -> list[tuple[float, int, int]]:
+    """Merge the least dissimilar adjacent regions until ``regions`` are left, and further while they differ by less than ``threshold``.
 
-    Attributes:
-        pairs: ids of the two regions of each merge.
-        dissimilarity: of these two.
+    Of equally dissimilar pairs, the one with the lowest ids is merged first.
+
+    Returns:
+        (dissimilarity, i, j) of each merge in order. Merge k makes region n + k of i and j, n being the number of regions of the graph.
     """
-
-    pairs: list[tuple[int, int]]
-    dissimilarity: list[float]
-
-
-def merge_regions(graph: RegionGraph, regions: int, threshold: float = 0.0) -> Merges:
-    """Merge the least dissimilar adjacent regions until ``regions`` are left, and on while they differ by less than ``threshold``.
-
-    Of pairs that differ equally the one with the lowest ids comes first.
-    """
-    left, growing, merges = len(graph.size), _GrowingGraph(graph), Merges([], [])
+    left, growing, merges = len(graph.size), _GrowingGraph(graph), []
     queue = growing.edges()
     heapq.heapify(queue)
     while queue:
-        dissimilarity, i, j = heapq.heappop(queue)
+        dissimilarity, i, j = edge = heapq.heappop(queue)
         if not (growing.alive[i] and growing.alive[j]):
             continue
         if left <= regions and dissimilarity >= threshold:
             break
-        merges.pairs.append((i, j))
-        merges.dissimilarity.append(dissimilarity)
-        for edge in growing.merge(i, j):
-            heapq.heappush(queue, edge)
+        merges.append(edge)
+        for new_edge in growing.merge(i, j):
+            heapq.heappush(queue, new_edge)
         left -= 1
     return merges
 
 
-def cut(merges: Merges, count: int, regions: int, threshold: float = 0.0) -> np.ndarray:
+def cut(merges: list[tuple[float, int, int]], count: int, regions: int, threshold: float = 0.0) -> np.ndarray:
     """The partition with ``regions`` regions, or with fewer as :func:`merge_regions` says.
 
     Args:
-        merges: down to this number at least.
+        merges: of :func:`merge_regions`, down to this number at least.
         count: regions before merging.
 
     Returns:
         int64 (count,): the new region of each, 0, 1, 2, ... in the order of the first of each.
     """
     done = max(count - regions, 0)
-    while done < len(merges.pairs) and merges.dissimilarity[done] < threshold:
+    while done < len(merges) and merges[done][0] < threshold:
         done += 1
     root = np.arange(count + done)
     for new in range(count + done - 1, count - 1, -1):
-        root[list(merges.pairs[new - count])] = root[new]
+        root[list(merges[new - count][1:])] = root[new]
     _, first, which = np.unique(root[:count], return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[which]
 
@@ -231,7 +220,7 @@ class _GrowingGraph:
         room = self.next - 1
         self.size, self.perimeter = np.pad(graph.size, (0, room)), np.pad(graph.perimeter, (0, room))
         self.features = np.pad(graph.features, ((0, room), (0, 0)))
-        # Of each region: its neighbours, and length and contrast of the boundary with each.
+        # For each region: its neighbours, with length and contrast of the common boundary.
         self.around: list[dict[int, tuple[float, float]]] = [{} for _ in range(self.next)]
         self.graph = graph
         for (i, j), length, contrast in zip(graph.edges.tolist(), graph.length.tolist(), graph.contrast.tolist()):
@@ -258,7 +247,7 @@ class _GrowingGraph:
         return [(value, other, new) for value, other in zip(self._dissimilarity(others, new, length, contrast).tolist(), around)]
 
     def _join(self, i: int, j: int, new: int) -> dict[int, tuple[float, float]]:
-        """The neighbours of both, each boundary added up."""
+        """The neighbours of both, with the sums of their boundaries."""
         around = self.around[i]
         for other, (length, contrast) in self.around[j].items():
             old = around.get(other, (0.0, 0.0))

@@ -45,22 +45,19 @@ def format_name(index: dict) -> str:
     return _NAMES[index["format"]]
 
 
-def make_index(root: Path, file_format: str, generator: str, params: dict, dataset: str, *, same_images: bool, more: dict) -> None:
+def make_index(root: Path, wanted: dict, *, same_images: bool) -> None:
     """Write ``index.json`` of a new folder, or check that of an existing one.
 
     Args:
         root: the folder, made if it does not exist.
-        file_format: short name.
-        generator, params, dataset: see :meth:`detcon_d2.masks.store.png_folder.LabelMapStore.create`.
+        wanted: "format", "generator", "params", "source" (the data set) and more.
         same_images: accept another data set.
-        more: further entries, of a new folder.
 
     Raises:
         ValueError: another format, generator, parameters or data set, or files without an index.
         OSError: the folder cannot be made or written.
     """
-    wanted = {"format": FORMATS[file_format], "generator": generator, "params": params, "source": dataset} | more
-    wanted |= {"hash": params_hash(generator, params), "versions": library_versions()}
+    wanted |= {"hash": params_hash(wanted["generator"], wanted["params"]), "versions": library_versions()}
     if not (root / INDEX_NAME).exists():
         _make_folder(root)
         if not (root / INDEX_NAME).exists():
@@ -95,7 +92,7 @@ def _refuse_mixing(root: Path, found: dict, wanted: dict, same_images: bool) -> 
     if format_name(found) != format_name(wanted):
         raise ValueError(
             f"{root}: found {found['format']!r}; expected {wanted['format']!r}: choose another output folder"
-            + ("" if format_name(found) == SHARDS else f", or --format {format_name(found)}")
+            + (", or convert it with tools/merge_masks.py" if format_name(found) == SHARDS else f", or --format {format_name(found)}")
         )
     if found["source"] != wanted["source"] and not same_images:
         raise ValueError(

@@ -17,6 +17,7 @@ from detcon_d2.masks.store.index import INDEX_NAME, SHARDS, format_name, params_
 from detcon_d2.masks.store.old_shards import OldShards
 from detcon_d2.masks.store.png import encode_png, to_own_png
 from detcon_d2.masks.store.png_folder import LabelMapStore, read_failed
+from detcon_d2.masks.store.read import read_png
 from detcon_d2.masks.store.tar_file import open_tar
 
 _EXAMPLES = 5
@@ -172,7 +173,7 @@ def _open_input(name: str) -> _Input:
         shards = OldShards(name)
         return _Input(shards.root, shards.index, shards.keys(), lambda key: encode_png(shards.read_stack(key)))
     store = open_store(name)
-    return _Input(store.root, store.index, store.keys(), lambda key: to_own_png(store.read_png(key), store.layers))
+    return _Input(store.root, store.index, store.keys(), lambda key: to_own_png(read_png(store.reference(key)), store.layers))
 
 
 def _open_tars(pattern: str) -> _Input:

@@ -1,14 +1,7 @@
 """Unfinished work: each process appends label maps to a file of its own, so that a killed process loses at most the last one.
 
-A part, ``.part-<machine>-<process>-<number>``, is a sequence of
-
-    u4   length of the key
-    u4   length of the data
-    u4   crc32 of key and data
-    ...  the key, UTF-8
-    ...  the data
-
-(little-endian). Readers stop at the first record that is incomplete or damaged.
+A part, ``.part-<machine>-<process>-<number>``, is a sequence of records: head (little-endian), key in UTF-8, data. Readers stop at the
+first record that is incomplete or damaged.
 """
 
 import itertools
@@ -22,7 +15,7 @@ from detcon_d2.io.atomic import process_prefix, write_error
 from detcon_d2.io.references import Range
 
 _PART = ".part-"
-_HEAD = struct.Struct("<III")
+_HEAD = struct.Struct("<III")  # length of the key, length of the data, crc32 of key and data
 
 
 class PartWriter:

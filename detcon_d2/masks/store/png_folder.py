@@ -7,9 +7,9 @@ import numpy as np
 
 from detcon_d2.io.atomic import TEMPORARY, remove_leftovers, walk_files, write_bytes_atomically
 from detcon_d2.io.references import LabelMapReference
-from detcon_d2.masks.store.index import format_name, make_index, read_index
+from detcon_d2.masks.store.index import FORMATS, format_name, make_index, read_index
 from detcon_d2.masks.store.png import encode_png
-from detcon_d2.masks.store.read import read_file, read_label_map
+from detcon_d2.masks.store.read import read_label_map
 
 _FAILED_NAME = "failed.txt"
 
@@ -53,7 +53,8 @@ class LabelMapStore:
             ValueError: the folder holds label maps of another generator, other parameters or another data set, or files without an index.
             OSError: it cannot be made or written.
         """
-        make_index(Path(root), cls.format, generator, params, dataset, same_images=same_images, more={"layers": layers} | more)
+        wanted = {"format": FORMATS[cls.format], "generator": generator, "params": params, "source": dataset, "layers": layers} | more
+        make_index(Path(root), wanted, same_images=same_images)
         return cls(root)
 
     def path(self, key: str) -> Path:
@@ -61,22 +62,22 @@ class LabelMapStore:
         check_key(key)
         return self.root / f"{key}.png"
 
+    def reference(self, key: str) -> LabelMapReference:
+        """Where the label maps of an image are. Raises ValueError if that is nowhere."""
+        return LabelMapReference(os.path.abspath(self.path(key)), self.layers)
+
     def read(self, key: str, layer: int = 0) -> np.ndarray:
         """A label map of an image, uint16 (H, W). Raises ValueError: missing, damaged, or no such layer."""
-        return read_label_map(LabelMapReference(str(self.path(key)), self.layers), layer)
+        return read_label_map(self.reference(key), layer)
 
     def write(self, key: str, label_map: np.ndarray) -> None:
-        """LabelMapStore the label maps of an image, uint16 (H, W) or (layers, H, W). Readers see all of it or nothing."""
+        """Store the label maps of an image, uint16 (H, W) or (layers, H, W). Readers see all of it or nothing."""
         stack = label_map[None] if label_map.ndim == 2 else label_map
         assert stack.dtype == np.uint16 and stack.ndim == 3 and len(stack) == self.layers, (stack.dtype, stack.shape, self.layers)
         self.write_png(key, encode_png(stack))
 
-    def read_png(self, key: str) -> bytes:
-        """The PNG of an image. Raises ValueError or OSError if there is none."""
-        return read_file(self.path(key))
-
     def write_png(self, key: str, data: bytes) -> None:
-        """LabelMapStore the PNG of an image."""
+        """Store the PNG of an image."""
         path = self.path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes_atomically(path, data)
@@ -91,9 +92,9 @@ class LabelMapStore:
         return found
 
     def references(self) -> dict[str, LabelMapReference]:
-        """Key -> what :func:`read_label_map` takes, for the images that training can read."""
+        """Those of the images that training can read, by key."""
         root = os.path.abspath(self.root)
-        return {key: LabelMapReference(os.path.join(root, f"{key}.png"), self.layers) for key in self.keys()}
+        return {key: LabelMapReference(f"{root}/{key}.png", self.layers) for key in self.keys()}
 
     def discard(self, keys: set[str]) -> None:
         """Remove damaged label maps, so that the next run makes them again."""

@@ -8,13 +8,10 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
 from detcon_d2.io.references import LabelMapReference, Range, forget_file, parse_image, read_range
 from detcon_d2.masks.store.parts import PartWriter, find_parts, scan_part
-from detcon_d2.masks.store.png import decode_png, is_intact
+from detcon_d2.masks.store.png import is_intact
 from detcon_d2.masks.store.png_folder import LabelMapStore, check_key
-from detcon_d2.masks.store.read import damaged_error
 from detcon_d2.masks.store.tar_file import LabelMapTar, index_path, open_tar, write_tar
 
 IMAGES_PER_FILE = 2**19
@@ -76,19 +73,12 @@ class TarStore(LabelMapStore):
             raise ValueError(f"{path}: found {found}; expected the parameters of {self.root}/index.json: move it to where it belongs")
         return tar
 
-    def read(self, key: str, layer: int = 0) -> np.ndarray:
-        try:
-            return decode_png(self.read_png(key), layer, self.layers)
-        except ValueError as error:
-            raise damaged_error(f"{key} in {self.root}", self.root, error) from error
-
-    def read_png(self, key: str) -> bytes:
+    def reference(self, key: str) -> LabelMapReference:
         in_tars = (tar.find(key) for tar in [*self.tars, *self._pending])
         place = next(filter(None, in_tars), None) or self._parts.get(key)
         if place is None:
-            raise ValueError("found none; expected one for every image")
-        data = read_range(place)
-        return data if is_intact(data) else read_range(place, fresh=True)
+            raise ValueError(f"label map of {key} in {self.root}: found none; expected one for every image")
+        return self._reference(place)
 
     def write_png(self, key: str, data: bytes) -> None:
         check_key(key)
@@ -100,12 +90,10 @@ class TarStore(LabelMapStore):
 
     def references(self) -> dict[str, LabelMapReference]:
         """Of the images in finished tars; parts are deleted when they are packed."""
-        paths = {tar.path: os.path.abspath(tar.path) for tar in self.tars}
-        return {
-            key: LabelMapReference(paths[tar.path], self.layers, place.offset, place.length)
-            for tar in self.tars
-            for key, place in tar.items()
-        }
+        return {key: self._reference(place) for tar in self.tars for key, place in tar.items()}
+
+    def _reference(self, place: Range) -> LabelMapReference:
+        return LabelMapReference(os.path.abspath(place.path), self.layers, place.offset, place.length)
 
     def discard(self, keys: set[str]) -> None:
         if keys:
