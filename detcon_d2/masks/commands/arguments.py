@@ -2,10 +2,11 @@
 
 import argparse
 import importlib
+import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 
 import numpy as np
@@ -25,10 +26,12 @@ def make_parser(description: str, epilog: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
-def run_command(run: Callable[[], int | None]) -> int:
-    """Exit status of a command; a user's error is one line on stderr and status 2."""
+def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None, run: Callable[[argparse.Namespace], int | None]) -> int:
+    """Parse the command line and run a command; returns its exit status. A user's error is one line on stderr and status 2."""
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     try:
-        return run() or 0
+        return run(args) or 0
     except (ValueError, RuntimeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,7 +1,6 @@
 """Make the region masks (label maps) that DetCon contrasts: one PNG per image or a few tars, with an index of how they were made."""
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -54,16 +53,6 @@ exit status: 0 all done; 1 some images failed; 2 nothing done, the message says 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
-    args = _parse(argv)
-    try:
-        return run_command(lambda: _run(args))
-    except KeyboardInterrupt:
-        print("interrupted: finished label maps are kept, and the same command continues", file=sys.stderr)
-        return 130
-
-
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser(__doc__, _EXAMPLES)
     parser.add_argument("spec", metavar="SPEC", help="the images: see below")
     parser.add_argument("output", metavar="OUTPUT", help="folder for the label maps; one folder holds one set of parameters")
@@ -78,7 +67,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--shard", metavar="I/N", help="only the I-th (from 0) of N parts of the images")
     parser.add_argument("--engine", choices=("processes", "ray"), default="processes", help="ray: a cluster")
     parser.add_argument("--same-images", action="store_true", help="OUTPUT was begun under another SPEC, but with the same images")
-    return parser.parse_args(argv)
+    try:
+        return run_command(parser, argv, _run)
+    except KeyboardInterrupt:
+        print("interrupted: finished label maps are kept, and the same command continues", file=sys.stderr)
+        return 130
 
 
 def _run(args: argparse.Namespace) -> int:

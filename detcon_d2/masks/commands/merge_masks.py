@@ -1,7 +1,6 @@
 """Check that every image has a good label map, merge what several machines made, and change the format."""
 
 import argparse
-import logging
 from collections.abc import Sequence
 
 from detcon_d2.masks.commands.arguments import format_argument, load_records, make_parser, run_command
@@ -29,12 +28,6 @@ exit status: 0 complete; 1 something is missing, damaged or failed, with the com
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
-    logging.basicConfig(format="%(levelname)s: %(message)s")
-    args = _parse(argv)
-    return run_command(lambda: _run(args))
-
-
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser(__doc__, _EXAMPLES)
     parser.add_argument("output", metavar="OUTPUT", help="folder of label maps")
     parser.add_argument("inputs", metavar="INPUT", nargs="*", help="folders, or tar:..., whose label maps are copied to OUTPUT")
@@ -47,7 +40,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sizes", action="store_true", help="compare the sizes with those of the images")
     parser.add_argument("--verify", action="store_true", help="change nothing")
     parser.add_argument("--repair", action="store_true", help="remove damaged label maps")
-    return parser.parse_args(argv)
+    return run_command(parser, argv, _run)
 
 
 def _run(args: argparse.Namespace) -> int:

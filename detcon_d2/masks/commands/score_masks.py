@@ -1,7 +1,6 @@
 """Score sources of regions against human segmentations (BSDS500) or COCO instances, to choose masks before days of pretraining."""
 
 import argparse
-import logging
 from collections.abc import Sequence
 
 from detcon_d2.masks.commands.arguments import add_source_arguments, evenly_spaced, make_parser, run_command, sources_from
@@ -29,12 +28,6 @@ examples
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
-    logging.basicConfig(format="%(levelname)s: %(message)s")
-    args = _parse(argv)
-    return run_command(lambda: _run(args))
-
-
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser(__doc__, _EPILOG)
     truth = parser.add_mutually_exclusive_group(required=True)
     truth.add_argument("--bsds", nargs=2, metavar=("IMAGES", "GROUND_TRUTH"), help="folders of images and of human segmentations")
@@ -45,7 +38,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     parser.add_argument("--json", metavar="FILE", help="write the scores")
     parser.add_argument("--chart", metavar="FILE.svg", help="draw the scores as bars")
-    return parser.parse_args(argv)
+    return run_command(parser, argv, _run)
 
 
 def _run(args: argparse.Namespace) -> None:

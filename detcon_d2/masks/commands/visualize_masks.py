@@ -1,7 +1,6 @@
 """Show sources of regions side by side, one image per row: look at the masks before you pretrain on them."""
 
 import argparse
-import logging
 from collections.abc import Sequence
 
 from detcon_d2.io.specs import list_images
@@ -23,12 +22,6 @@ examples
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
-    logging.basicConfig(format="%(levelname)s: %(message)s")
-    args = _parse(argv)
-    return run_command(lambda: _run(args))
-
-
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser(__doc__, _EPILOG)
     images = parser.add_mutually_exclusive_group(required=True)
     images.add_argument("spec", nargs="?", metavar="SPEC", help="the images, as for generate_masks.py")
@@ -36,7 +29,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", required=True, metavar="FILE", help="picture to write: .png or .jpg")
     add_source_arguments(parser)
     parser.add_argument("--num-images", type=int, default=6, metavar="N", help="rows, evenly spaced (default: %(default)s)")
-    return parser.parse_args(argv)
+    return run_command(parser, argv, _run)
 
 
 def _run(args: argparse.Namespace) -> None:

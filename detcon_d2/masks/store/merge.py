@@ -14,7 +14,7 @@ from detcon_d2.io.tar import expand_pattern
 from detcon_d2.masks.command_lines import generate_command, merge_command
 from detcon_d2.masks.store.formats import STORES, open_store
 from detcon_d2.masks.store.index import INDEX_NAME, SHARDS, format_name, params_hash, read_index
-from detcon_d2.masks.store.old_shards import OldShards
+from detcon_d2.masks.store.old_shards import list_shards, unpack_entry
 from detcon_d2.masks.store.png import encode_png, to_own_png
 from detcon_d2.masks.store.png_folder import LabelMapStore, read_failed
 from detcon_d2.masks.store.read import read_png
@@ -169,11 +169,12 @@ class _Input:
 def _open_input(name: str) -> _Input:
     if name.startswith("tar:"):
         return _open_tars(name.removeprefix("tar:"))
-    if format_name(read_index(Path(name))) == SHARDS:
-        shards = OldShards(name)
-        return _Input(shards.root, shards.index, shards.keys(), lambda key: encode_png(shards.read_stack(key)))
+    root, index = Path(name), read_index(Path(name))
+    if format_name(index) == SHARDS:
+        places = list_shards(root)
+        return _Input(root, index, set(places), lambda key: encode_png(unpack_entry(read_range(places[key]))))
     store = open_store(name)
-    return _Input(store.root, store.index, store.keys(), lambda key: to_own_png(read_png(store.reference(key)), store.layers))
+    return _Input(root, index, store.keys(), lambda key: to_own_png(read_png(store.reference(key)), store.layers))
 
 
 def _open_tars(pattern: str) -> _Input:

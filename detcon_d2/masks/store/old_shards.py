@@ -5,7 +5,6 @@ crc32 of description, table and keys. An entry, in shards and in parts: header; 
 ids row by row in raw deflate (RFC 1951).
 """
 
-import os
 import struct
 import zlib
 from itertools import accumulate, pairwise
@@ -13,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from detcon_d2.io.references import Range, read_range
-from detcon_d2.masks.store.index import read_index
+from detcon_d2.io.references import Range
 from detcon_d2.masks.store.parts import find_parts, scan_part
 
 _MAGIC = b"DETCONLM"
@@ -24,42 +22,23 @@ _ROW = np.dtype([("offset", "<u8"), ("length", "<u4"), ("key_end", "<u4"), ("fai
 _ENTRY = struct.Struct("<IBxHII")  # crc32 of everything after it, bits per id (0: the image failed), layers, height, width
 
 
-class OldShards:
-    """The label maps in a folder of shards.
+def list_shards(root: Path) -> dict[str, Range]:
+    """Key -> place of the entry of all images with label maps in a folder. Raises ValueError for a damaged shard."""
+    places = {key: place for path in find_parts(root) for key, place in scan_part(path)}
+    for path in sorted(root.glob("*.shard")):
+        places |= _read_table(path)
+    return places
 
-    Attributes:
-        root: the folder.
-        index: what its ``index.json`` holds.
-    """
 
-    def __init__(self, root: str | os.PathLike) -> None:
-        """
-        Args:
-            root: the folder.
-
-        Raises:
-            ValueError: a damaged shard.
-        """
-        self.root = Path(root)
-        self.index = read_index(self.root)
-        self._places = {key: place for path in find_parts(self.root) for key, place in scan_part(path)}
-        for path in sorted(self.root.glob("*.shard")):
-            self._places |= _read_table(path)
-
-    def keys(self) -> set[str]:
-        """Keys of all images with label maps."""
-        return set(self._places)
-
-    def read_stack(self, key: str) -> np.ndarray:
-        """The label maps of an image, uint16 (layers, H, W). Raises ValueError for damage."""
-        entry = read_range(self._places[key])
-        if len(entry) < _ENTRY.size or zlib.crc32(entry[4:]) != int.from_bytes(entry[:4], "little"):
-            raise ValueError("the bytes are damaged (crc32)")
-        _, bits, layers, height, width = _ENTRY.unpack_from(entry)
-        lengths = struct.unpack_from(f"<{layers}I", entry, _ENTRY.size)
-        ends = accumulate(lengths, initial=_ENTRY.size + 4 * layers)
-        ids = b"".join(zlib.decompress(entry[start:end], -15) for start, end in pairwise(ends))
-        return np.frombuffer(ids, f"<u{bits // 8}").reshape(layers, height, width).astype(np.uint16)
+def unpack_entry(entry: bytes) -> np.ndarray:
+    """The label maps of an image, uint16 (layers, H, W). Raises ValueError for damage."""
+    if len(entry) < _ENTRY.size or zlib.crc32(entry[4:]) != int.from_bytes(entry[:4], "little"):
+        raise ValueError("the bytes are damaged (crc32)")
+    _, bits, layers, height, width = _ENTRY.unpack_from(entry)
+    lengths = struct.unpack_from(f"<{layers}I", entry, _ENTRY.size)
+    ends = accumulate(lengths, initial=_ENTRY.size + 4 * layers)
+    ids = b"".join(zlib.decompress(entry[start:end], -15) for start, end in pairwise(ends))
+    return np.frombuffer(ids, f"<u{bits // 8}").reshape(layers, height, width).astype(np.uint16)
 
 
 def _read_table(path: Path) -> dict[str, Range]:
