@@ -71,10 +71,6 @@ def fresh():
     fh._kernels.cache_clear()
 
 
-def test_numba_does_the_work_here():
-    assert fh.implementation() == "numba"
-
-
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_label_is_scikit_images(kind):

@@ -9,8 +9,6 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis.extra import numpy as hnp
 
 from detcon_d2.masks import LabelMapStore, grid_label_map, read_label_map
 from detcon_d2.masks.store.index import params_hash
@@ -22,21 +20,11 @@ def create(root, generator="fh", params=FH, source="folder:/a", **options) -> La
     return LabelMapStore.create(root, generator, params, source, **options)
 
 
-@given(hnp.arrays(np.uint16, hnp.array_shapes(min_dims=2, max_dims=2, max_side=20)))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_label_maps_come_back_as_they_were(tmp_path, label_map):
-    store = create(tmp_path / "m")
-    store.write("a/b c.jpg", label_map)
-    assert store.path("a/b c.jpg") == tmp_path / "m" / "a" / "b c.jpg.png"
-    found = store.read("a/b c.jpg")
-    assert found.dtype == np.uint16
-    np.testing.assert_array_equal(found, label_map)
-
-
-def test_a_thousand_regions_are_stored(tmp_path):
-    store = create(tmp_path)
-    store.write("é.jpg", grid_label_map(100, 90, 32))
-    assert len(np.unique(store.read("é.jpg"))) == 1024
+def test_label_maps_come_back_as_they_were(tmp_path):
+    store, label_map = create(tmp_path / "m"), grid_label_map(100, 90, 32)
+    store.write("é/b c.jpg", label_map)
+    assert store.path("é/b c.jpg") == tmp_path / "m" / "é" / "b c.jpg.png"
+    np.testing.assert_array_equal(store.read("é/b c.jpg"), label_map)
 
 
 def test_the_index_records_how_the_maps_were_made(tmp_path):
