@@ -9,7 +9,7 @@ from PIL import Image
 
 from detcon_d2 import d2
 from detcon_d2.config import add_detcon_config
-from detcon_d2.masks.store.storage import LabelMapStore
+from detcon_d2.masks.store.png_folder import LabelMapStore
 
 
 @dataclass

@@ -1,55 +1,9 @@
 #!/usr/bin/env python
-"""Draw sources of regions side by side, images in rows: look at the masks before you pretrain on them."""
+"""Show sources of regions side by side; see ``--help``."""
 
-import argparse
-import logging
 import sys
 
-import numpy as np
-
-from detcon_d2.io.specs import list_images
-from detcon_d2.masks.arguments import add_source_arguments, sources_from
-from detcon_d2.masks.scoring.contact_sheet import write_contact_sheet
-from detcon_d2.masks.scoring.ground_truth import list_bsds
-
-_EPILOG = """
-examples
-  every source with its defaults, on six images of a folder:
-    python tools/visualize_masks.py folder:/data/photos --output sheet.png
-  FH at two scales and the label maps of a data set, beside COCO's instances:
-    python tools/visualize_masks.py coco:/data/instances.json,/data/images --output sheet.png \\
-        --source "fh scale=300 min_size=100" --source fh --masks /data/masks_fh
-  beside human segmentations (BSDS500):
-    python tools/visualize_masks.py --bsds BSDS500/data/images/val BSDS500/data/groundTruth/val --output sheet.png
-"""
-
-
-def parse_args() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
-    images = parser.add_mutually_exclusive_group(required=True)
-    images.add_argument("spec", nargs="?", metavar="SPEC", help="the images, as for generate_masks.py")
-    images.add_argument("--bsds", nargs=2, metavar=("IMAGES", "GROUND_TRUTH"), help="folders of images and of human segmentations")
-    parser.add_argument("--output", required=True, metavar="FILE", help="picture to write: .png or .jpg")
-    add_source_arguments(parser)
-    parser.add_argument("--num-images", type=int, default=6, metavar="N", help="rows, evenly spaced (default: %(default)s)")
-    return parser.parse_args()
-
-
-def run(args: argparse.Namespace) -> str:
-    """Draw and write; returns one line on it."""
-    if args.num_images < 1:
-        raise ValueError(f"--num-images: found {args.num_images}; expected at least 1")
-    records = list_bsds(*args.bsds) if args.bsds else list_images(args.spec)
-    records = [records[index] for index in np.unique(np.linspace(0, len(records) - 1, args.num_images).astype(int))]
-    sources = sources_from(args, annotated=any("annotations" in record for record in records))
-    return write_contact_sheet(sources, records, args.output, args.spec or f"{args.bsds[0]} and {args.bsds[1]}")
-
+from detcon_d2.masks.commands.visualize_masks import main
 
 if __name__ == "__main__":
-    logging.basicConfig(format="%(levelname)s: %(message)s")
-    try:
-        print(run(parse_args()))
-    except (ValueError, OSError) as error:
-        print(f"visualize_masks.py: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(main())

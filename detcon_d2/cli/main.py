@@ -8,10 +8,10 @@ import detcon_d2
 
 COMMANDS = {
     "train_net": ("detcon_d2.cli.train_net", "pretrain, fine-tune a detector, or evaluate one"),
-    "generate_masks": ("detcon_d2.masks.commands.generate", "make the label maps (regions) of a data set"),
-    "merge_masks": ("detcon_d2.masks.commands.merge", "check, repair, merge and convert folders of label maps"),
-    "visualize_masks": ("detcon_d2.masks.commands.visualize", "draw the regions of several sources next to each other"),
-    "score_masks": ("detcon_d2.masks.commands.score", "score regions against human segmentations"),
+    "generate_masks": ("detcon_d2.masks.commands.generate_masks", "make the label maps (regions) of a data set"),
+    "merge_masks": ("detcon_d2.masks.commands.merge_masks", "check, repair, merge and convert folders of label maps"),
+    "visualize_masks": ("detcon_d2.masks.commands.visualize_masks", "draw the regions of several sources next to each other"),
+    "score_masks": ("detcon_d2.masks.commands.score_masks", "score regions against human segmentations"),
     "visualize_views": ("detcon_d2.cli.visualize_views", "draw the views and regions that pretraining sees"),
     "convert_to_d2": ("detcon_d2.checkpoint.convert.command", "convert a checkpoint of any known style to a backbone"),
     "zoo": ("detcon_d2.checkpoint.zoo.command", "list, download and check published checkpoints"),

@@ -6,7 +6,7 @@ import os
 
 from detcon_d2 import d2
 from detcon_d2.data.label_maps import attach_label_maps
-from detcon_d2.io.specs import is_source_spec, list_images
+from detcon_d2.io.specs import is_dataset_spec, list_images
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ def load_records(name: str) -> list[dict]:
     Raises:
         ValueError: an unknown name, or a data set without images.
     """
-    if is_source_spec(name):
+    if is_dataset_spec(name):
         return list_images(name)
     try:
         records = d2.DatasetCatalog.get(name)

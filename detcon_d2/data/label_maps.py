@@ -6,12 +6,12 @@ import os
 import numpy as np
 
 from detcon_d2 import d2
-from detcon_d2.io.references import parse_label_map
+from detcon_d2.io.references import LabelMapReference
 from detcon_d2.io.specs import canonical_spec
-from detcon_d2.masks.command import generate_command, merge_command
+from detcon_d2.masks.command_lines import generate_command, merge_command
 from detcon_d2.masks.generators.registry import build_generator
-from detcon_d2.masks.store.storage import read_label_map
-from detcon_d2.masks.store.stores import open_store
+from detcon_d2.masks.store.formats import open_store
+from detcon_d2.masks.store.read import read_label_map
 from detcon_d2.views.position import Stream, position_rng
 
 logger = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ _NAMED_EXAMPLES = 5
 
 
 def attach_label_maps(records: list[dict], root: str, name: str, layer: int = -1) -> list[dict]:
-    """Copies of ``records`` with ``label_map_file_name``: a path, or a reference into a shard or tar (``masks.references``).
+    """Copies of ``records`` with ``label_map_file_name``: a reference to a file or into a tar (:class:`LabelMapReference`).
 
     Args:
         records: of one data set.
@@ -97,22 +97,21 @@ class LabelMapSource:
         if self._grid is not None:
             # A grid uses no random numbers; the signature of generators asks for them.
             return self._grid(image, np.random.default_rng(0), record)
-        path = record["label_map_file_name"]
+        reference = record["label_map_file_name"]
         try:
-            label_map = read_label_map(path, self._layer_at(path, position))
+            label_map = read_label_map(reference, self._layer_at(reference, position))
         except ValueError as error:
             raise ValueError(f"{error} (image {record['file_name']})") from error
         if label_map.shape != image.shape[:2]:
             found, expected = (f"{shape[1]} x {shape[0]}" for shape in (label_map.shape, image.shape))
             raise ValueError(
-                f"The label map {path} is {found} (width x height); expected {expected}, the size of its image {record['file_name']} after "
-                "EXIF rotation. The image was changed after its regions were computed, or the folders do not belong together: delete this "
-                "label map and run tools/generate_masks.py again, or correct DETCON.MASKS.ROOTS."
+                f"The label map {reference} is {found} (width x height); expected {expected}, the size of its image {record['file_name']} "
+                "after EXIF rotation. The image was changed after its regions were computed, or the folders do not belong together: delete "
+                "this label map and run tools/generate_masks.py again, or correct DETCON.MASKS.ROOTS."
             )
         return label_map
 
-    def _layer_at(self, reference: str, position: int) -> int:
-        layers = parse_label_map(reference)[1]
-        if self._layer >= 0 or layers == 1:
+    def _layer_at(self, reference: LabelMapReference, position: int) -> int:
+        if self._layer >= 0 or reference.layers == 1:
             return max(self._layer, 0)
-        return int(position_rng(self._seed, position, Stream.LAYER).integers(layers))
+        return int(position_rng(self._seed, position, Stream.LAYER).integers(reference.layers))

@@ -46,21 +46,20 @@ def atomic_file(path: str | Path, *, sync: bool = False) -> Iterator[BinaryIO]:
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
-        raise write_error(path, error) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise write_error(path, error) from error
         raise
 
 
 def write_error(path: Path, error: OSError) -> OSError:
-    """The same error, saying what was written and that nothing is lost."""
-    return OSError(error.errno, f"cannot write {path}: {error.strerror}; what was written before is kept")
+    """The same error with the name of the file, saying that nothing is lost."""
+    return OSError(error.errno, f"cannot write {path}: {error.strerror or error}; what was written before is kept")
 
 
 def process_prefix(kind: str) -> str:
-    """Beginning of the names of this process's files of a kind."""
+    """How the names of this process's files of a kind begin: kind, machine and process id."""
     return f"{kind}{socket.gethostname().replace('-', '_')}-{os.getpid()}-"
 
 
@@ -88,5 +87,5 @@ def _is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
+        pass  # it belongs to another user
     return True

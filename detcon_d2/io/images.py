@@ -12,7 +12,7 @@ from detcon_d2.io.references import parse_image, read_range
 
 # Modes whose samples are wider than 8 bits. Pillow itself reduces 16-bit RGB(A) and LA to their high byte while decoding.
 _WIDE_GREY = ("I;16", "I;16L", "I;16B", "I;16N", "I")
-# Formats in which Pillow's mode "I" means grey in 0..65535 (older Pillow for PNG; PPM always). In a TIFF it is a true 32-bit integer.
+# Formats in which Pillow's mode "I" means grey in 0..65535 (older Pillow for PNG; PPM always). In a TIFF it is a 32-bit integer.
 _SIXTEEN_BIT_AS_I = ("PNG", "PPM")
 # EXIF tag 0x0112. ImageOps.exif_transpose would rewrite the whole EXIF block as well, which fails where a tag in it is damaged.
 _TRANSPOSE = {
@@ -27,6 +27,8 @@ _TRANSPOSE = {
 # Markers of baseline, extended and progressive frames (ITU-T T.81, table B.1), and of EXIF and XMP.
 _JPEG_FRAMES = (0xC0, 0xC1, 0xC2)
 _JPEG_METADATA = 0xE1
+# Modes in which Pillow gives the numbers of a label image as they are in the file.
+_LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "RGB")
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -67,7 +69,7 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
         ImageReadError: names the file and the reason.
     """
     try:
-        with Image.open(_source(path)) as image:
+        with Image.open(_pillow_input(path)) as image:
             image.load()
             rgb = np.array(_to_rgb(_apply_orientation(image)))
     except UnidentifiedImageError as error:
@@ -75,17 +77,17 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     except FileNotFoundError as error:
         raise ImageReadError(path, "no such file") from error
     except Exception as error:
-        # Damaged files make the decoders raise nearly anything (OSError, SyntaxError, struct.error, IndexError, MemoryError, ...).
+        # Damaged files make the decoders raise almost any error (OSError, SyntaxError, struct.error, IndexError, MemoryError, ...).
         raise ImageReadError(path, str(error) or type(error).__name__) from error
     return rgb
 
 
 def read_image_fast(path: str | os.PathLike) -> np.ndarray:
-    """:func:`read_image`, for most JPEGs in two thirds of the time: complete 8-bit grey or RGB ones are decoded by OpenCV.
+    """:func:`read_image`, for most JPEGs in two thirds of the time: OpenCV decodes complete 8-bit grey and RGB ones.
 
-    The pixels are the same where Pillow and OpenCV both stand on libjpeg-turbo, as their wheels do: then both upsample colour smoothly and
-    transform with the same integers. All other files take the way of :func:`read_image`, and so do those that OpenCV refuses. A JPEG that
-    is damaged inside may be read where :func:`read_image` refuses it; a truncated one is not.
+    The pixels are the same if Pillow and OpenCV both use libjpeg-turbo, as their wheels do: then both upsample colour smoothly and
+    transform with the same integers. :func:`read_image` reads all other files, and those that OpenCV refuses. A JPEG that is
+    damaged inside may be read although :func:`read_image` refuses it; a truncated one is not.
 
     Returns:
         uint8 (H, W, 3), RGB.
@@ -106,9 +108,9 @@ def read_image_fast(path: str | os.PathLike) -> np.ndarray:
 
 
 def _examine_jpeg(data: bytes) -> tuple[bool, bool]:
-    """Whether a file is a JPEG that two decoders read alike; whether it has metadata, which may turn it."""
+    """Whether a file is a JPEG that both decoders read alike, and whether it has metadata, which may rotate it."""
     metadata, at = False, 2
-    # A file that ends otherwise may be truncated, which OpenCV would not tell.
+    # A file with another end may be truncated, which OpenCV does not report.
     if not (data.startswith(b"\xff\xd8") and data.endswith(b"\xff\xd9")):
         return False, False
     while at + 10 <= len(data) and data[at] == 0xFF:
@@ -123,7 +125,7 @@ def _examine_jpeg(data: bytes) -> tuple[bool, bool]:
 
 
 def _turn(image: np.ndarray, path: str | os.PathLike) -> np.ndarray:
-    """A decoded JPEG turned as its metadata say, which Pillow reads without the pixels."""
+    """A decoded JPEG, rotated as its metadata say. Pillow reads these without decoding the pixels."""
     with Image.open(path) as header:
         orientation = _orientation(header)
     return np.array(Image.fromarray(image).transpose(_TRANSPOSE[orientation])) if orientation in _TRANSPOSE else image
@@ -134,20 +136,39 @@ def _orientation(image: Image.Image) -> int:
     try:
         return image.getexif().get(0x0112, 1)
     except (SyntaxError, ValueError, KeyError, TypeError, IndexError, OSError, struct.error):
-        return 1  # damaged metadata say nothing about the pixels, which were decoded without an error
+        return 1  # the metadata are damaged, but the pixels were decoded without an error
 
 
 def image_size(path: str | os.PathLike) -> tuple[int, int]:
     """Height and width of what :func:`read_image` returns, without decoding it. Raises ImageReadError."""
     try:
-        with Image.open(_source(path)) as image:
+        with Image.open(_pillow_input(path)) as image:
             turned = _orientation(image) >= 5
             return (image.width, image.height) if turned else (image.height, image.width)
     except Exception as error:
         raise ImageReadError(path, str(error) or type(error).__name__) from error
 
 
-def _source(path: str | os.PathLike) -> str | os.PathLike | io.BytesIO:
+def read_labels(data: bytes) -> np.ndarray:
+    """The numbers in a label image, as they are in the file.
+
+    Returns:
+        Integer (H, W) of a grey or palette image, uint8 (H, W, 3) of an RGB image.
+
+    Raises:
+        ValueError: damaged, or an image of another kind.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            mode, labels = image.mode, np.array(image)
+    except Exception as error:  # as in read_image
+        raise ValueError(f"found a damaged file ({error}); expected an image of labels") from error
+    if mode not in _LABEL_MODES:
+        raise ValueError(f"found an image of mode {mode}; expected 8 or 16 bits of label, a palette, or RGB without alpha")
+    return labels
+
+
+def _pillow_input(path: str | os.PathLike) -> str | os.PathLike | io.BytesIO:
     """What Pillow reads: the path, or the bytes of an image in a tar."""
     place = parse_image(path)
     return path if place is None else io.BytesIO(read_range(place))
@@ -186,14 +207,14 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _why_unidentified(path: str | os.PathLike) -> str:
-    source = _source(path)
-    if isinstance(source, io.BytesIO):
-        start = source.read(16)
+    opened = _pillow_input(path)
+    if isinstance(opened, io.BytesIO):
+        start = opened.read(16)
     else:
         with open(path, "rb") as file:
             start = file.read(16)
     if not start:
         return "the file is empty (0 bytes)"
     if start.startswith(_TIFF_MAGIC):
-        return "a TIFF whose samples Pillow cannot read (floating point, 24-bit, ...); convert it to 8 or 16 bits an RGB or grey channel"
+        return "a TIFF whose samples Pillow cannot read (floating point, 24-bit, ...); convert it to 8 or 16 bits per RGB or grey channel"
     return f"not an image that Pillow knows (the file begins with {start[:8]!r})"

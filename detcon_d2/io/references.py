@@ -1,19 +1,18 @@
-"""Strings that name a picture or a label map, alone in a file or within a large one, and the bytes that they name.
+"""Text that names an image or the label maps of an image, and the bytes it stands for.
 
-    /maps/a.jpg.png                          a label map alone in a file
-    /maps/a.jpg.png*3                        three label maps (layers) in a file
-    /maps/maps-00002.shard#4096+812*3        bytes 4,096 .. 4,907 of a shard, three layers
-    /maps/train-0000.tar#4096+812            a PNG in a tar
+    /maps/a.jpg.png                          the label map in this file
+    /maps/a.jpg.png*3                        three label maps (layers) in this file
+    /maps/maps-00002.tar#4096+812*3          three layers in bytes 4,096 .. 4,907 of a tar
     /data/train-0000.tar#4096+812:a/7.jpg    an image in a tar, with the name of its member
 
-All that is needed to read stands in the string: worker processes hold no index.
+A reference holds everything that is needed to read, so worker processes need no index.
 """
 
 import os
 import re
 from typing import NamedTuple
 
-_LABEL_MAP = re.compile(r"(.*\.(?:shard|tar))#(\d+)\+(\d+)(?:\*(\d+))?|(.*\.png)\*(\d+)", re.DOTALL)
+_LABEL_MAPS = re.compile(r"(.*\.tar)#(\d+)\+(\d+)(?:\*(\d+))?|(.*\.png)\*(\d+)", re.DOTALL)
 _IMAGE = re.compile(r"(.*\.tar)#(\d+)\+(\d+):.*", re.DOTALL)
 
 _descriptors: dict[str, int] = {}
@@ -27,33 +26,48 @@ class Range(NamedTuple):
     length: int
 
 
-def parse_label_map(reference: str | os.PathLike) -> tuple[str | Range, int]:
-    """(path of a file or range within one, number of layers) of the reference to a label map."""
-    text = os.fspath(reference)
-    match = _LABEL_MAP.fullmatch(text)
+class LabelMapReference(NamedTuple):
+    """The label maps of an image. ``str()`` gives the text that :func:`parse_label_map` reads.
+
+    Attributes:
+        path: a PNG file or a tar.
+        layers: number of label maps.
+        offset: of the first byte in the tar.
+        length: number of bytes there; None: the whole file.
+    """
+
+    path: str
+    layers: int = 1
+    offset: int = 0
+    length: int | None = None
+
+    def __str__(self) -> str:
+        where = "" if self.length is None else f"#{self.offset}+{self.length}"
+        return f"{self.path}{where}{'' if self.layers == 1 else f'*{self.layers}'}"
+
+    def __fspath__(self) -> str:
+        return str(self)
+
+
+def parse_label_map(text: str | os.PathLike) -> LabelMapReference:
+    """The reference that a text stands for. A text of another form is the path of a file with one label map."""
+    match = _LABEL_MAPS.fullmatch(os.fspath(text))
     if match is None:
-        return text, 1
-    if match[5]:
-        return match[5], int(match[6])
-    return Range(match[1], int(match[2]), int(match[3])), int(match[4] or 1)
+        return LabelMapReference(os.fspath(text))
+    path, offset, length, layers, png, png_layers = match.groups()
+    return LabelMapReference(path, int(layers or 1), int(offset), int(length)) if path else LabelMapReference(png, int(png_layers))
 
 
-def label_map_reference(place: str | Range, layers: int) -> str:
-    """The inverse of :func:`parse_label_map`."""
-    text = place if isinstance(place, str) else f"{place.path}#{place.offset}+{place.length}"
-    return text if layers == 1 else f"{text}*{layers}"
-
-
-def parse_image(reference: str | os.PathLike) -> Range | None:
+def parse_image(text: str | os.PathLike) -> Range | None:
     """Where the bytes of an image in a tar are; None for an ordinary path."""
-    match = _IMAGE.fullmatch(os.fspath(reference))
+    match = _IMAGE.fullmatch(os.fspath(text))
     return Range(match[1], int(match[2]), int(match[3])) if match else None
 
 
 def read_range(place: Range, *, fresh: bool = False) -> bytes:
-    """The bytes of a range; fewer where the file ends before it.
+    """The bytes of a range; fewer if the file ends before it.
 
-    The file stays open for the next call. Reading by position shares no state: safe in threads and forked processes.
+    The file stays open for the next call. ``os.pread`` has no shared position, so threads and forked processes can read at the same time.
 
     Args:
         place: what to read.
@@ -64,7 +78,7 @@ def read_range(place: Range, *, fresh: bool = False) -> bytes:
     """
     descriptor = _descriptors.get(place.path)
     if fresh and descriptor is not None and not os.path.samestat(os.fstat(descriptor), os.stat(place.path)):
-        # Not closed: another thread may be reading from it.
+        # The old descriptor stays open: another thread may be reading from it.
         _descriptors.pop(place.path, None)
         descriptor = None
     if descriptor is None:

@@ -1,8 +1,8 @@
-"""Data set specs: which images there are, under which key, with which label. No image is opened here.
+"""Data set specs: the images of a data set, their keys and their labels. No image is opened here.
 
 folder:/path                         every image below the folder; class folders give labels
 coco:/path/instances.json,/path/images
-list:/path/list.txt                  one path a line, optional TAB and integer label
+list:/path/list.txt                  one path per line, optional TAB and integer label
 tar:/path/train-{0000..0146}.tar     WebDataset tars (or tar:/path/*.tar); class members (.cls) give labels
 """
 
@@ -20,7 +20,7 @@ IMAGE_EXTENSIONS = frozenset(
 """Extensions (lower case) of the files that count as images in a folder."""
 
 
-def is_source_spec(name: str) -> bool:
+def is_dataset_spec(name: str) -> bool:
     """Whether ``name`` is a spec of this module, rather than the name of a data set in Detectron2's catalog."""
     return name.split(":", 1)[0] in _LISTERS and ":" in name
 
@@ -32,7 +32,7 @@ def list_images(spec: str) -> list[dict]:
         spec: ``folder:...``, ``coco:...,...``, ``list:...`` or ``tar:...`` (see the module); ``~`` is expanded.
 
     Returns:
-        One dict an image: ``file_name`` (absolute path; in a tar a reference, which ``read_image`` reads), ``key`` (path relative to
+        One dict per image: ``file_name`` (absolute path; in a tar a reference, which ``read_image`` reads), ``key`` (path relative to
         the root, POSIX slashes, extension kept; in a tar WebDataset's key, without extension), ``image_id``
         (COCO's, else the key), and where known ``height``, ``width``, ``label`` (int) and ``annotations`` (COCO's, with the original
         category ids).
@@ -40,7 +40,7 @@ def list_images(spec: str) -> list[dict]:
     Raises:
         ValueError: unknown kind, missing path, nothing inside, damaged json or list; names what was found and expected.
     """
-    if not is_source_spec(spec):
+    if not is_dataset_spec(spec):
         raise ValueError(
             f"data set: found {spec!r}; expected folder:/path, coco:/path/instances.json,/path/images, list:/path/list.txt or "
             "tar:/path/train-{0000..0146}.tar"
@@ -52,15 +52,15 @@ def list_images(spec: str) -> list[dict]:
 
 
 def canonical_spec(spec: str) -> str:
-    """The same spec with absolute paths, for the record; the name of a catalog's data set stays as it is."""
-    if not is_source_spec(spec):
+    """The same spec with absolute paths; the name of a data set in a catalog is returned unchanged."""
+    if not is_dataset_spec(spec):
         return spec
     kind, rest = spec.split(":", 1)
     return f"{kind}:{','.join(str(_absolute(part)) for part in rest.split(','))}"
 
 
 def check_output_outside(spec: str, output: str | os.PathLike) -> None:
-    """Raise ValueError if files written to ``output`` would be listed as images of a ``folder:`` spec from then on."""
+    """Raise ValueError if files written to ``output`` would later be listed as images of a ``folder:`` spec."""
     kind, _, rest = spec.partition(":")
     if kind == "folder" and _absolute(output).is_relative_to(_absolute(rest)):
         raise ValueError(
@@ -70,7 +70,7 @@ def check_output_outside(spec: str, output: str | os.PathLike) -> None:
 
 
 def _absolute(path: str | os.PathLike) -> Path:
-    # Not resolve(): a link to an image set keeps its own name.
+    # Not resolve(), which would replace a link to a data set by its target.
     return Path(os.path.abspath(os.path.expanduser(path)))
 
 
@@ -94,7 +94,7 @@ def _list_folder(rest: str) -> list[dict]:
 
 
 def _walk(root: Path) -> Iterator[Path]:
-    """Files below ``root``, through links to folders, once around a loop of links; hidden ones (also macOS's ``._x.jpg``) are left out."""
+    """Files below ``root``, through links to folders but not around loops of links, without hidden ones (such as macOS's ``._x.jpg``)."""
     for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_raise):
         real = os.path.realpath(folder)
         subfolders[:] = [name for name in subfolders if not name.startswith(".") and not _is_loop(real, os.path.join(folder, name))]
@@ -111,7 +111,7 @@ def _raise(error: OSError) -> None:
 
 
 def _add_class_labels(records: list[dict]) -> None:
-    """Class folders: if no image lies at the top, the first folder is the class; labels follow the sorted names."""
+    """If all images are in folders, the first folder is the class; labels are the ranks of the sorted names."""
     if any("/" not in record["key"] for record in records):
         return
     names = sorted({record["key"].split("/", 1)[0] for record in records})
@@ -136,7 +136,7 @@ def _list_coco(rest: str) -> list[dict]:
             f"{json_path}: found {len(content['images'])} images with {len(records)} ids and {len(keys)} file names"
             f"{f' (doubled: {doubled[0]})' if doubled else ''}; expected at least one, each id and file name once"
         )
-    # Annotations of images that are not listed are left out, as pycocotools does: subsets are made by cutting "images" only.
+    # Annotations of images that are not listed are ignored, as in pycocotools: subsets are often made by shortening "images" only.
     for annotation in content.get("annotations", []):
         if annotation.get("image_id") in records:
             records[annotation["image_id"]]["annotations"].append(annotation)
@@ -169,11 +169,11 @@ def _list_lines(rest: str) -> list[dict]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"list:{rest}: cannot read {path}: {error}; expected a UTF-8 text file with one image path a line") from error
+        raise ValueError(f"list:{rest}: cannot read {path}: {error}; expected a UTF-8 text file with one image path per line") from error
     used = [(number, line) for number, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#")]
     records = [_line_record(line, path, number) for number, line in used]
     if not records:
-        raise ValueError(f"list:{rest}: found no image path in {len(lines)} line(s); expected one a line")
+        raise ValueError(f"list:{rest}: found no image path in {len(lines)} line(s); expected at least one")
     labelled = sum("label" in record for record in records)
     if labelled not in (0, len(records)):
         raise ValueError(f"list:{rest}: found labels on {labelled} of {len(records)} lines; expected all or none")
@@ -181,8 +181,8 @@ def _list_lines(rest: str) -> list[dict]:
 
 
 def _line_record(line: str, list_path: Path, number: int) -> dict:
-    """A line's record. The key of an image outside the list's folder is its absolute path without the leading slash: unlike a path
-    relative to what the images have in common, it stays the same when lines are added or removed."""
+    """The record of a line. The key of an image outside the list's folder is its absolute path without the leading slash, which stays the
+    same when lines are added or removed; a path relative to the common folder of all images would not."""
     name, *label = line.strip().split("\t")
     path = _absolute(list_path.parent / os.path.expanduser(name.strip()))
     inside = path.is_relative_to(list_path.parent)

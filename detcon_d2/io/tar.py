@@ -1,4 +1,4 @@
-"""Members of tars: WebDataset's images and classes, by reference. Nothing is ever extracted to disk.
+"""Images and classes in WebDataset tars, by reference. Nothing is extracted to disk.
 
 A sample's key is the name of its members up to the first dot of the last part: ``a/7.jpg``, ``a/7.cls`` and ``a/7.seg.png`` are the image,
 the class (a number as text) and the label map of ``a/7``.
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 COMMENT = "comment"
-"""The pax header under which a tar or a member says more about itself."""
+"""The pax header that describes a tar, or holds the key of a member."""
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
@@ -60,12 +60,12 @@ def list_tar_images(pattern: str, extensions: Iterable[str]) -> list[dict]:
                 if key in records:
                     raise ValueError(
                         f"tar:{pattern}: found two images with the key {key!r}: {records[key]['file_name']} and {name}; expected one image "
-                        "a sample, and each key in one tar only: pack the tars with longer keys"
+                        "per sample, and each key in one tar only: pack the tars with longer keys"
                     )
                 records[key] = {"file_name": name, "image_id": key, "key": key}
         if len(records) == before:
             raise ValueError(f"tar:{pattern}: found no image in {path}; expected members such as a/7.jpg ({' '.join(sorted(extensions))})")
-    if labels and labels.keys() < records.keys():
+    if labels and records.keys() - labels.keys():
         raise ValueError(f"tar:{pattern}: found classes (.cls) of {len(labels)} of {len(records)} images; expected all or none")
     return [record | ({"label": labels[key]} if labels else {}) for key, record in records.items()]
 
@@ -78,7 +78,7 @@ def split_member(name: str) -> tuple[str, str]:
 
 
 def members(path: Path, wanted: Callable[[str, str], bool] = lambda key, extension: False) -> Iterator[tuple]:
-    """The files in a tar: TarInfo, content if wanted, and the comment of the tar as a whole."""
+    """(TarInfo, content if wanted, comment of the whole tar) of the files in a tar."""
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:

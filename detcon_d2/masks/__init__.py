@@ -1,11 +1,12 @@
-"""Images to label maps, on disk and back. Imports neither torch nor Detectron2, so that worker processes stay light."""
+"""Images to label maps, on disk and back. Imports neither torch nor Detectron2, so that worker processes start fast."""
 
 from detcon_d2.io.images import ImageReadError, read_image
-from detcon_d2.io.specs import is_source_spec, list_images
-from detcon_d2.masks.cells import NO_REGION, ids_from_draws, label_map_to_cells
+from detcon_d2.io.specs import is_dataset_spec, list_images
+from detcon_d2.masks.cells import NO_REGION, label_map_to_cells
 from detcon_d2.masks.generators.registry import REGION_GENERATOR_REGISTRY, build_generator, grid_label_map
-from detcon_d2.masks.store.storage import LabelMapStore, read_label_map
-from detcon_d2.masks.store.stores import open_store
+from detcon_d2.masks.store.formats import create_store, open_store
+from detcon_d2.masks.store.png_folder import LabelMapStore
+from detcon_d2.masks.store.read import read_label_map
 
 __all__ = [
     "NO_REGION",
@@ -13,9 +14,9 @@ __all__ = [
     "ImageReadError",
     "LabelMapStore",
     "build_generator",
+    "create_store",
     "grid_label_map",
-    "ids_from_draws",
-    "is_source_spec",
+    "is_dataset_spec",
     "label_map_to_cells",
     "list_images",
     "open_store",

@@ -1,6 +1,6 @@
-"""Label maps to cells of the feature grid, and drawn numbers to region ids: pure functions on NumPy arrays.
+"""Label maps to cells of the feature grid: pure functions on NumPy arrays.
 
-H, W: size of a label map; h, w: size of the feature grid; M: regions drawn per view.
+H, W: size of a label map; h, w: size of the feature grid.
 """
 
 from functools import lru_cache
@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 
 NO_REGION = 65535
-"""Id of pixels that belong to no region. It competes for cells like any id but is never drawn."""
+"""Id of pixels that belong to no region. It competes for cells like any id but is never sampled."""
 
-# The direct histogram may hold this many counters per pixel; with more ids than that the counting sorts instead.
+# The histogram may have this many counters per pixel; if there are more ids, the ids are sorted instead.
 _COUNTERS_PER_PIXEL = 4
 
 
@@ -51,17 +51,17 @@ def sampled_label_map_to_cells(label_map: np.ndarray, rows: np.ndarray, columns:
     """
     _check_shape(label_map, (len(rows), len(columns)), size)
     picked = label_map.take(rows[_interleaved(len(rows), size[0])], axis=0)
-    # Whole rows are copied twice as fast as single pixels. OpenCV transposes fastest, but not every type.
+    # Copying whole rows is twice as fast as copying single pixels. OpenCV transposes fastest, but not every type.
     transposed = cv2.transpose(picked) if picked.dtype == np.uint16 else picked.T
     return _most_frequent(transposed.take(columns, axis=0), size)
 
 
 def _most_frequent(view: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The cells (h, w) of a label map (W, H): transposed, its rows in the order of :func:`_interleaved`."""
+    """The cells (h, w) of a label map that is transposed (W, H) and whose pixel rows are in the order of :func:`_interleaved`."""
     low, high = int(view.min()) if view.dtype.kind == "i" else 0, int(view.max())
     if low < 0 or high > NO_REGION:
         raise ValueError(f"label map: found ids {low}..{high}; expected 0..{NO_REGION}")
-    # The highest id: it is made the next after the others, so that it costs no counters. Its place in the order of ids stays.
+    # Replace 65535 by the next unused id, so that it needs no counters in between. It stays the highest id.
     empty = high == NO_REGION
     if empty:
         high = int(view.max(where=view != NO_REGION, initial=0)) + 1
@@ -71,7 +71,7 @@ def _most_frequent(view: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         key_type = np.uint16 if cells * num_ids <= 1 << 16 else np.int64
         keys = np.multiply(view, key_type(cells), dtype=key_type, casting="unsafe")
         keys += _cell_numbers(view.shape, size)
-        # Of several maxima argmax gives the first: the lowest id.
+        # argmax returns the first of several maxima: the lowest id.
         winners = np.bincount(keys.ravel(), minlength=cells * num_ids).reshape(num_ids, cells).argmax(axis=0)
     else:
         winners = _most_frequent_by_sorting(_cell_numbers(view.shape, size).astype(np.int64), view.astype(np.int64))
@@ -84,7 +84,7 @@ def _most_frequent(view: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def _interleaved(height: int, rows: int) -> np.ndarray:
     """int64 (height,): the first pixel row of every cell, then the second of every cell, ...
 
-    Counting neighbours of one id would wait for the same counter to be written again and again.
+    ``bincount`` stalls when consecutive pixels increase the same counter; interleaving the rows of different cells avoids that.
     """
     cell = np.arange(height) * rows // height
     return np.argsort(np.arange(height) - np.searchsorted(cell, cell), kind="stable")
@@ -92,7 +92,7 @@ def _interleaved(height: int, rows: int) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def _cell_numbers(shape: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-    """uint16, or int64 for many cells, (W, H): the cell of each pixel of what :func:`_most_frequent` takes."""
+    """The cell of each pixel of the map that :func:`_most_frequent` takes: uint16, or int64 for many cells, (W, H)."""
     (width, height), (rows, columns) = shape, size
     cell_y, cell_x = np.arange(height) * rows // height, np.arange(width) * columns // width
     numbers = cell_x[:, None] + cell_y[_interleaved(height, rows)] * columns
@@ -100,10 +100,10 @@ def _cell_numbers(shape: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
 
 
 def _most_frequent_by_sorting(cells: np.ndarray, label_map: np.ndarray) -> np.ndarray:
-    """The same as the histogram's argmax, for many ids: every cell must occur; returns int64 (number of cells,)."""
+    """The same as the argmax of the histogram, for many ids. Every cell must have a pixel; returns int64 (number of cells,)."""
     keys, counts = np.unique(cells.ravel() * (NO_REGION + 1) + label_map.ravel(), return_counts=True)
     cell_of_key = keys // (NO_REGION + 1)
-    # By cell, then by falling count; the sort is stable and the keys ascend, so the lowest id leads among equals.
+    # By cell, then by descending count. The sort is stable and the keys ascend, so the lowest of equally frequent ids is first.
     order = np.lexsort((-counts, cell_of_key))
     _, first = np.unique(cell_of_key[order], return_index=True)
     return keys[order[first]] % (NO_REGION + 1)
@@ -115,24 +115,5 @@ def _check_shape(label_map: np.ndarray, shape: tuple[int, ...], size: tuple[int,
     if min(size) < 1 or size[0] > shape[0] or size[1] > shape[1]:
         raise ValueError(
             f"a label map of {shape[0]}x{shape[1]} pixels cannot fill {size[0]}x{size[1]} cells; "
-            "expected at least one pixel a cell: make the views larger"
+            "expected at least one pixel per cell: make the views larger"
         )
-
-
-def ids_from_draws(cells: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """Region ids for uniform numbers: the floor(u * n)-th of the n existing ids, sorted; with replacement (method.md, "Masks", 3).
-
-    The product is taken in float64, so that float32 draws give the same ids everywhere.
-
-    Args:
-        cells: integer (h, w), ids of the cells; an id exists if it has a cell.
-        draws: float (M,), uniform in [0, 1).
-
-    Returns:
-        int64 (M,); 65535 (no region) everywhere if no other id exists.
-    """
-    existing = np.unique(cells)
-    existing = existing[existing != NO_REGION].astype(np.int64)
-    if len(existing) == 0:
-        return np.full(len(draws), NO_REGION, np.int64)
-    return existing[np.floor(np.asarray(draws, np.float64) * len(existing)).astype(np.int64)]

@@ -1,28 +1,36 @@
-"""Regions in colour over an image, and text beside it: what all sheets share."""
+"""Regions in colour over an image, and sheets of captioned pictures in rows and columns."""
 
 import colorsys
+from collections.abc import Sequence
+from pathlib import Path
 
+import cv2
 import numpy as np
-import skimage.segmentation  # loads its parts on first use, so that training does not pay for them
-from PIL import ImageFont
+import skimage.segmentation  # loads its modules on first use, so training does not pay for them
+from PIL import Image, ImageDraw, ImageFont
 
+from detcon_d2.io.atomic import atomic_file
 from detcon_d2.masks.cells import NO_REGION
 
 _NO_REGION_COLOR = (70, 70, 70)
 _OPACITY = 0.6
+_GAP, _MARGIN = 10, 14
+_TITLE, _HEADING, _CAPTION = 18, 15, 13
+_BACKGROUND, _INK, _PALE = (255, 255, 255), (20, 20, 20), (110, 110, 110)
+_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 
 def region_color(region: int) -> tuple[int, int, int]:
-    """RGB of a region id, the same everywhere; neighbouring ids differ most in hue, 65535 (no region) is dark grey."""
+    """RGB of a region id, always the same; consecutive ids differ most in hue, 65535 (no region) is dark grey."""
     if region == NO_REGION:
         return _NO_REGION_COLOR
-    # Steps of the golden ratio keep the hues of any first n ids apart; saturation and value tell apart what comes near after many.
+    # Steps of the golden ratio keep the hues of the first n ids apart; saturation and value separate the ids with similar hues.
     rgb = colorsys.hsv_to_rgb(region * 0.618034 % 1, (0.95, 0.6, 0.8)[region % 3], (1.0, 0.95, 0.7)[region // 3 % 3])
     return tuple(round(255 * channel) for channel in rgb)
 
 
 def overlay_regions(image: np.ndarray, label_map: np.ndarray) -> np.ndarray:
-    """Regions' colours over an image uint8 (H, W, 3), with white boundaries: uint8 (H, W, 3).
+    """Colours of the regions over an image uint8 (H, W, 3), with white boundaries: uint8 (H, W, 3).
 
     Args:
         image: RGB.
@@ -30,7 +38,7 @@ def overlay_regions(image: np.ndarray, label_map: np.ndarray) -> np.ndarray:
     """
     ids, inverse = np.unique(label_map, return_inverse=True)
     colors = np.array([region_color(int(region)) for region in ids], dtype=np.float32)[inverse.reshape(label_map.shape)]
-    # Over grey of medium brightness: a region keeps its colour where a view is dark, bright or tinted.
+    # Blend with grey of medium brightness, so that a region has the same colour in dark, bright or tinted views.
     gray = image.astype(np.float32).mean(axis=2, keepdims=True)
     gray = (gray - gray.mean() + 128).clip(0, 255)
     blended = (_OPACITY * colors + (1 - _OPACITY) * gray).astype(np.uint8)
@@ -39,8 +47,68 @@ def overlay_regions(image: np.ndarray, label_map: np.ndarray) -> np.ndarray:
     return blended
 
 
+def count_regions(label_map: np.ndarray) -> str:
+    """``12 regions``, not counting 65535."""
+    count = len(np.setdiff1d(label_map, [NO_REGION]))
+    return f"{count} region{'' if count == 1 else 's'}"
+
+
+def fit(image: np.ndarray, side: int) -> np.ndarray:
+    """An image uint8 (H, W, 3) or label map uint16 (H, W), resized so that its longer side has ``side`` pixels; at least 1 x 1."""
+    height, width = image.shape[:2]
+    size = tuple(max(1, round(side * length / max(width, height))) for length in (width, height))
+    shrink = image.ndim == 3 and max(width, height) > side
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrink else cv2.INTER_NEAREST_EXACT)
+
+
+def draw_sheet(title: str, headings: Sequence[str], rows: Sequence[Sequence[tuple[np.ndarray, str]]], side: int) -> np.ndarray:
+    """Pictures in rows and columns with captions below them: uint8 (height, width, 3) RGB.
+
+    Args:
+        title: first line, shortened if it is too long.
+        headings: of the columns; if one is too long, it continues in another line.
+        rows: at least one; of each column a picture uint8 (H, W, 3), at most ``side`` pixels wide, and its caption.
+        side: width of a column, pixels.
+    """
+    wrapped = [_wrap(text, side) for text in headings]
+    line_height, below = _HEADING + 5, _CAPTION + 8 + _GAP
+    header = _MARGIN + _TITLE + 12 + line_height * max(map(len, wrapped)) + 4
+    heights = [max(picture.shape[0] for picture, _ in row) for row in rows]
+    size = 2 * _MARGIN + len(headings) * (side + _GAP) - _GAP, header + sum(heights) + below * len(rows) + _MARGIN - _GAP
+    sheet = Image.new("RGB", size, _BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((_MARGIN, _MARGIN - 4), shorten(title, sheet.width - 2 * _MARGIN, _TITLE), fill=_INK, font=font(_TITLE))
+    for column, lines in enumerate(wrapped):
+        for index, text in enumerate(lines):
+            position = _MARGIN + column * (side + _GAP), header - 4 - line_height * (len(lines) - index)
+            draw.text(position, text, fill=_INK, font=font(_HEADING))
+    top = header
+    for row, height in zip(rows, heights):
+        for column, (picture, caption) in enumerate(row):
+            left = _MARGIN + column * (side + _GAP)
+            sheet.paste(Image.fromarray(picture), (left, top))
+            draw.text((left, top + height + 2), shorten(caption, side, _CAPTION), fill=_PALE, font=font(_CAPTION))
+        top += height + below
+    return np.asarray(sheet)
+
+
+def write_sheet(sheet: np.ndarray, path: str | Path) -> None:
+    """Write a sheet atomically. Raises ValueError as :func:`picture_format`."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as file:
+        Image.fromarray(sheet).save(file, picture_format(path))
+
+
+def picture_format(path: str | Path) -> str:
+    """Pillow's name of the format of a picture to write. Raises ValueError unless the name ends in .png, .jpg or .jpeg."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in _FORMATS:
+        raise ValueError(f"picture: found {path}; expected the name of a .png or .jpg")
+    return _FORMATS[suffix]
+
+
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """The font of Pillow, which is there on every machine; ``size`` in pixels."""
+    """The font of Pillow, which every installation has; ``size`` in pixels."""
     return ImageFont.load_default(size)
 
 
@@ -51,3 +119,15 @@ def shorten(text: str, width: int, size: int) -> str:
     while text and font(size).getlength(text + "...") > width:
         text = text[:-1]
     return text + "..."
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    """Lines that fit the width, broken at spaces; a word that does not fit is cut."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font(_HEADING).getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(shorten(word, width, _HEADING))
+    return lines or [""]

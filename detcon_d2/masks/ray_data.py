@@ -1,66 +1,57 @@
-"""The work of a worker process, mapped by Ray Data over the machines of a cluster (optional: pip install "ray[data]")."""
+"""Work on images in parallel on the machines of a cluster, through Ray Data (optional: pip install "ray[data]")."""
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import cv2
 
-from detcon_d2.masks.generators.base import RegionGenerator
-from detcon_d2.masks.store.storage import Store
-from detcon_d2.masks.worker import process_image
-
-# Tasks that a worker gets at once.
+# Records that a worker gets at once.
 _BLOCK = 16
 
 
-def process_with_ray(tasks: list[dict], generator: RegionGenerator, store: Store, workers: int) -> Iterator[tuple[str, str | None]]:
-    """Make and store label maps on a Ray cluster: the one that RAY_ADDRESS names or that runs here, else one started on this machine.
+def map_with_ray(function: Callable[[dict], object], records: list[dict], workers: int) -> Iterator[object]:
+    """``function(record)`` of all records, on the Ray cluster that RAY_ADDRESS names or that runs here, else on one started here.
 
     Args:
-        tasks: records of the images.
-        generator: makes the regions.
-        store: takes them; every machine writes to it under the same path.
-        workers: processes in all, one core each.
-
-    Yields:
-        (key, reason of failure or None) of each image when it is done.
+        function: pickled to the workers; the paths that it uses must exist on every machine.
+        records: pickled one by one.
+        workers: processes in total, one core each.
 
     Raises:
         ValueError: Ray is not installed.
-        OSError: a worker could not write, as in a run of processes.
+        OSError: as ``function`` raises it.
     """
     try:
         import ray
     except ImportError as error:
         raise ValueError(f'engine ray: {error}; expected Ray: pip install "ray[data]", or leave out --engine ray') from error
-    if not tasks:
+    if not records:
         return
     ray.init(ignore_reinit_error=True, log_to_driver=False)
-    # Blocks are cut here: a task that does it might wait for ever for a core that the workers hold.
-    rows = [{"task": pickle.dumps(task)} for task in tasks]
+    # Blocks are cut here: a Ray task that cuts them could wait indefinitely for a core that the workers hold.
+    rows = [{"record": pickle.dumps(record)} for record in records]
     results = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // _BLOCK)).map(
-        _Worker, fn_constructor_args=(generator, store), concurrency=(1, max(1, workers)), num_cpus=1
+        _Worker, fn_constructor_args=(function,), concurrency=(1, max(1, workers)), num_cpus=1
     )
     for row in results.iter_rows():
-        key, reason, error = pickle.loads(row["result"])
+        result, error = pickle.loads(row["result"])
         if error is not None:
             raise error
-        yield key, reason
+        yield result
 
 
 class _Worker:
-    """An actor of Ray: what a worker process is elsewhere."""
+    """A Ray actor, which corresponds to a worker process."""
 
-    def __init__(self, generator: RegionGenerator, store: Store) -> None:
+    def __init__(self, function: Callable[[dict], object]) -> None:
         cv2.setNumThreads(1)
-        self._job = (generator, store)
+        self._function = function
 
     def __call__(self, row: dict) -> dict:
-        task, reason, stop = pickle.loads(row["task"]), None, None
+        result, stop = None, None
         try:
-            reason = process_image(task, *self._job)
+            result = self._function(pickle.loads(row["record"]))
         except OSError as error:
-            # Raised here it would arrive as text of Ray's.
-            stop = error
-        # Pickled: a column of texts and Nones would change its type with the block.
-        return {"result": pickle.dumps((task["key"], reason, stop))}
+            stop = error  # raised here, it would arrive as a text of Ray's
+        # Pickled: Ray would derive the type of a column of texts and Nones from each block.
+        return {"result": pickle.dumps((result, stop))}

@@ -8,14 +8,13 @@ import torch
 from PIL import Image
 
 from detcon_d2.data import describe_masks, load_records, load_training_records
-from detcon_d2.io.references import parse_label_map
 from detcon_d2.masks import grid_label_map, label_map_to_cells
+from detcon_d2.masks.store.formats import STORES
 from detcon_d2.masks.store.merge import merge, take_over
-from detcon_d2.masks.store.stores import STORES
 from detcon_d2.modeling.regions import downsample_label_map, ids_from_draws, pool_masked_features
 from tests.data.samples import loader_of, mapper_of
 from tests.data.test_mapper import assert_equal_samples
-from tests.masks.store.test_tar import write_tar
+from tests.io.test_tar import write_tar
 from tests.painted import PaintedSet, numbered_pixels, painted_image
 
 formats = pytest.mark.parametrize("file_format", STORES)
@@ -66,7 +65,7 @@ def test_a_layer_is_drawn_for_each_position_and_shared_by_the_views(layered_set,
     dataset = layered_set(file_format)
     cfg = make_cfg(dataset)
     (record, *_), mapper = load_training_records(cfg), mapper_of(cfg)
-    assert parse_label_map(record["label_map_file_name"])[1] == 3
+    assert record["label_map_file_name"].layers == 3
     drawn = [layer_of(mapper(record, position)) for position in range(60)]
     assert {drawn.count(layer) > 8 for layer in range(3)} == {True}
     assert drawn[20:] == [layer_of(mapper_of(cfg)(record, position)) for position in range(20, 60)]
@@ -88,7 +87,7 @@ def test_a_chosen_layer_is_used_everywhere(layered_set, make_cfg, file_format, l
 @pytest.mark.parametrize("layer", [-2, 3])
 def test_a_layer_that_does_not_exist_is_refused_at_the_start(layered_set, make_cfg, layer):
     with pytest.raises(ValueError, match=rf"DETCON.MASKS.LAYER is {layer}; expected 0..2, as .* has 3 label map\(s\)"):
-        load_training_records(make_cfg(layered_set("shards"), "DETCON.MASKS.LAYER", layer))
+        load_training_records(make_cfg(layered_set("tar"), "DETCON.MASKS.LAYER", layer))
 
 
 def test_choosing_no_layer_changes_nothing_where_there_is_one(painted_set, make_cfg):
@@ -117,8 +116,8 @@ def test_images_in_tars_are_trained_on_as_in_a_folder(painted_set, make_cfg, tmp
         assert_equal_samples(mapper_of(cfg)(record, 4) | names, sample | names)
 
 
-def test_workers_read_shards_and_draw_the_same_layers(layered_set, make_cfg):
-    dataset = layered_set("shards")
+def test_workers_read_tars_and_draw_the_same_layers(layered_set, make_cfg):
+    dataset = layered_set("tar")
     batches = []
     for workers in (0, 2):
         loader = iter(loader_of(make_cfg(dataset, "DATALOADER.NUM_WORKERS", workers), start_iteration=3))
@@ -128,10 +127,10 @@ def test_workers_read_shards_and_draw_the_same_layers(layered_set, make_cfg):
 
 
 def test_a_damaged_label_map_is_named_with_its_image(layered_set, make_cfg):
-    dataset = layered_set("shards")
+    dataset = layered_set("tar")
     cfg = make_cfg(dataset)
     record = load_training_records(cfg)[0]
-    path, offset, length = parse_label_map(record["label_map_file_name"])[0]
+    path, _, offset, length = record["label_map_file_name"]
     data = bytearray(Path(path).read_bytes())
     data[offset + length - 1] ^= 1
     Path(path).write_bytes(data)

@@ -133,7 +133,7 @@ def test_a_label_map_of_another_size_is_refused_with_both_files(painted_set, mak
     with pytest.raises(ValueError) as error:
         mapper_of(cfg)(record, 0)
     text = str(error.value)
-    assert record["file_name"] in text and record["label_map_file_name"] in text
+    assert record["file_name"] in text and str(record["label_map_file_name"]) in text
     assert "9 x 7" in text and "expected 100 x 40" in text and "generate_masks.py" in text
 
 

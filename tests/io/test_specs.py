@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from detcon_d2.io.specs import canonical_spec, check_output_outside
-from detcon_d2.masks import is_source_spec, list_images
+from detcon_d2.masks import is_dataset_spec, list_images
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -22,8 +22,8 @@ def keys(spec: str) -> list[str]:
 
 
 def test_specs_are_told_from_catalog_names():
-    assert all(is_source_spec(spec) for spec in ("folder:/a", "coco:a,b", "list:x"))
-    assert not any(is_source_spec(name) for name in ("coco_2017_train", "folder", "my:set", ""))
+    assert all(is_dataset_spec(spec) for spec in ("folder:/a", "coco:a,b", "list:x"))
+    assert not any(is_dataset_spec(name) for name in ("coco_2017_train", "folder", "my:set", ""))
     with pytest.raises(ValueError, match="expected folder:/path"):
         list_images("coco_2017_train")
 

@@ -15,7 +15,7 @@ import numpy as np
 from detcon_d2.io.specs import list_images
 from detcon_d2.masks.generate import generate
 from detcon_d2.masks.generators.registry import GridRegions
-from detcon_d2.masks.store.stores import create_store
+from detcon_d2.masks.store.formats import create_store
 
 # Of an image, at least.
 SECONDS = 0.005

@@ -1,27 +1,34 @@
-"""Generators on the command line."""
+"""Generators on the command line: every flag, default and help text comes from the fields of the generators."""
 
 import argparse
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pytest
 
-from detcon_d2.masks import REGION_GENERATOR_REGISTRY, LabelMapStore, arguments
-from detcon_d2.masks.arguments import add_generator_arguments, add_source_arguments, flags_of, generator_from, parse_generator, sources_from
+from detcon_d2.masks import REGION_GENERATOR_REGISTRY, LabelMapStore
+from detcon_d2.masks.command_lines import generate_command
+from detcon_d2.masks.commands.arguments import (
+    add_generator_arguments,
+    add_source_arguments,
+    generator_from,
+    parse_generator,
+    sources_from,
+)
+from detcon_d2.masks.generators.base import RegionGenerator, parameter
 
 
-class Everything:
+@dataclass(frozen=True, kw_only=True)
+class Everything(RegionGenerator):
     """A parameter of every type."""
 
     name = "everything"
-    needs_annotations = False
-    layers = 1
-    HELP = {"share": "50 % of it", "levels": "several numbers"}
-
-    def __init__(self, **values: object) -> None:
-        self.values = {"share": 0.5, "count": 3, "fast": True, "mode": "a", "levels": [1.0, 2.5], "scale": 7} | values
-
-    def params(self) -> dict:
-        return self.values
+    share: float = parameter(0.5, "50 % of it", at_least=0)
+    count: int = parameter(3, "number")
+    fast: bool = parameter(True, "or slow")
+    mode: str = parameter("a", "letter")
+    levels: tuple[float, ...] = parameter((1.0, 2.5), "several numbers")
+    scale: int = parameter(7, "as fh's")
 
 
 @pytest.fixture
@@ -29,7 +36,7 @@ def everything(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(REGION_GENERATOR_REGISTRY, "everything", Everything)
 
 
-def parsed(*words: str) -> object:
+def parsed(*words: str) -> RegionGenerator:
     parser = argparse.ArgumentParser()
     add_generator_arguments(parser)
     return generator_from(parser.parse_args(words))
@@ -37,11 +44,11 @@ def parsed(*words: str) -> object:
 
 def test_flags_are_those_of_the_registry(everything):
     generator = parsed("--generator", "everything", "--share", "2", "--count", "5", "--fast", "false", "--levels", "3,4.5", "--scale", "9")
-    assert generator.values == {"share": 2.0, "count": 5, "fast": False, "mode": "a", "levels": [3.0, 4.5], "scale": 9}
-    assert isinstance(generator.values["share"], float)
+    assert generator.params() == {"share": 2.0, "count": 5, "fast": False, "mode": "a", "levels": [3.0, 4.5], "scale": 9}
+    assert isinstance(generator.share, float)
 
 
-def test_the_old_flags_still_work():
+def test_flags_of_released_versions_still_work():
     assert parsed().params() == {"scale": 1000.0, "sigma": 0.8, "min_size": 1000}
     assert parsed("--scale", "100", "--min-size", "50").params() == {"scale": 100.0, "sigma": 0.8, "min_size": 50}
     assert parsed("--generator", "grid", "--grid", "5").params() == {"size": 5}
@@ -55,21 +62,19 @@ def test_help_names_generators_and_defaults(everything, capsys):
     assert "several numbers (default: 1,2.5)" in text and "everything 7" in text and "fh 1000" in text
 
 
-@pytest.mark.parametrize("name", sorted(REGION_GENERATOR_REGISTRY))
-def test_flags_of_parameters_give_the_parameters_back(name):
-    params = REGION_GENERATOR_REGISTRY[name]().params()
-    assert parsed("--generator", name, *flags_of(params)).params() == params
-
-
-def test_flags_of_every_type_give_them_back(everything):
-    params = {"share": 1 / 3, "count": 2, "fast": False, "mode": "b c", "levels": [0.1, 1e6], "scale": 123456789}
-    assert parsed("--generator", "everything", *flags_of(params)).values == params
+@pytest.mark.parametrize("name", [*sorted(REGION_GENERATOR_REGISTRY), "everything"])
+def test_the_recommended_command_gives_the_parameters_back(everything, name):
+    values = {"share": 1 / 3, "count": 2, "fast": False, "mode": "b", "levels": [0.1, 1e6], "scale": 123456789}
+    params = REGION_GENERATOR_REGISTRY[name](**(values if name == "everything" else {})).params()
+    command = generate_command("folder:/x", "/m", {"generator": name, "params": params, "format": "detcon_d2 label maps, PNG"})
+    words = command.replace("''", "").split(" ")[4:]
+    assert words[:2] == ["--generator", name] and parsed(*words).params() == params
 
 
 def test_a_source_is_one_text(everything):
     assert parse_generator("fh scale=300 min-size=100").params() == {"scale": 300.0, "sigma": 0.8, "min_size": 100}
-    assert parse_generator("everything mode='b c' levels=1").values["mode"] == "b c"
-    assert parse_generator("everything levels=1").values["levels"] == [1.0]
+    assert parse_generator("everything mode='b c' levels=1").params()["mode"] == "b c"
+    assert parse_generator("everything levels=1").levels == (1.0,)
 
 
 @pytest.mark.parametrize(
@@ -79,14 +84,14 @@ def test_a_source_is_one_text(everything):
         ("fh scale=big", "'fh': found scale 'big'; expected a number, such as 1000"),
         ("fh min_size=1.5", "found min_size '1.5'; expected a whole number"),
         ("everything fast=1", "found fast '1'; expected true or false"),
-        ("everything levels=1,x", "found levels 'x'; expected a number"),
+        ("everything levels=1,x", "found levels '1,x'; expected a number, such as 1,2.5"),
         ("grid scale=3", "found parameter scale; expected size"),
         ("nothing", "found 'nothing'; expected one of"),
         ("", "found ''; expected one of"),
         ("imported", "found no parameter masks"),
     ],
 )
-def test_what_is_wrong_is_named(everything, text, message):
+def test_wrong_sources_are_named(everything, text, message):
     with pytest.raises(ValueError, match=message):
         parse_generator(text)
 
@@ -114,6 +119,6 @@ def test_folders_are_sources_by_their_names(tmp_path):
         sources("--masks", str(tmp_path))
 
 
-def test_every_parameter_of_the_registry_has_help():
-    without = [(name, param) for name, cls in REGION_GENERATOR_REGISTRY.items() for param in cls().params() if not cls.HELP.get(param)]
-    assert without == [] and arguments.flag_of("min_size") == "--min-size"
+def test_every_parameter_of_the_registry_has_one_line_of_help():
+    texts = [one.metadata["help"] for cls in REGION_GENERATOR_REGISTRY.values() for one in fields(cls)]
+    assert len(texts) > 20 and all(text and "\n" not in text for text in texts)

@@ -2,13 +2,15 @@
 
 import shutil
 import sys
+from functools import partial
 
 import pytest
 
 from detcon_d2.masks import build_generator, list_images, open_store
 from detcon_d2.masks.generate import generate
-from detcon_d2.masks.ray_data import process_with_ray
-from detcon_d2.masks.store.stores import create_store
+from detcon_d2.masks.ray_data import map_with_ray
+from detcon_d2.masks.store.formats import create_store
+from detcon_d2.masks.worker import process_image
 from tests.conftest import write_photos
 from tests.masks.test_generate import contents
 
@@ -27,7 +29,7 @@ def cluster():
     ray.shutdown()
 
 
-@pytest.mark.parametrize("file_format", ["png", "shards"])
+@pytest.mark.parametrize("file_format", ["png", "tar"])
 def test_ray_gives_the_bytes_of_processes_and_names_what_failed(tmp_path, cluster, file_format):
     images = write_photos(tmp_path / "i", 40)
     (images / "b" / "empty.jpg").touch()
@@ -40,11 +42,11 @@ def test_ray_gives_the_bytes_of_processes_and_names_what_failed(tmp_path, cluste
 
 
 def test_a_folder_that_vanishes_is_said_as_without_ray(photos, tmp_path, cluster):
-    store = create_store(tmp_path / "m", build_generator("grid"), "x", "shards")
+    store = create_store(tmp_path / "m", build_generator("grid"), "x", "tar")
     shutil.rmtree(tmp_path / "m")
     tasks = list_images(f"folder:{photos}")
     with pytest.raises(OSError, match=f"cannot write {tmp_path}/m: No such file"):
-        list(process_with_ray(tasks, build_generator("grid"), store, 1))
+        list(map_with_ray(partial(process_image, generator=build_generator("grid"), store=store), tasks, 1))
 
 
 def test_without_ray_the_remedy_is_named(photos, tmp_path, monkeypatch):

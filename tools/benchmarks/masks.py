@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Speed of making and reading region masks on this machine: FH compared with scikit-image, shards with PNG, several processes with one."""
+"""Speed of making and reading region masks on this machine: FH compared with scikit-image, tars with PNG, several processes with one."""
 
 import argparse
 import os
@@ -27,9 +27,9 @@ from detcon_d2.io.specs import list_images
 from detcon_d2.masks.generate import generate
 from detcon_d2.masks.generators import felzenszwalb
 from detcon_d2.masks.generators.fh import FelzenszwalbRegions, FelzenszwalbScales
+from detcon_d2.masks.store.formats import create_store
 from detcon_d2.masks.store.index import library_versions
-from detcon_d2.masks.store.storage import read_label_map
-from detcon_d2.masks.store.stores import create_store
+from detcon_d2.masks.store.read import read_label_map
 
 SIZES = ((500, 375), (640, 480))
 _PAPER = {"scale": 1000.0, "sigma": 0.8, "min_size": 1000}
@@ -40,7 +40,7 @@ sections
   fh       Felzenszwalb-Huttenlocher with the paper's parameters at 500x375 and 640x480, compared with skimage.segmentation.felzenszwalb.
            Different label maps are an error. scikit-image cannot be faster than its np.argsort, which is measured alone; ours avoids it.
   scales   generator fh_scales compared with its scales one after another
-  storage  reading a label map as in training: from shards compared with from PNG
+  storage  reading a label map as in training: from tars compared with from PNG
   workers  whole runs from JPEG to label map: N processes compared with one, and the hours for ImageNet on 16 idle cores of this speed,
            with 1,281,167 images of 500x375 (they are smaller on average) and disks that are fast enough
 
@@ -97,22 +97,22 @@ def compare_scales(photos: list[np.ndarray], rounds: int) -> Iterator[dict]:
 
 
 def compare_storage(photos: list[np.ndarray], rounds: int) -> Iterator[dict]:
-    """Reading FH label maps as in training: from shards compared with from PNG."""
+    """Reading FH label maps as in training: from tars compared with from PNG."""
     for size in SIZES:
         with tempfile.TemporaryDirectory() as name:
             folder, generator = Path(name), FelzenszwalbRegions()
             records = _write_photos(_resize(photos, size), folder / "photos", 16)
             reads, nbytes = {}, []
-            for label, file_format in ((OURS, "shards"), ("PNG", "png")):
+            for label, file_format in ((OURS, "tar"), ("PNG", "png")):
                 store = create_store(folder / file_format, generator, "folder:photos", file_format)
                 generate(records, generator, store, progress=False)
                 # One at a time, as in training; memory for many label maps at once would take longer than unpacking them.
                 reads[label] = partial(_read_all, sorted(store.references().values()))
                 files = (folder / file_format).rglob("*")
-                nbytes.append(sum(path.stat().st_size for path in files if path.suffix in (".png", ".shard")) / len(records))
+                nbytes.append(sum(path.stat().st_size for path in files if path.suffix in (".png", ".tar")) / len(records))
             seconds = alternate(reads, rounds, clock=time.process_time)
         seconds = {label: [value / len(records) for value in values] for label, values in seconds.items()}
-        yield _row("reading shards", size, seconds, "PNG") | {"bytes": nbytes[0], "than_bytes": nbytes[1]}
+        yield _row("reading tars", size, seconds, "PNG") | {"bytes": nbytes[0], "than_bytes": nbytes[1]}
 
 
 def compare_workers(photos: list[np.ndarray], rounds: int, workers: int = 2, images: int = 160) -> Iterator[dict]:

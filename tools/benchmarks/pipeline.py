@@ -31,7 +31,7 @@ from detcon_d2.data import PretrainingMapper, build_pretraining_loader, load_tra
 from detcon_d2.io.images import read_image_fast
 from detcon_d2.masks import build_generator, label_map_to_cells, list_images, read_image, read_label_map
 from detcon_d2.masks.generate import generate
-from detcon_d2.masks.store.stores import create_store
+from detcon_d2.masks.store.formats import create_store
 from detcon_d2.views.geometry import ViewTransform
 from detcon_d2.views.photometric import PhotometricTransform
 from detcon_d2.views.photometric_uint8 import apply_photometric_uint8
@@ -42,8 +42,8 @@ from detcon_d2.views.samplers import RegionViews
 VARIANTS = {
     f"{OURS}, exact": {"MODE": "exact"},
     f"{OURS}, fast": {"MODE": "fast"},
-    f"{OURS}, fast, label maps in shards": {"MODE": "fast", "label_maps": "shards"},
-    f"{OURS}, fast, colours on the device": {"MODE": "fast", "WHERE": "device", "label_maps": "shards"},
+    f"{OURS}, fast, label maps in tars": {"MODE": "fast", "label_maps": "tar"},
+    f"{OURS}, fast, colours on the device": {"MODE": "fast", "WHERE": "device", "label_maps": "tar"},
 }
 """Name -> arguments of :func:`make_config`."""
 # Photographs in the package of scikit-image.
@@ -68,7 +68,7 @@ examples
 
 
 def write_dataset(folder: Path, size: tuple[int, int]) -> None:
-    """Write ``images/*.jpg``, and their FH regions as PNGs in ``png`` and as shards in ``shards``.
+    """Write ``images/*.jpg``, and their FH regions as PNGs in ``png`` and as tars in ``tar``.
 
     Args:
         folder: an existing folder.
@@ -80,7 +80,7 @@ def write_dataset(folder: Path, size: tuple[int, int]) -> None:
             fitted = ImageOps.fit(photo.convert("RGB"), size, Image.Resampling.LANCZOS)
         fitted.save(folder / "images" / Path(name).with_suffix(".jpg"), quality=_QUALITY)
     source, generator = f"folder:{folder / 'images'}", build_generator("fh")
-    for file_format in ("png", "shards"):
+    for file_format in ("png", "tar"):
         generate(list_images(source), generator, create_store(folder / file_format, generator, source, file_format), progress=False)
 
 
@@ -89,7 +89,7 @@ def make_config(folder: Path, label_maps: str = "png", **aug: str) -> "d2.CfgNod
 
     Args:
         folder: written by :func:`write_dataset`.
-        label_maps: "png" or "shards".
+        label_maps: "png" or "tar".
         aug: values for keys of DETCON.AUG.
     """
     cfg = d2.get_cfg()
@@ -164,7 +164,7 @@ def profile_stages(folder: Path, images: int, rounds: int) -> dict[str, dict[str
     samples = _samples(cfg)
     cells = (cfg.DETCON.VIEWS.SIZE // _STRIDE,) * 2
     names, png = _files(_repeat(load_training_records(cfg), images))
-    _, shards = _files(_repeat(load_training_records(make_config(folder, "shards")), images))
+    _, tars = _files(_repeat(load_training_records(make_config(folder, "tar")), images))
     pictures = {name: read_image(name) for name in set(names)}
     maps = {name: read_label_map(label_map) for name, label_map in zip(names, png)}
     sampled = [_sample_views(samples, position, *pictures[name].shape[:2]) for position, name in enumerate(names)]
@@ -177,7 +177,7 @@ def profile_stages(folder: Path, images: int, rounds: int) -> dict[str, dict[str
     stages = {
         "decode": ((read_image, names), (read_image_fast, names)),
         "read label map, PNG": ((read_label_map, png),) * 2,
-        "read label map, shard": ((read_label_map, shards),) * 2,
+        "read label map, tar": ((read_label_map, tars),) * 2,
         "draw": ((sample, range(images)),) * 2,
         "crop and resize": ((ViewTransform.apply_image, views, pictures), (ViewTransform.apply_image_uint8, views, pictures)),
         "regions": ((lambda view, label_map: view.apply_cells(label_map, cells), views, maps),) * 2,
@@ -198,7 +198,7 @@ def profile_stages(folder: Path, images: int, rounds: int) -> dict[str, dict[str
 def measure_workers(folder: Path, workers: list[int], images: int) -> dict[str, dict[int, float]]:
     """Images/s of the training loader by the wall clock, by mode and number of worker processes (0: this process)."""
     return {
-        mode: {count: _loader_speed(make_config(folder, "shards", MODE=mode), count, images) for count in workers}
+        mode: {count: _loader_speed(make_config(folder, "tar", MODE=mode), count, images) for count in workers}
         for mode in ("exact", "fast")
     }
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from detcon_d2 import d2
-from detcon_d2.io.specs import canonical_spec, is_source_spec
+from detcon_d2.io.specs import canonical_spec, is_dataset_spec
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def register_data_sets(names: Iterable[str]) -> None:
     for name in names:
         if name in d2.DatasetCatalog.list():
             continue
-        if not is_source_spec(name):
+        if not is_dataset_spec(name):
             known = ", ".join(d2.DatasetCatalog.list()) or "it is empty"
             raise ValueError(f"{name!r} is not a data set; {_EXPECTED} or a name in the catalog: {known}.")
         d2.register_coco_instances(name, {}, *_coco_paths(name))

@@ -9,8 +9,8 @@ from pycocotools import mask as coco_mask
 def annotation_label_map(annotations: list[dict], height: int, width: int) -> np.ndarray:
     """Id 0 is the background (and may be absent), instance k of the list has id k + 1; where instances overlap the smaller is on top.
 
-    "Smaller" is by pixels of the rasterised mask; of two of equal area the later is on top. A crowd is one instance. An instance that is
-    covered completely, or without any pixel, has no id in the map.
+    Areas are in pixels of the rasterised mask; of two equal ones the later is on top. A crowd is one instance. An instance that is covered
+    completely, or has no pixel, has no id in the map.
 
     Args:
         annotations: COCO annotation dicts with "segmentation"; polygons in pixels of the image as displayed.
@@ -21,7 +21,7 @@ def annotation_label_map(annotations: list[dict], height: int, width: int) -> np
     Raises:
         ValueError: no or a malformed segmentation, or an RLE of another size; names the annotation.
     """
-    # Kept as RLE and decoded one at a time: hundreds of masks of a large photograph would fill the memory.
+    # Decoded one at a time: hundreds of decoded masks of a large photograph would fill the memory.
     rles = [_call(annotation, _encode, annotation.get("segmentation"), height, width) for annotation in annotations]
     areas = [int(coco_mask.area(rle)) for rle in rles]
     label_map = np.zeros((height, width), np.int64)
@@ -31,7 +31,7 @@ def annotation_label_map(annotations: list[dict], height: int, width: int) -> np
 
 
 def _call(annotation: dict, function: Callable, *arguments: object) -> object:
-    """What the function returns; its errors name the annotation."""
+    """Call a function; its errors name the annotation."""
     try:
         return function(*arguments)
     except (TypeError, KeyError, ValueError) as error:

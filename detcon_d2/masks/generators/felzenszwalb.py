@@ -1,13 +1,13 @@
 """Felzenszwalb-Huttenlocher segmentation, equal to ``skimage.segmentation.felzenszwalb`` in every label and several times as fast.
 
-Felzenszwalb and Huttenlocher, Efficient graph-based image segmentation, IJCV 2004. The method is chaotic: one cost that differs in its
-last bit can move regions all over the image. So all costs are those of scikit-image bit by bit: where a compiled step does not give them
-(another processor, another SciPy or NumPy), the step of the installed library takes its place. Half of the time goes into the sort and
-what hangs on it. scikit-image sorts indices by cost with ``numpy.argsort``, which brings equal costs into an order that only it gives.
-Here packed numbers are sorted, which is faster, and equal costs come in another order. ``felzenszwalb_kernels.segment`` finds out whether
-that can make a difference, which is rare in photographs; if so the image is done again in the order of ``numpy.argsort``.
+Felzenszwalb and Huttenlocher, Efficient graph-based image segmentation, IJCV 2004. The method is chaotic: if one cost differs in its last
+bit, regions can change all over the image. So all costs must equal those of scikit-image bit by bit. A compiled step that does not give
+them here (another processor, SciPy or NumPy) is replaced by the step of the installed library. Sorting the edges takes half of the time.
+scikit-image sorts indices with ``numpy.argsort``, and the order of equal costs depends on it. Here packed numbers are sorted, which is
+faster but orders equal costs differently. ``felzenszwalb_kernels.segment`` detects whether that can change the regions, which is rare in
+photographs; if so, the image is segmented again in the order of ``numpy.argsort``.
 
-Without numba scikit-image does the work. The result is the same, so nothing depends on it but time.
+Without numba, scikit-image does the work: the result is the same, only slower.
 """
 
 import functools
@@ -43,51 +43,35 @@ def felzenszwalb(image: np.ndarray, scale: float, sigma: float, min_size: int) -
 
 
 def felzenszwalb_scales(image: np.ndarray, scales: Sequence[float], sigma: float, min_sizes: Sequence[int]) -> np.ndarray:
-    """:func:`felzenszwalb` at several scales, which share the smoothing, the costs and the sort.
-
-    Args:
-        image, sigma: see there.
-        scales, min_sizes: one or more, of the same number.
-
-    Returns:
-        int64 (len(scales), H, W).
-    """
+    """:func:`felzenszwalb` at several scales, which share the smoothing, the costs and the sort: int64 (len(scales), H, W)."""
     kernels = _kernels()
-    if kernels is None or image.shape[0] * image.shape[1] > kernels.MAX_PIXELS:
-        return np.stack(
-            [
-                skimage.segmentation.felzenszwalb(image, scale=scale, sigma=sigma, min_size=min_size)
-                for scale, min_size in zip(scales, min_sizes, strict=True)
-            ]
-        )
-    return _compiled(kernels, np.atleast_3d(image), scales, sigma, min_sizes)
+    if kernels is not None and image.shape[0] * image.shape[1] <= kernels.MAX_PIXELS:
+        return _compiled(kernels, np.atleast_3d(image), scales, sigma, min_sizes)
+    pairs = zip(scales, min_sizes, strict=True)
+    return np.stack([skimage.segmentation.felzenszwalb(image, scale=scale, sigma=sigma, min_size=size) for scale, size in pairs])
 
 
 def implementation() -> str:
-    """What does the work in this process, "numba" or "scikit-image". The first call compiles, or reads what was compiled before."""
+    """What is used in this process, "numba" or "scikit-image". The first call compiles, or loads what was compiled before."""
     return "scikit-image" if _kernels() is None else "numba"
 
 
 @functools.cache
 def _kernels() -> ModuleType | None:
-    """The compiled functions, or None where they cannot be had; says so once, in the main process."""
+    """The compiled functions, or None if they cannot be used; the main process logs which."""
     log = _log.log if parent_process() is None else lambda *_: None
     try:
-        kernels = _tried_kernels()
-    except Exception as error:  # whatever keeps numba from working, scikit-image gives the same regions
+        kernels = _tested_kernels()
+    except Exception as error:  # whatever the reason is, scikit-image gives the same regions
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        log(
-            logging.WARNING,
-            "Felzenszwalb-Huttenlocher by scikit-image, several times slower than with numba (pip install "
-            "'detcon_d2[fast]'; a folder for its cache: NUMBA_CACHE_DIR), which cannot be used: %s",
-            reason,
-        )
+        text = "Felzenszwalb-Huttenlocher by scikit-image, several times slower than with numba (pip install 'detcon_d2[fast]'; a folder"
+        log(logging.WARNING, text + " for its cache: NUMBA_CACHE_DIR), which cannot be used: %s", reason)
         return None
     log(logging.INFO, "Felzenszwalb-Huttenlocher by numba %s, the same regions as scikit-image %s", version("numba"), skimage.__version__)
     return kernels
 
 
-def _tried_kernels() -> ModuleType:
+def _tested_kernels() -> ModuleType:
     import numba  # takes half a second
 
     if numba.config.DISABLE_JIT:
@@ -102,13 +86,13 @@ def _tried_kernels() -> ModuleType:
 
 
 class _Scratch(threading.local):
-    """Memory for large arrays, kept from image to image: a page fault for every 4 KiB of new memory takes a sixth of the time."""
+    """Memory for large arrays that is reused for the next image: page faults of new memory would take a sixth of the time."""
 
     def __init__(self) -> None:
         self._memory: dict[str, np.ndarray] = {}
 
     def array(self, name: str, dtype: type, *shape: int) -> np.ndarray:
-        """An array with anything in it, valid until the next call with this name."""
+        """An uninitialised array, valid until the next call with this name."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
         memory = self._memory.get(name)
         if memory is None or len(memory) < size:
@@ -138,12 +122,12 @@ def _compiled(kernels: ModuleType, image: np.ndarray, scales: Sequence[float], s
 
 
 def _parts(edges: np.ndarray) -> list[np.ndarray]:
-    """The edges that there are, in the order in which scikit-image lists them, of an array (4, H, W) for all pixels and directions."""
+    """The existing edges, in the order of scikit-image, of an array (4, H, W) for all directions and pixels."""
     return [edges[0, :, :-1], edges[1, :-1], edges[2, :-1, :-1], edges[3, :-1, :-1]]
 
 
 def _sorted(kernels: ModuleType, costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Costs, ascending, and their edges."""
+    """Costs in ascending order, and their edges."""
     count = sum(part.size for part in _parts(costs))
     keys, sorted_costs = _scratch.array("keys", np.uint64, count), _scratch.array("sorted_costs", np.float64, count)
     sorted_edges = _scratch.array("sorted_edges", np.uint32, count)
@@ -154,7 +138,7 @@ def _sorted(kernels: ModuleType, costs: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _as_numpy_sorts(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """As :func:`_sorted`, with equal costs in the order in which scikit-image has them."""
+    """As :func:`_sorted`, with equal costs in the order of scikit-image."""
     pixels = np.arange(costs[0].size, dtype=np.uint32).reshape(costs[0].shape)
     edges = np.stack([pixels + np.uint32(direction << 26) for direction in range(4)])
     flat = np.concatenate([part.ravel() for part in _parts(costs)])
@@ -163,7 +147,7 @@ def _as_numpy_sorts(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _costs(kernels: ModuleType, image: np.ndarray, sigma: float) -> np.ndarray:
-    """Costs of all edges of a float64 image (H, W, C), as ``felzenszwalb_kernels.edge_costs`` has them."""
+    """Costs of all edges of a float64 image (H, W, C), as in ``felzenszwalb_kernels.edge_costs``."""
     own = image.flags.c_contiguous and image.shape[2] in (1, 3) and sigma >= 0
     if own and _same_blur(kernels, float(sigma)):
         blurred = _own_blur(kernels, image, sigma)
@@ -186,7 +170,7 @@ def _same_costs(kernels: ModuleType) -> bool:
 
 
 def _own_blur(kernels: ModuleType, image: np.ndarray, sigma: float) -> np.ndarray:
-    # What the filter makes of an impulse is its weights.
+    # The response of the filter to an impulse is its weights.
     radius = int(4.0 * sigma + 0.5)
     weights = skimage.filters.gaussian(np.eye(1, 2 * radius + 1, radius)[0], sigma=sigma, mode="constant")[radius:]
     out = _scratch.array("blurred", np.float64, *image.shape)
@@ -201,12 +185,12 @@ def _own_edge_costs(kernels: ModuleType, image: np.ndarray) -> np.ndarray:
 
 
 def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
-    """As scikit-image has it before segmentation."""
+    """The smoothing of scikit-image before segmentation."""
     return skimage.filters.gaussian(image, sigma=[sigma, sigma, 0], mode="reflect", channel_axis=-1)
 
 
 def _edge_costs(image: np.ndarray) -> np.ndarray:
-    """As scikit-image has them, for any number of channels and layout in memory, on which the order of a sum depends."""
+    """The costs of scikit-image for any number of channels and memory layout; the order of a sum depends on the layout."""
     pairs = (image[:, 1:], image[:, :-1]), (image[1:], image[:-1]), (image[1:, 1:], image[:-1, :-1]), (image[1:, :-1], image[:-1, 1:])
     costs = np.zeros((4, *image.shape[:2]))
     for part, (first, second) in zip(_parts(costs), pairs):

@@ -1,8 +1,8 @@
-"""The compiled parts of ``felzenszwalb``. Importing this module imports numba, so only ``felzenszwalb`` does, and only when it is needed.
+"""The compiled parts of ``felzenszwalb``, which imports this module, and with it numba, only when it is needed.
 
 An edge is one number of 28 bits: direction, then pixel (y * width + x). From its pixel it leads to the right (0), down (1) or down-right
-(2), or it is the one from the pixel below to the pixel on the right (3). Indices are unsigned, which spares numba the test for negative
-ones: a third of the time of :func:`segment`. Arrays as large as the image are given by the caller, who can use them again.
+(2), or it connects the pixel below with the pixel on the right (3). Indices are unsigned, so numba does not test for negative ones, which
+saves a third of the time of :func:`segment`. Arrays as large as the image are passed in by the caller, who can reuse them.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ _PIXEL_MASK = np.uint32((1 << 26) - 1)
 MAX_PIXELS = 1 << 26
 # Non-negative float64 sort like their bits. The sign bit and the last 27 bits of the mantissa make room for the edge.
 _DROPPED_BITS = np.uint64(27)
-# From here on insertion sort would be slower.
+# For longer runs insertion sort would be slower.
 _LONG_RUN = 32
 
 
@@ -26,7 +26,7 @@ def blur(image: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
     Args:
         image: float64 (H, W, C), C-contiguous.
         weights: float64 (R + 1,), the centre first.
-        out: takes the result, float64 (H, W, C).
+        out: filled with the result, float64 (H, W, C).
     """
     height, width, channels = image.shape
     radius = len(weights) - 1
@@ -70,7 +70,7 @@ def edge_costs(image: np.ndarray, out: np.ndarray) -> None:
 
     Args:
         image: float64 (H, W, 1) or (H, W, 3), C-contiguous.
-        out: takes the cost of each edge, float64 (4, H, W): direction, pixel. Undefined where the image ends.
+        out: filled with the cost of each edge, float64 (4, H, W): direction, pixel. Undefined for edges that leave the image.
     """
     for y in range(len(image)):
         _distances(image[y, 1:], image[y, :-1], out[0, y])
@@ -95,11 +95,11 @@ def _distances(first: np.ndarray, second: np.ndarray, out: np.ndarray) -> None:
 
 @njit(nogil=True, cache=True)
 def sort_keys(costs: np.ndarray, keys: np.ndarray) -> None:
-    """A number for each edge that sorts nearly as its cost: the leading 36 bits of this, then the edge.
+    """A number for each edge that sorts almost as its cost: the leading 36 bits of the cost, then the edge.
 
     Args:
         costs: as from :func:`edge_costs`, finite and >= 0.
-        keys: takes the result, uint64 (edges,).
+        keys: filled with the result, uint64 (edges,).
     """
     height, width = costs.shape[1:]
     count = 0
@@ -114,19 +114,19 @@ def sort_keys(costs: np.ndarray, keys: np.ndarray) -> None:
 
 @njit(nogil=True, cache=True)
 def in_order(keys: np.ndarray, costs: np.ndarray, sorted_costs: np.ndarray, sorted_edges: np.ndarray) -> None:
-    """Costs and edges in ascending order of the costs; equal costs come in some order.
+    """Costs and edges in ascending order of the costs, equal costs in any order.
 
     Args:
         keys: of :func:`sort_keys`, sorted.
         costs: as from :func:`edge_costs`.
-        sorted_costs, sorted_edges: take the result, float64 and uint32 (edges,).
+        sorted_costs, sorted_edges: filled with the result, float64 and uint32 (edges,).
     """
     flat, plane, count = costs.ravel(), np.uint64(costs.shape[1] * costs.shape[2]), len(keys)
     for i in range(count):
         sorted_edges[i] = keys[i] & _EDGE_MASK
     for i in range(count):
         sorted_costs[i] = flat[(sorted_edges[i] >> _PIXEL_BITS) * plane + (sorted_edges[i] & _PIXEL_MASK)]
-    # Costs with the same leading bits may still be in disorder.
+    # Costs with the same leading bits may still be unsorted.
     stop = 1
     while stop < count:
         if sorted_costs[stop - 1] <= sorted_costs[stop]:
@@ -175,11 +175,11 @@ def _join(parents: np.ndarray, sizes: np.ndarray, first: int, second: int) -> in
 def segment(costs: np.ndarray, edges: np.ndarray, height: int, width: int, scale: float, min_size: int) -> tuple[np.ndarray, bool]:
     """Merge regions along the edges, then small ones into their neighbours.
 
-    Does the order of equal costs matter? While merging, a region is open where the cost is below its threshold, and two join where both
-    are open. A joined region is open to equal costs, as its threshold is that cost plus scale / size; so all open regions that equal
-    costs connect become one, in any order. Only float32 can round that threshold down to the cost. Afterwards regions join where one is
-    small. Let equal costs connect regions into a cluster: if all of it but its largest region is smaller than ``min_size``, then of any
-    two parts one is small, and all of it becomes one region in any order.
+    Does the order of equal costs matter? While merging, call a region open if the cost is below its threshold; two regions join if both
+    are open. A joined region is open to equal costs, because its threshold is that cost plus scale / size. So all open regions that are
+    connected by equal costs become one, in any order, unless float32 rounds that threshold down to the cost. Afterwards two regions join
+    if one is small. Let equal costs connect regions into a cluster: if all of it except its largest region is smaller than ``min_size``,
+    then of any two parts one is small, and the whole cluster becomes one region in any order.
 
     Args:
         costs: float64, ascending.
@@ -189,7 +189,7 @@ def segment(costs: np.ndarray, edges: np.ndarray, height: int, width: int, scale
         min_size: of regions, in pixels.
 
     Returns:
-        int64 (height, width), numbered in reading order; and whether no other order of equal costs can give other regions.
+        int64 (height, width), numbered in reading order; and whether the regions are certainly the same for any order of equal costs.
     """
     parents = np.arange(height * width).astype(np.uint32)
     sizes = np.ones(height * width, np.int32)
@@ -209,8 +209,8 @@ def _roots(parents: np.ndarray, edge: int, ends: np.ndarray) -> tuple[int, int]:
 def _merge(
     costs: np.ndarray, edges: np.ndarray, parents: np.ndarray, sizes: np.ndarray, ends: np.ndarray, scale: float
 ) -> tuple[np.ndarray, bool]:
-    """Returns the indices of the edges that were between two regions and did not join them; and as :func:`segment`."""
-    thresholds = np.full(len(parents), np.float32(scale))  # scikit-image compares in float32, too
+    """Returns the indices of the edges between two regions that were not joined, and whether the order mattered, as :func:`segment`."""
+    thresholds = np.full(len(parents), np.float32(scale))  # scikit-image compares in float32 as well
     kept, count, exact = np.empty(len(edges), np.uint32), 0, True
     for i in range(len(edges)):
         first, second = _roots(parents, edges[i], ends)
@@ -232,7 +232,7 @@ def _merge(
 def _merge_small(
     costs: np.ndarray, edges: np.ndarray, kept: np.ndarray, parents: np.ndarray, sizes: np.ndarray, ends: np.ndarray, min_size: int
 ) -> bool:
-    # For every root: the last group of equal costs that enlarged it, and the largest region that went into it in this group.
+    # For every root: the last group of equal costs that enlarged it, and the largest region that became part of it in this group.
     groups, largest = np.zeros(len(parents), np.uint32), np.empty(len(parents), np.int32)
     group, exact = 0, True
     for i in range(len(kept)):

@@ -1,30 +1,30 @@
-"""Hierarchical grouping: a fine partition whose most alike neighbours are merged, over and over.
+"""Hierarchical grouping: the most similar neighbours of a fine partition are merged repeatedly.
 
-The partition is Felzenszwalb and Huttenlocher's. Merging the least dissimilar pair of adjacent regions, over and over, is the scheme of
+The partition is Felzenszwalb and Huttenlocher's. Merging the least dissimilar pair of adjacent regions repeatedly is the method of
 Selective Search (Uijlings et al., IJCV 104, 2013: colour, texture, size, fill) and, with the strength of the boundary between two regions,
-of gPb-owt-ucm (Arbelaez et al., TPAMI 33(5), 2011) and MCG (Pont-Tuset et al., TPAMI 39(1), 2017). The cues here are small ones, made of
-whole numbers, so that their sums are exact on every processor.
+of gPb-owt-ucm (Arbelaez et al., TPAMI 33(5), 2011) and MCG (Pont-Tuset et al., TPAMI 39(1), 2017). The cues here are simple ones, computed
+from integers, so that their sums are exact on every processor.
 """
 
 import heapq
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from detcon_d2.masks.generators.base import to_label_map
+from detcon_d2.masks.generators.base import RegionGenerator, parameter, to_label_map
 from detcon_d2.masks.generators.fh import FelzenszwalbRegions
 
 _BOX = 4  # depth of the boxes on either side of a boundary, pixels; they are 2 * _BOX - 1 long
-_ENCLOSED = 0.5  # how much of the dissimilarity goes where a region lies within the other
+_ENCLOSED = 0.5  # by how much the dissimilarity is reduced if one region is within the other
 _COLOR, _TEXTURE = 5.0, 4.0  # bring C and T to the range of B, which is in units of L*a*b*
 _TINY = 1e-12
 _LIGHTNESS = 100 / 255  # OpenCV's 8-bit L* in units of L*
 
 
-class HierarchicalRegions:
+@dataclass(frozen=True, kw_only=True)
+class HierarchicalRegions(RegionGenerator):
     """Regions merged by colour, texture and the boundary between them, small ones first.
 
     The finest partition is FH with ``min_size`` and ``scale`` the same share of the image's pixels, so that one set of parameters suits
@@ -34,74 +34,35 @@ class HierarchicalRegions:
 
     C: chi^2 distance of their histograms of L*, a* and b*; T: chi^2 distance of their mean gradients of L* by direction; B: mean distance
     in L*a*b* of the boxes on either side of their common boundary; s: their share of the image's pixels; e: the length of their common
-    boundary over the shorter of their perimeters. Merging stops where all neighbours differ by ``threshold`` or more, so that an image has
-    as many regions as it shows, but not before ``regions`` or fewer are left.
-
-    Args:
-        regions: at most so many are left, >= 1; with threshold 0 exactly so many, or all of the finest partition if it has fewer. Several:
-            as many label maps, each nested in those with more regions; threshold 0 keeps them apart.
-        threshold: the dissimilarity from which on regions stay apart; >= 0.
-        grain: the smallest region of the finest partition, as a share of the image's area, in (0, 1].
-        sigma: standard deviation of that partition's smoothing, pixels; >= 0.
-        color: weight of C, >= 0.
-        texture: weight of T, >= 0.
-        boundary: weight of B, >= 0.
-
-    Raises:
-        ValueError: a parameter out of range; when called, more than 65,535 regions.
+    boundary over the shorter of their perimeters. Merging stops when all neighbours differ by ``threshold`` or more, so the number of
+    regions follows the image, but not before at most ``regions`` are left. With threshold 0 there are exactly ``regions``, or all of the
+    finest partition if it has fewer. Several values of ``regions`` give as many label maps, each nested in those with more regions;
+    threshold 0 keeps them apart. When called, it raises ValueError for more than 65,535 regions.
     """
 
     name = "hierarchy"
-    needs_annotations = False
-    HELP = {
-        "regions": "at most so many, with threshold 0 exactly; several make nested layers of label maps",
-        "threshold": "neighbours that differ by so much are not merged; 0: merge down to the number of regions",
-        "grain": "smallest region to start from, as a share of the image's area",
-        "sigma": "standard deviation of the smoothing, pixels",
-        "color": "weight of the difference in colour",
-        "texture": "weight of the difference in texture",
-        "boundary": "weight of the contrast along the common boundary",
-    }
+    regions: tuple[int, ...] = parameter(
+        (64,), "at most so many, with threshold 0 exactly; several make nested layers of label maps", at_least=1
+    )
+    threshold: float = parameter(
+        5.5, "neighbours that differ by so much are not merged; 0: merge down to the number of regions", at_least=0
+    )
+    grain: float = parameter(0.0005, "smallest region to start from, as a share of the image's area", above=0, at_most=1)
+    sigma: float = parameter(0.8, "standard deviation of the smoothing, pixels", at_least=0)
+    color: float = parameter(1.0, "weight of the difference in colour (C)", at_least=0)
+    texture: float = parameter(1.0, "weight of the difference in texture (T)", at_least=0)
+    boundary: float = parameter(1.0, "weight of the contrast along the common boundary (B)", at_least=0)
 
-    def __init__(
-        self,
-        *,
-        regions: int | Sequence[int] = (64,),
-        threshold: float = 5.5,
-        grain: float = 0.0005,
-        sigma: float = 0.8,
-        color: float = 1.0,
-        texture: float = 1.0,
-        boundary: float = 1.0,
-    ) -> None:
-        self.regions = [int(count) for count in np.atleast_1d(regions)]
-        self.threshold, self.grain, self.sigma = float(threshold), float(grain), float(sigma)
-        self.color, self.texture, self.boundary = float(color), float(texture), float(boundary)
-        weights = (self.color, self.texture, self.boundary)
-        if not (self.regions and min(self.regions) >= 1):
-            raise ValueError(f"hierarchy: found regions {regions}; expected one or several whole numbers >= 1")
-        if not (0 < self.grain <= 1 and self.sigma >= 0 and self.threshold >= 0):
-            raise ValueError(
-                f"hierarchy: found grain {grain}, sigma {sigma}, threshold {threshold}; expected 0 < grain <= 1, sigma >= 0, threshold >= 0"
-            )
-        if not (min(weights) >= 0 and 0 < sum(weights) < math.inf):
-            raise ValueError(f"hierarchy: found weights {weights} of color, texture, boundary; expected none below 0 and one above")
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.regions:
+            self._refuse("regions", "at least one number")
+        if not 0 < self.color + self.texture + self.boundary < math.inf:
+            self._refuse("color, texture, boundary", "finite weights, and one above 0")
 
     @property
     def layers(self) -> int:
-        """Label maps an image."""
         return len(self.regions)
-
-    def params(self) -> dict:
-        return {
-            "regions": self.regions,
-            "threshold": self.threshold,
-            "grain": self.grain,
-            "sigma": self.sigma,
-            "color": self.color,
-            "texture": self.texture,
-            "boundary": self.boundary,
-        }
 
     def prepare(self) -> None:
         """As :meth:`FelzenszwalbRegions.prepare`."""
@@ -119,7 +80,7 @@ class HierarchicalRegions:
         return FelzenszwalbRegions(scale=min_size, sigma=self.sigma, min_size=min_size)(image, rng).astype(np.int64)
 
     def advice(self, height: int, width: int) -> str | None:
-        """Half the threshold, or a finer partition where there is none."""
+        """Half the threshold, or a finer partition if the threshold is 0."""
         if min(self.regions) < 8:
             return "--regions 16"
         return f"--threshold {self.threshold / 2:.2g}" if self.threshold else f"--grain {self.grain / 4:.1g}"
@@ -147,7 +108,7 @@ class RegionGraph:
 
 
 def region_graph(image: np.ndarray, label_map: np.ndarray, color: float, texture: float, boundary: float) -> RegionGraph:
-    """What merging needs to know of regions; see :class:`HierarchicalRegions` for the cues.
+    """The quantities that merging needs; see :class:`HierarchicalRegions` for the cues.
 
     Args:
         image: uint8 (H, W, 3) RGB.
@@ -165,7 +126,7 @@ def region_graph(image: np.ndarray, label_map: np.ndarray, color: float, texture
 
 
 def _color_sums(lab: np.ndarray, ids: np.ndarray, count: int) -> np.ndarray:
-    """Three histograms of 16 bins, (n, 48); a* and b* of -64..63, what is beyond in the outer bins."""
+    """Three histograms of 16 bins, (n, 48); those of a* and b* cover -64..63, the outer bins also what is beyond."""
     bins = [lab[..., 0] >> 4] + [(np.clip(lab[..., channel], 64, 191) - 64) >> 3 for channel in (1, 2)]
     histograms = [np.bincount(ids * 16 + bin_.ravel(), minlength=count * 16).reshape(count, 16) for bin_ in bins]
     return np.concatenate(histograms, axis=1) * _COLOR
@@ -179,11 +140,11 @@ def _texture_sums(lab: np.ndarray, ids: np.ndarray, count: int) -> np.ndarray:
     x, y = (cv2.Sobel(lab[..., 0], cv2.CV_16S, dx, 1 - dx, ksize=5) for dx in (1, 0))
     turned = np.where(y < 0, -x, x)
     angles = np.arange(1, 8) * math.pi / 8
-    # The number of angles up to the gradient's; arctan2 differs between processors.
+    # The bin is the number of angles up to that of the gradient; arctan2 would differ between processors.
     bins = sum((np.abs(y) * math.cos(angle) >= turned * math.sin(angle)).view(np.int8) for angle in angles)
     length = np.sqrt(x.astype(np.int32) ** 2 + y.astype(np.int32) ** 2)
     sums = np.bincount(ids * 8 + bins.ravel(), length.ravel(), count * 8)
-    # The kernel answers a slope of 1 with 128.
+    # The response of the kernel to a slope of 1 is 128.
     return sums.reshape(count, 8) * (_TEXTURE * _LIGHTNESS / 128 * math.sqrt(len(ids)) / 400)
 
 
@@ -194,7 +155,7 @@ def _boundaries(lab: np.ndarray, label_map: np.ndarray, count: int) -> tuple[np.
         y, x = np.nonzero(labels[:, :-1] != labels[:, 1:])
         here, there = labels[y, x], labels[y, x + 1]
         keys.append(np.minimum(here, there) * count + np.maximum(here, there))
-        # Sums over the _BOX columns that end at x; those that start at x + 1 end at x + _BOX. The image is continued by its last column.
+        # Sums over the _BOX columns that end at x; those that start at x + 1 end at x + _BOX. The last column is repeated.
         padded = cv2.copyMakeBorder(np.ascontiguousarray(pixels), 0, 0, 0, _BOX, cv2.BORDER_REPLICATE)
         sums = cv2.boxFilter(
             padded, cv2.CV_32F, (_BOX, 2 * _BOX - 1), anchor=(_BOX - 1, _BOX - 1), normalize=False, borderType=cv2.BORDER_REPLICATE
@@ -206,57 +167,46 @@ def _boundaries(lab: np.ndarray, label_map: np.ndarray, count: int) -> tuple[np.
     return np.stack([pairs // count, pairs % count], axis=1), length.astype(float), contrast
 
 
-@dataclass
-class Merges:
-    """What was merged, in order: merge k makes region n + k, n being the number of regions of the graph.
+def merge_regions(graph: RegionGraph, regions: int, threshold: float = 0.0) -> list[tuple[float, int, int]]:
+    """Merge the least dissimilar adjacent regions until ``regions`` are left, and further while they differ by less than ``threshold``.
 
-    Attributes:
-        pairs: ids of the two regions of each merge.
-        dissimilarity: of these two.
+    Of equally dissimilar pairs, the one with the lowest ids is merged first.
+
+    Returns:
+        (dissimilarity, i, j) of each merge in order. Merge k makes region n + k of i and j, n being the number of regions of the graph.
     """
-
-    pairs: list[tuple[int, int]]
-    dissimilarity: list[float]
-
-
-def merge_regions(graph: RegionGraph, regions: int, threshold: float = 0.0) -> Merges:
-    """Merge the least dissimilar adjacent regions until ``regions`` are left, and on while they differ by less than ``threshold``.
-
-    Of pairs that differ equally the one with the lowest ids comes first.
-    """
-    left, growing, merges = len(graph.size), _GrowingGraph(graph), Merges([], [])
+    left, growing, merges = len(graph.size), _GrowingGraph(graph), []
     queue = growing.edges()
     heapq.heapify(queue)
     while queue:
-        dissimilarity, i, j = heapq.heappop(queue)
+        dissimilarity, i, j = edge = heapq.heappop(queue)
         if not (growing.alive[i] and growing.alive[j]):
             continue
         if left <= regions and dissimilarity >= threshold:
             break
-        merges.pairs.append((i, j))
-        merges.dissimilarity.append(dissimilarity)
-        for edge in growing.merge(i, j):
-            heapq.heappush(queue, edge)
+        merges.append(edge)
+        for new_edge in growing.merge(i, j):
+            heapq.heappush(queue, new_edge)
         left -= 1
     return merges
 
 
-def cut(merges: Merges, count: int, regions: int, threshold: float = 0.0) -> np.ndarray:
+def cut(merges: list[tuple[float, int, int]], count: int, regions: int, threshold: float = 0.0) -> np.ndarray:
     """The partition with ``regions`` regions, or with fewer as :func:`merge_regions` says.
 
     Args:
-        merges: down to this number at least.
+        merges: of :func:`merge_regions`, down to this number at least.
         count: regions before merging.
 
     Returns:
         int64 (count,): the new region of each, 0, 1, 2, ... in the order of the first of each.
     """
     done = max(count - regions, 0)
-    while done < len(merges.pairs) and merges.dissimilarity[done] < threshold:
+    while done < len(merges) and merges[done][0] < threshold:
         done += 1
     root = np.arange(count + done)
     for new in range(count + done - 1, count - 1, -1):
-        root[list(merges.pairs[new - count])] = root[new]
+        root[list(merges[new - count][1:])] = root[new]
     _, first, which = np.unique(root[:count], return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[which]
 
@@ -270,7 +220,7 @@ class _GrowingGraph:
         room = self.next - 1
         self.size, self.perimeter = np.pad(graph.size, (0, room)), np.pad(graph.perimeter, (0, room))
         self.features = np.pad(graph.features, ((0, room), (0, 0)))
-        # Of each region: its neighbours, and length and contrast of the boundary with each.
+        # For each region: its neighbours, with length and contrast of the common boundary.
         self.around: list[dict[int, tuple[float, float]]] = [{} for _ in range(self.next)]
         self.graph = graph
         for (i, j), length, contrast in zip(graph.edges.tolist(), graph.length.tolist(), graph.contrast.tolist()):
@@ -297,7 +247,7 @@ class _GrowingGraph:
         return [(value, other, new) for value, other in zip(self._dissimilarity(others, new, length, contrast).tolist(), around)]
 
     def _join(self, i: int, j: int, new: int) -> dict[int, tuple[float, float]]:
-        """The neighbours of both, each boundary added up."""
+        """The neighbours of both, with the sums of their boundaries."""
         around = self.around[i]
         for other, (length, contrast) in self.around[j].items():
             old = around.get(other, (0.0, 0.0))

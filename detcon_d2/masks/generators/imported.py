@@ -1,69 +1,53 @@
-"""Masks that another tool made (SAM, a panoptic segmenter, people): COCO RLE in json, or one PNG an image."""
+"""Masks that another tool or people made (SAM, a panoptic segmenter): COCO RLE in json, or one PNG per image."""
 
 import functools
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image
 
+from detcon_d2.io.images import read_labels
 from detcon_d2.masks.cells import NO_REGION
 from detcon_d2.masks.generators.annotations import annotation_label_map
-from detcon_d2.masks.generators.base import to_label_map
-
-_FORMATS = ("auto", "coco", "sam", "png")
-_BACKGROUNDS = ("region", "none")
-# Modes in which Pillow gives the label itself.
-_LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
+from detcon_d2.masks.generators.base import RegionGenerator, parameter, to_label_map
 
 
-class ImportedRegions:
+@dataclass(frozen=True, kw_only=True)
+class ImportedRegions(RegionGenerator):
     """Regions from the files of another tool.
 
     - ``coco``: one json for all images. A list of results ``{"image_id", "segmentation"}``, where the id is COCO's, the image's key, or the
       number that is its file name; or ``{"images", "annotations"}``, where ``file_name`` is the key (path below the data set's root).
     - ``sam``: a folder with a json for each image at ``<key without extension>.json``: ``{"annotations": [{"segmentation"}]}`` as in SA-1B,
-      or the list itself, as Segment Anything's generator of masks writes it.
+      or the list itself, as Segment Anything's mask generator writes it.
     - ``png``: a folder with ``<key without extension>.png`` or ``<key>.png``: 8 or 16 bits of label, a palette, or ids as
-      R + 256 G + 65536 B (COCO's panoptic PNGs), which are numbered anew in their order. Label 0 is the background, 65535 no region.
+      R + 256 G + 65536 B (COCO's panoptic PNGs), which are numbered again in their order. Label 0 is the background, 65535 no region.
+    - ``auto``: coco for a file; for a folder sam or png, whichever has a file for the image.
 
     Segmentations are RLE, compressed or not, or polygons; where they overlap the smaller is on top
-    (:func:`detcon_d2.masks.generators.annotations.annotation_label_map`).
-
-    Args:
-        masks: the json or the folder.
-        mask_format: one of these; "auto": coco for a file, sam or png for a folder, whichever has a file for the image.
-        background: pixels without a mask are one "region" (id 0), or in "none" (65535).
-
-    Raises:
-        ValueError: nothing at that path, an unknown format; when called: no masks for the image, a damaged file, masks of another size.
+    (:func:`detcon_d2.masks.generators.annotations.annotation_label_map`). When called, it raises ValueError if there are no masks for the
+    image, a file is damaged, or the masks have another size.
     """
 
     name = "imported"
-    needs_annotations = False
-    layers = 1
-    REQUIRED = ("masks",)
-    HELP = {
-        "masks": "json (COCO) or folder (SAM json or PNG an image) of masks that another tool made",
-        "mask_format": "auto, coco, sam or png",
-        "background": "pixels without a mask are one 'region', or 'none'",
-    }
+    masks: str = parameter(
+        "", "json (COCO) or folder (SAM json or PNG per image) of masks that another tool made", metavar="PATH", required=True
+    )
+    mask_format: str = parameter("auto", "auto, coco, sam or png", choices=("auto", "coco", "sam", "png"))
+    background: str = parameter("region", "pixels without a mask are one 'region', or 'none'", choices=("region", "none"))
 
-    def __init__(self, *, masks: str = "", mask_format: str = "auto", background: str = "region") -> None:
-        for name, value, known in (("mask_format", mask_format, _FORMATS), ("background", background, _BACKGROUNDS)):
-            if value not in known:
-                raise ValueError(f"imported: found {name} {value!r}; expected one of {', '.join(known)}")
-        self.masks = os.path.abspath(os.path.expanduser(masks)) if masks else ""
-        self.mask_format, self.background = mask_format, background
-        if self.masks and not os.path.exists(self.masks):
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.masks:
+            return
+        object.__setattr__(self, "masks", os.path.abspath(os.path.expanduser(self.masks)))
+        if not os.path.exists(self.masks):
             raise ValueError(f"imported: found nothing at {self.masks}; expected a json or a folder of masks")
-        if self.masks and mask_format != "auto" and (mask_format == "coco") != os.path.isfile(self.masks):
-            kinds = ("one json", "a folder") if mask_format == "coco" else ("a folder", "a file")
-            raise ValueError(f"imported: mask_format {mask_format} expects {kinds[0]}, found {kinds[1]}: {self.masks}")
-
-    def params(self) -> dict:
-        return {"masks": self.masks, "mask_format": self.mask_format, "background": self.background}
+        if self.mask_format != "auto" and (self.mask_format == "coco") != os.path.isfile(self.masks):
+            expected, found = ("one json", "a folder") if self.mask_format == "coco" else ("a folder", "a file")
+            raise ValueError(f"imported: mask_format {self.mask_format} expects {expected}, found {found}: {self.masks}")
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator, record: dict | None = None) -> np.ndarray:
         if not self.masks or record is None:
@@ -72,9 +56,6 @@ class ImportedRegions:
         if self.background == "none":
             label_map[label_map == 0] = NO_REGION
         return label_map
-
-    def advice(self, height: int, width: int) -> str | None:
-        return None  # regions are what somebody made
 
     def _read(self, record: dict, height: int, width: int) -> np.ndarray:
         """uint16 (height, width), 0 = background."""
@@ -97,7 +78,7 @@ def _find_file(folder: str, mask_format: str, record: dict) -> Path:
     names["auto"] = names["sam"] + names["png"]
     for name in names[mask_format]:
         path = Path(folder, name)
-        # SAM's json may lie beside the image, which is a PNG itself perhaps.
+        # SAM's json may be in the folder of the images, which may be PNGs themselves.
         if path.is_file() and os.path.realpath(path) != os.path.realpath(record["file_name"]):
             return path
     raise ValueError(
@@ -122,7 +103,7 @@ def _find_annotations(path: str, record: dict) -> list[dict]:
     )
 
 
-# Once a process, not once an image.
+# Once per process, not once per image.
 @functools.lru_cache(maxsize=2)
 def _load_coco_masks(path: str) -> dict[str, list[dict]]:
     """file_name or image_id -> annotations, of these only the segmentation."""
@@ -139,7 +120,7 @@ def _load_coco_masks(path: str) -> dict[str, list[dict]]:
     except (KeyError, TypeError) as error:
         raise ValueError(
             f"imported: {path} lacks {error}; expected a list of image_id and segmentation, or a json with images and annotations (for a "
-            "json an image give the folder)"
+            "json per image, give the folder)"
         ) from error
     return by_id if isinstance(content, list) else {names[name]: found for name, found in by_id.items()}
 
@@ -169,18 +150,13 @@ def read_label_png(path: str | os.PathLike, height: int, width: int) -> np.ndarr
         ValueError: damaged, transparent, or of another size.
     """
     try:
-        with Image.open(path) as image:
-            mode, labels = image.mode, np.array(image)
-    except Exception as error:
-        # Damaged files make the decoders raise nearly anything.
-        raise ValueError(f"imported: cannot read {path} ({error}); expected a PNG of labels: write it again") from error
-    if mode not in (*_LABEL_MODES, "RGB"):
-        raise ValueError(f"imported: found a PNG of mode {mode} at {path}; expected 8 or 16 bits of label, a palette, or RGB without alpha")
+        labels = read_labels(Path(path).read_bytes())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"imported: cannot read {path}: {error}; write it again") from error
     if labels.shape[:2] != (height, width):
         found, expected = (f"{shape[1]} x {shape[0]}" for shape in (labels.shape, (height, width)))
         raise ValueError(f"imported: {path} is {found} (width x height); expected {expected}, the size of its image as displayed")
-    if mode != "RGB":
+    if labels.ndim == 2:
         return labels.astype(np.uint16)
     ids = labels.astype(np.int64) @ np.array([1, 256, 65536])
-    present = np.union1d([0], ids)
-    return to_label_map(np.searchsorted(present, ids))
+    return to_label_map(np.searchsorted(np.union1d([0], ids), ids))

@@ -1,47 +1,34 @@
-"""The registry of region generators: ``REGION_GENERATOR_REGISTRY`` and :func:`build_generator`; ``region_generator`` says what one is."""
+"""``REGION_GENERATOR_REGISTRY``, :func:`build_generator`, and the two simplest generators."""
+
+from dataclasses import dataclass, fields
 
 import numpy as np
 
 from detcon_d2.masks.generators.annotations import annotation_label_map
-from detcon_d2.masks.generators.base import RegionGenerator, to_label_map
+from detcon_d2.masks.generators.base import RegionGenerator, parameter, to_label_map
 from detcon_d2.masks.generators.fh import FelzenszwalbRegions, FelzenszwalbScales
 from detcon_d2.masks.generators.hierarchy import HierarchicalRegions
 from detcon_d2.masks.generators.imported import ImportedRegions
 from detcon_d2.masks.generators.superpixels import QuickshiftRegions, SlicRegions, WatershedRegions
 
 
-class GridRegions:
+@dataclass(frozen=True, kw_only=True)
+class GridRegions(RegionGenerator):
     """A size x size grid of equal rectangles; size 1 is image-level contrast. Needs no files: see ``DETCON.MASKS.SOURCE: "grid"``."""
 
     name = "grid"
-    needs_annotations = False
-    layers = 1
-    HELP = {"size": "N x N rectangles"}
-
-    def __init__(self, *, size: int = 2) -> None:
-        grid_label_map(1, 1, size)
-        self.size = int(size)
-
-    def params(self) -> dict:
-        return {"size": self.size}
+    size: int = parameter(2, "N x N rectangles", flag="--grid", metavar="N", at_least=1, at_most=255)
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator, record: dict | None = None) -> np.ndarray:
         return grid_label_map(image.shape[0], image.shape[1], self.size)
 
-    def advice(self, height: int, width: int) -> str | None:
-        return None  # the number of regions is what was asked for
 
-
-class AnnotationRegions:
+@dataclass(frozen=True, kw_only=True)
+class AnnotationRegions(RegionGenerator):
     """COCO instances, and everything else as one background region: see :func:`annotation_label_map`."""
 
     name = "annotations"
     needs_annotations = True
-    layers = 1
-    HELP = {}
-
-    def params(self) -> dict:
-        return {}
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator, record: dict | None = None) -> np.ndarray:
         if record is None or "annotations" not in record:
@@ -54,11 +41,8 @@ class AnnotationRegions:
             )
         return to_label_map(annotation_label_map(record["annotations"], *found))
 
-    def advice(self, height: int, width: int) -> str | None:
-        return None  # regions are what somebody drew
 
-
-REGION_GENERATOR_REGISTRY = {
+REGION_GENERATOR_REGISTRY: dict[str, type[RegionGenerator]] = {
     cls.name: cls
     for cls in (
         FelzenszwalbRegions,
@@ -75,18 +59,23 @@ REGION_GENERATOR_REGISTRY = {
 """Name -> class, as in the index of a folder of label maps and on the command line."""
 
 
-def build_generator(name: str, **params: float) -> RegionGenerator:
+def build_generator(name: str, **params: object) -> RegionGenerator:
     """A generator by name. Raises ValueError for an unknown name, an unknown or missing parameter, or a value out of range."""
-    if name not in REGION_GENERATOR_REGISTRY:
-        raise ValueError(f"region generator: found {name!r}; expected one of {', '.join(sorted(REGION_GENERATOR_REGISTRY))}")
-    known = REGION_GENERATOR_REGISTRY[name]().params()
-    unknown = sorted(params.keys() - known.keys())
-    if unknown:
+    cls = generator_class(name)
+    known = {one.name: one for one in fields(cls)}
+    if unknown := sorted(params.keys() - known.keys()):
         raise ValueError(f"region generator {name!r}: found parameter {', '.join(unknown)}; expected {', '.join(known) or 'none'}")
-    missing = [param for param in getattr(REGION_GENERATOR_REGISTRY[name], "REQUIRED", ()) if param not in params]
+    missing = [param for param, one in known.items() if one.metadata.get("required") and param not in params]
     if missing:
         raise ValueError(f"region generator {name!r}: found no parameter {missing[0]}; expected one: it has no default")
-    return REGION_GENERATOR_REGISTRY[name](**params)
+    return cls(**params)
+
+
+def generator_class(name: str) -> type[RegionGenerator]:
+    """The class of a registered generator. Raises ValueError for an unknown name."""
+    if name not in REGION_GENERATOR_REGISTRY:
+        raise ValueError(f"region generator: found {name!r}; expected one of {', '.join(sorted(REGION_GENERATOR_REGISTRY))}")
+    return REGION_GENERATOR_REGISTRY[name]
 
 
 def grid_label_map(height: int, width: int, n: int) -> np.ndarray:

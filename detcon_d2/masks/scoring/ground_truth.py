@@ -1,4 +1,4 @@
-"""Ground truth to score regions against: human segmentations in the manner of BSDS500, and COCO instances."""
+"""Ground truth to score regions against: human segmentations in the format of BSDS500, and COCO instances."""
 
 import os
 from pathlib import Path, PurePosixPath
@@ -21,7 +21,7 @@ def list_bsds(images: str, ground_truth: str) -> list[dict]:
         Dataset dicts as of :func:`detcon_d2.masks.list_images`, for :func:`read_ground_truth`.
 
     Raises:
-        ValueError: no images, or not one of them has a segmentation.
+        ValueError: no images, or none of them has a segmentation.
     """
     records = list_images(f"folder:{images}")
     root = Path(ground_truth).expanduser()
@@ -53,35 +53,34 @@ def has_ground_truth(record: dict) -> bool:
 def read_ground_truth(record: dict, height: int, width: int) -> list[GroundTruth]:
     """Ground truths of an image.
 
-    BSDS: one a person, all pixels in segments. COCO: one, of the parts of the instances that are seen (where two overlap the smaller is on
+    BSDS: one per person, all pixels in segments. COCO: one, of the visible parts of the instances (where two overlap the smaller is on
     top, as in label maps of annotations); segment 0 is the background, crowds are void.
 
     Args:
         record: of :func:`list_bsds` or :func:`list_coco`.
-        height: of the image as displayed, pixels.
-        width: likewise.
+        height, width: of the image as displayed, pixels.
 
     Raises:
         ValueError: damaged, or of another size than the image; names both files.
     """
     if _FILE in record:
         truths = [GroundTruth(segments) for segments in read_segmentations(record[_FILE])]
-        source = record[_FILE]
+        name = record[_FILE]
     else:
         truths = [instance_truth(record["annotations"], record.get("height", height), record.get("width", width))]
-        source = "the COCO json"
+        name = "the COCO json"
     for truth in truths:
         if truth.segments.shape != (height, width):
             found, expected = (f"{shape[1]} x {shape[0]}" for shape in (truth.segments.shape, (height, width)))
             raise ValueError(
-                f"ground truth: {source} is {found} (width x height), but {record['file_name']} is {expected} after its EXIF orientation; "
-                "expected the same size: the image was scaled or turned, or the folders do not belong together"
+                f"ground truth: {name} is {found} (width x height), but {record['file_name']} is {expected} after its EXIF orientation; "
+                "expected the same size: the image was scaled or rotated, or the folders do not belong together"
             )
     return truths
 
 
 def instance_truth(annotations: list[dict], height: int, width: int) -> GroundTruth:
-    """Instance k of the list is segment k + 1, what is in none is the background 0, crowds are void; see :func:`read_ground_truth`."""
+    """Instance k of the list is segment k + 1, all other pixels are the background 0, crowds are void; see :func:`read_ground_truth`."""
     segments = annotation_label_map(annotations, height, width)
     crowds = [index + 1 for index, annotation in enumerate(annotations) if annotation.get("iscrowd")]
     segments[np.isin(segments, crowds)] = NO_REGION
@@ -89,25 +88,25 @@ def instance_truth(annotations: list[dict], height: int, width: int) -> GroundTr
 
 
 def read_segmentations(path: str | os.PathLike) -> list[np.ndarray]:
-    """Human segmentations of an image, one integer (H, W) array a person.
+    """Human segmentations of an image, one integer (H, W) array per person.
 
     Args:
         path: ``.mat`` of BSDS500 (``groundTruth{k}.Segmentation``), or ``.npz`` with the array ``seg`` (people, H, W).
 
     Raises:
-        ValueError: not such a file; says what was found.
+        ValueError: another kind of file.
     """
     try:
         segmentations = _read_mat(path) if str(path).endswith(".mat") else list(np.load(path, allow_pickle=False)["seg"])
     except Exception as error:
-        # Damaged files make the readers raise nearly anything (zipfile, zlib and struct errors, KeyError, ...).
+        # Damaged files make the readers raise almost any error (zipfile, zlib and struct errors, KeyError, ...).
         raise ValueError(
             f"ground truth: cannot read {path} ({type(error).__name__}: {error}); expected groundTruth of BSDS500 (.mat) or seg (.npz)"
         ) from error
     for segments in segmentations:
         integers = segments.ndim == 2 and segments.size and np.issubdtype(segments.dtype, np.integer)
         if not integers or segments.min() < 0 or segments.max() > NO_REGION:
-            raise ValueError(f"ground truth: found {segments.dtype} {segments.shape} in {path}; expected integers 0..65535 (H, W) a person")
+            raise ValueError(f"ground truth: found {segments.dtype} {segments.shape} in {path}; expected integers 0..65535, (H, W) each")
     if not segmentations:
         raise ValueError(f"ground truth: found no segmentation in {path}; expected at least one")
     return segmentations

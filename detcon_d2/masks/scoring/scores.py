@@ -1,7 +1,7 @@
 """How well a label map agrees with ground truth: pure functions on NumPy arrays.
 
-H, W: size of both; R: regions of the label map; G: segments of the ground truth. 65535 (``NO_REGION``) is no region in the one and not
-labelled ("void") in the other: void pixels are left out of everything, pixels without a region count as missed.
+H, W: size of both; R: regions of the label map; G: segments of the ground truth. 65535 (``NO_REGION``) means no region in the label map
+and not labelled ("void") in the ground truth: void pixels are left out of all scores, pixels without a region count as missed.
 """
 
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ BOUNDARY_TOLERANCE = 2
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """One segmentation that somebody made.
+    """One segmentation by a person, or one set of instances.
 
     Attributes:
         segments: integer (H, W), ids in 0..65534, 65535 = not labelled.
-        background: the segment that is no object (everything between COCO's instances), None: all are objects.
+        background: the segment that is no object (everything outside COCO's instances); None: all are objects.
     """
 
     segments: np.ndarray
@@ -31,14 +31,14 @@ class GroundTruth:
 
 @dataclass(frozen=True)
 class LabelMapScores:
-    """Agreement of one label map with the ground truths of its image: shares in 0..1, NaN where there is nothing to agree with.
+    """Agreement of one label map with the ground truths of its image: shares in 0..1, NaN if there is nothing to agree with.
 
     Attributes:
         covering: mean over the ground truths of :func:`covering`.
         boundary_recall: mean over them of :func:`boundary_recall`.
         asa: mean over them of :func:`achievable_accuracy`.
-        best_overlap: mean over the objects of all of them of their best intersection over union.
-        objects: how many these are.
+        best_overlap: mean over the objects of all ground truths of their best intersection over union.
+        objects: number of these objects.
         regions: regions of the label map.
     """
 
@@ -52,11 +52,11 @@ class LabelMapScores:
 
 @dataclass(frozen=True)
 class ContingencyTable:
-    """Who shares pixels with whom, over the labelled pixels.
+    """How many labelled pixels each region shares with each segment.
 
     Attributes:
         pixels: int64 (R, G), pixels of region i in segment j.
-        segment_area: int64 (G,), with the pixels that are in no region.
+        segment_area: int64 (G,), pixels of segment j, also those in no region.
         is_object: bool (G,), False for the background.
     """
 
@@ -93,9 +93,9 @@ def _dense(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def best_overlaps(table: ContingencyTable) -> np.ndarray:
-    """Intersection over union of every object with the region that fits it best, float64 (objects,); 0 where there is no region.
+    """Intersection over union of every object with the region that fits it best, float64 (objects,); 0 if there is no region.
 
-    Its mean over the objects is the average best overlap (Uijlings et al., IJCV 104, 2013) of regions taken for proposals.
+    Its mean over the objects is the average best overlap (Uijlings et al., IJCV 104, 2013), with regions as proposals.
     """
     pixels = table.pixels[:, table.is_object]
     union = table.pixels.sum(axis=1)[:, None] + table.segment_area[table.is_object] - pixels
@@ -115,7 +115,7 @@ def achievable_accuracy(table: ContingencyTable) -> float:
     """Achievable segmentation accuracy: the share of pixels that are right if every region takes its best segment.
 
     sum over regions r of max over segments g (background included) of |r and g|, divided by the number of labelled pixels (Liu et al.,
-    CVPR 2011; Stutz et al., CVIU 166, 2018). It never falls when a region is split, so it is to be read beside the number of regions.
+    CVPR 2011; Stutz et al., CVIU 166, 2018). It never falls when a region is split, so compare it together with the number of regions.
     """
     total = table.segment_area.sum()
     return float(table.pixels.max(axis=1, initial=0).sum() / total) if total else float("nan")
@@ -131,18 +131,18 @@ def boundaries(label_map: np.ndarray, void: int | None = None) -> np.ndarray:
 
 
 def boundary_recall(label_map: np.ndarray, segments: np.ndarray, tolerance: int = BOUNDARY_TOLERANCE) -> float:
-    """The share of the ground truth's boundary pixels that have a boundary pixel of the label map near.
+    """The share of the ground truth's boundary pixels that have a boundary pixel of the label map nearby.
 
-    Near is at most ``tolerance`` pixels away in x and in y (Chebyshev distance): the square window of Stutz et al. (CVIU 166, 2018), after
-    Martin et al. (TPAMI 26(5), 2004). Pixels are not matched one to one, so that splitting a region never lowers it.
+    Nearby means at most ``tolerance`` pixels away in x and in y (Chebyshev distance): the square window of Stutz et al. (CVIU 166, 2018),
+    after Martin et al. (TPAMI 26(5), 2004). Pixels are not matched one to one, so splitting a region never lowers it.
 
     Args:
         label_map: integer (H, W).
-        segments: integer (H, W), 65535 = not labelled; where labels end is no boundary.
+        segments: integer (H, W), 65535 = not labelled; the border of labelled pixels is no boundary.
         tolerance: pixels, >= 0.
 
     Returns:
-        0..1; NaN where the ground truth has no boundary.
+        0..1; NaN if the ground truth has no boundary.
     """
     side = 2 * tolerance + 1
     near = cv2.dilate(boundaries(label_map).astype(np.uint8), np.ones((side, side), np.uint8))
@@ -151,7 +151,7 @@ def boundary_recall(label_map: np.ndarray, segments: np.ndarray, tolerance: int 
 
 
 def score_label_map(label_map: np.ndarray, truths: list[GroundTruth]) -> LabelMapScores:
-    """All scores of a label map, integer (H, W), against one or several ground truths of the same size (ValueError if not)."""
+    """All scores of a label map, integer (H, W), against one or several ground truths. Raises ValueError for another size."""
     tables = [contingency_table(label_map, truth) for truth in truths]
     overlaps = np.concatenate([best_overlaps(table) for table in tables])
     return LabelMapScores(
@@ -165,6 +165,6 @@ def score_label_map(label_map: np.ndarray, truths: list[GroundTruth]) -> LabelMa
 
 
 def mean(values: Sequence[float] | np.ndarray) -> float:
-    """Of those that are numbers; NaN if none is."""
+    """Mean of the values that are not NaN; NaN if all are."""
     numbers = [value for value in values if not np.isnan(value)]
     return float(np.mean(numbers)) if numbers else float("nan")

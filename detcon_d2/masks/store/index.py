@@ -1,4 +1,4 @@
-"""The index of a folder of label maps: what made them, so that nothing else is mixed in."""
+"""``index.json`` in a folder of label maps: how they were made, so that no others are mixed in."""
 
 import hashlib
 import json
@@ -13,14 +13,19 @@ import cv2
 from detcon_d2.io.atomic import TEMPORARY, write_bytes_atomically, write_error
 
 INDEX_NAME = "index.json"
-FORMATS = {
-    "png": "detcon_d2 label maps, 16-bit PNG",
-    "shards": "detcon_d2 label maps, shards",
-    "tar": "detcon_d2 label maps, 16-bit PNG in WebDataset tars",
-}
-"""Short name -> "format" of an index."""
+FORMATS = {"png": "detcon_d2 label maps, PNG", "tar": "detcon_d2 label maps, PNG in WebDataset tars"}
+"""Short name -> "format" in an index."""
 
-# FH depends on how numpy sorts ties and on scikit-image's smoothing; the others on how images are decoded, resized and packed.
+SHARDS = "shards"
+"""Short name of a format of earlier versions, which tools/merge_masks.py converts."""
+
+_OLD_FORMATS = {
+    "png": "detcon_d2 label maps, 16-bit PNG",
+    "tar": "detcon_d2 label maps, 16-bit PNG in WebDataset tars",
+    SHARDS: "detcon_d2 label maps, shards",
+}
+_NAMES = {text: name for formats in (FORMATS, _OLD_FORMATS) for name, text in formats.items()}
+# FH depends on how numpy sorts equal values and on scikit-image's smoothing; the others on how images are decoded and resized.
 _LIBRARIES = ("numpy", "scipy", "scikit-image", "pillow", "pycocotools")
 _log = logging.getLogger(__name__)
 
@@ -31,22 +36,22 @@ def params_hash(generator: str, params: dict) -> str:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions on which the bytes of a label map can depend."""
+    """Versions that the values of label maps can depend on."""
     return {"python": platform.python_version(), "opencv": cv2.__version__} | {name: version(name) for name in _LIBRARIES}
 
 
 def format_name(index: dict) -> str:
     """The short name of an index's format."""
-    return next(name for name, text in FORMATS.items() if text == index["format"])
+    return _NAMES[index["format"]]
 
 
 def make_index(root: Path, wanted: dict, *, same_images: bool) -> None:
-    """Write ``index.json`` of a new folder, or check that of an old one.
+    """Write ``index.json`` of a new folder, or check that of an existing one.
 
     Args:
-        root: the folder, made if there is none.
-        wanted: "format", "generator", "params", "source", "layers" and whatever else the format needs.
-        same_images: accept another source.
+        root: the folder, made if it does not exist.
+        wanted: "format", "generator", "params", "source" (the data set) and more.
+        same_images: accept another data set.
 
     Raises:
         ValueError: another format, generator, parameters or data set, or files without an index.
@@ -65,15 +70,15 @@ def read_index(root: Path) -> dict:
     path = root / INDEX_NAME
     try:
         index = json.loads(path.read_bytes())
-        consistent = index["format"] in FORMATS.values() and index["hash"] == params_hash(index["generator"], index["params"])
+        consistent = index["format"] in _NAMES and index["hash"] == params_hash(index["generator"], index["params"])
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ValueError(f"label maps: found no {path}; expected a folder made by tools/generate_masks.py") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"label maps: {path} is damaged ({type(error).__name__}: {error}); make the label maps anew") from error
+        raise ValueError(f"label maps: {path} is damaged ({type(error).__name__}: {error}); make the label maps again") from error
     if not consistent:
         raise ValueError(
             f"label maps: {path} has format {index['format']!r} and hash {index['hash']}; expected one of {list(FORMATS.values())} and "
-            "the hash of its generator and params: it was edited or made by another version; make the label maps anew"
+            "the hash of its generator and params: it was edited or made by another version; make the label maps again"
         )
     return index
 
@@ -82,12 +87,12 @@ def _refuse_mixing(root: Path, found: dict, wanted: dict, same_images: bool) -> 
     if found["hash"] != wanted["hash"]:
         raise ValueError(
             f"{root}: found label maps of {found['generator']} {found['params']}; expected {wanted['generator']} {wanted['params']}. "
-            "One folder holds one set of parameters: choose another output folder, or the parameters of this one"
+            "A folder holds label maps of one set of parameters: choose another output folder, or the parameters of this one"
         )
-    if found["format"] != wanted["format"]:
+    if format_name(found) != format_name(wanted):
         raise ValueError(
-            f"{root}: found {found['format']!r}; expected {wanted['format']!r}: choose another output folder, or --format "
-            f"{format_name(found)}"
+            f"{root}: found {found['format']!r}; expected {wanted['format']!r}: choose another output folder"
+            + (", or convert it with tools/merge_masks.py" if format_name(found) == SHARDS else f", or --format {format_name(found)}")
         )
     if found["source"] != wanted["source"] and not same_images:
         raise ValueError(
@@ -99,19 +104,21 @@ def _refuse_mixing(root: Path, found: dict, wanted: dict, same_images: bool) -> 
     ]
     if changed:
         _log.warning(
-            "%s was begun with other versions (%s): new label maps may differ in detail from a run in one go", root, ", ".join(changed)
+            "%s was begun with other versions (%s): new label maps may differ slightly from those of an uninterrupted run",
+            root,
+            ", ".join(changed),
         )
 
 
 def _make_folder(root: Path) -> None:
     try:
         root.mkdir(parents=True, exist_ok=True)
-        strangers = [entry.name for entry in os.scandir(root) if not entry.name.startswith(TEMPORARY)]
+        others = [entry.name for entry in os.scandir(root) if not entry.name.startswith(TEMPORARY)]
     except OSError as error:
         raise write_error(root, error) from error
-    # The index may be that of another machine, which began at the same time.
-    if strangers and not (root / INDEX_NAME).exists():
+    # Another machine may have made the index at the same time.
+    if others and not (root / INDEX_NAME).exists():
         raise ValueError(
-            f"{root}: found {len(strangers)} file(s) such as {sorted(strangers)[0]!r} but no {INDEX_NAME}; expected an empty or new "
-            "folder, or one made by tools/generate_masks.py"
+            f"{root}: found {len(others)} file(s) such as {sorted(others)[0]!r} but no {INDEX_NAME}; expected an empty or new folder, or "
+            "one made by tools/generate_masks.py"
         )

@@ -1,16 +1,10 @@
-"""Label maps on their way into large files: each process appends to a file of its own, from which nothing that is complete gets lost.
+"""Unfinished work: each process appends label maps to a file of its own, so that a killed process loses at most the last one.
 
-A part, ``.part-<machine>-<process>-<number>``, is a sequence of
-
-    u4   length of the key
-    u4   length of the data
-    u4   crc32 of key and data
-    ...  the key, UTF-8
-    ...  the data
-
-(little-endian). A process that is killed leaves at most an incomplete end, where readers stop.
+A part, ``.part-<machine>-<process>-<number>``, is a sequence of records: head (little-endian), key in UTF-8, data. Readers stop at the
+first record that is incomplete or damaged.
 """
 
+import itertools
 import os
 import struct
 import zlib
@@ -20,14 +14,12 @@ from pathlib import Path
 from detcon_d2.io.atomic import process_prefix, write_error
 from detcon_d2.io.references import Range
 
-PART = ".part-"
-"""Beginning of the names of parts."""
-
-_HEAD = struct.Struct("<III")
+_PART = ".part-"
+_HEAD = struct.Struct("<III")  # length of the key, length of the data, crc32 of key and data
 
 
 class PartWriter:
-    """Appends to a part of this process; made anew by the first write after a fork or an error."""
+    """Appends to a part of this process. The first write after a fork or an error begins a new part."""
 
     def __init__(self, root: Path) -> None:
         """
@@ -39,13 +31,14 @@ class PartWriter:
         self._process = -1
 
     def append(self, key: str, data: bytes) -> None:
-        """Write at the end. Raises OSError; readers stop before what was written incompletely, and the next write begins a new part."""
+        """Write a record. Raises OSError; readers skip what was written incompletely."""
         name = key.encode("utf-8", "surrogateescape")
         record = _HEAD.pack(len(name), len(data), zlib.crc32(data, zlib.crc32(name))) + name + data
         try:
-            descriptor = self._open()
+            if self._descriptor is None or self._process != os.getpid():
+                self._descriptor, self._process = self._open_new(), os.getpid()
             while record:
-                record = record[os.write(descriptor, record) :]
+                record = record[os.write(self._descriptor, record) :]
         except BaseException as error:
             self.close()
             if isinstance(error, OSError):
@@ -58,28 +51,22 @@ class PartWriter:
             os.close(self._descriptor)
         self._descriptor = None
 
-    def _open(self) -> int:
-        if self._descriptor is None or self._process != os.getpid():
-            number = 0
-            while True:
-                path = self._root / f"{process_prefix(PART)}{number}"
-                try:
-                    # Exclusive: a process with the same number may have left one.
-                    self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-                    break
-                except FileExistsError:
-                    number += 1
-            self._process = os.getpid()
-        return self._descriptor
+    def _open_new(self) -> int:
+        for number in itertools.count():
+            try:
+                # Exclusive: an earlier process with the same id may have left a part.
+                return os.open(self._root / f"{process_prefix(_PART)}{number}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            except FileExistsError:
+                continue
 
 
 def find_parts(root: Path) -> list[Path]:
-    """All parts in a folder, also those of living processes."""
-    return sorted(path for path in root.iterdir() if path.name.startswith(PART))
+    """All parts in a folder, also those of running processes."""
+    return sorted(path for path in root.iterdir() if path.name.startswith(_PART))
 
 
 def scan_part(path: Path) -> Iterator[tuple[str, Range]]:
-    """Key and place of everything complete in a part."""
+    """(key, place of the data) of the records in a part."""
     with open(path, "rb") as file:
         while len(head := file.read(_HEAD.size)) == _HEAD.size:
             key_length, length, checksum = _HEAD.unpack(head)

@@ -70,10 +70,6 @@ def fresh():
     fh._kernels.cache_clear()
 
 
-def test_numba_does_the_work_here():
-    assert fh.implementation() == "numba"
-
-
 @pytest.mark.seeded
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 @pytest.mark.parametrize("kind", KINDS)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from skimage.measure import label as connected_components
 from skimage.segmentation import felzenszwalb
 
-from detcon_d2.masks import build_generator, read_image
+from detcon_d2.masks import read_image
 from detcon_d2.masks.generators.hierarchy import HierarchicalRegions, RegionGraph, cut, merge_regions, region_graph
 
 RNG = np.random.default_rng(0)
@@ -200,34 +200,3 @@ def test_merging_is_that_of_the_definition(count, regions, seed):
     graph = random_graph(count, seed)
     found = cut(merge_regions(graph, regions), count, regions)
     assert {frozenset(np.flatnonzero(found == region).tolist()) for region in np.unique(found)} == merged_slowly(graph, regions)
-
-
-@pytest.mark.parametrize(
-    ("params", "message"),
-    [
-        ({"regions": 0}, "found regions 0; expected one or several whole numbers >= 1"),
-        ({"regions": []}, "expected one or several"),
-        ({"regions": [8, -1]}, "expected one or several"),
-        ({"grain": 0}, "0 < grain <= 1"),
-        ({"grain": 1.5}, "0 < grain <= 1"),
-        ({"sigma": -1}, "sigma >= 0"),
-        ({"threshold": -1}, "threshold >= 0"),
-        ({"color": -1}, "none below 0 and one above"),
-        ({"color": 0, "texture": 0, "boundary": 0}, "none below 0 and one above"),
-    ],
-)
-def test_parameters_out_of_range_are_refused(params, message):
-    with pytest.raises(ValueError, match=message):
-        build_generator("hierarchy", **params)
-
-
-def test_parameters_rebuild_the_generator_and_have_help():
-    params = HierarchicalRegions(regions=[9, 3], color=2).params()
-    assert build_generator("hierarchy", **params).params() == params and params["regions"] == [9, 3]
-    assert HierarchicalRegions.HELP.keys() == params.keys()
-
-
-def test_advice_gives_more_regions():
-    assert HierarchicalRegions(regions=4).advice(100, 100) == "--regions 16"
-    assert HierarchicalRegions().advice(100, 100) == "--threshold 2.8"
-    assert HierarchicalRegions(threshold=0).advice(100, 100) == "--grain 0.0001"

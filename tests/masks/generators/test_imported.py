@@ -132,7 +132,6 @@ def test_the_file_is_read_once_and_never_pickled(tmp_path, monkeypatch):
         ({"masks": "{tmp}", "background": "void"}, "found background 'void'; expected one of region, none"),
         ({"masks": "{tmp}", "mask_format": "coco"}, "expects one json, found a folder"),
         ({"masks": "{tmp}/r.json", "mask_format": "png"}, "expects a folder, found a file"),
-        ({}, "found no parameter masks"),
     ],
 )
 def test_wrong_parameters_are_refused_at_once(tmp_path, params, message):
@@ -170,7 +169,7 @@ def test_a_json_of_another_kind_is_named(tmp_path):
     ("labels", "message"),
     [
         (np.zeros((8, 6), np.uint8), r"is 6 x 8 \(width x height\); expected 8 x 6"),
-        (np.zeros((6, 8, 4), np.uint8), "found a PNG of mode RGBA"),
+        (np.zeros((6, 8, 4), np.uint8), "found an image of mode RGBA"),
         (None, "cannot read .*write it again"),
     ],
 )

@@ -59,38 +59,3 @@ def test_quickshift_works_on_a_reduced_image():
     blocks = label_map.reshape(20, 3, 30, 3)
     assert (blocks == blocks[:, :1, :, :1]).all()
     np.testing.assert_array_equal(build_generator("quickshift", side=90)(image, RNG), build_generator("quickshift", side=900)(image, RNG))
-
-
-@pytest.mark.parametrize(
-    ("name", "params", "message"),
-    [
-        ("slic", {"segments": 0}, "slic: found segments 0.*expected segments >= 1"),
-        ("slic", {"compactness": 0}, "compactness > 0"),
-        ("slic", {"sigma": -1}, "sigma >= 0"),
-        ("quickshift", {"kernel_size": 0}, "kernel_size > 0"),
-        ("quickshift", {"max_dist": -1}, "max_dist > 0"),
-        ("quickshift", {"ratio": 1.5}, "0 <= ratio <= 1"),
-        ("quickshift", {"side": 0}, "side >= 1"),
-        ("watershed", {"markers": 0}, "watershed: found markers 0.*expected markers >= 1"),
-        ("watershed", {"compactness": -1}, "compactness >= 0"),
-        ("watershed", {"sigma": -1}, "sigma >= 0"),
-    ],
-)
-def test_parameters_out_of_range_are_refused(name, params, message):
-    with pytest.raises(ValueError, match=message):
-        build_generator(name, **params)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_parameters_rebuild_the_generator_and_have_help(name):
-    generator = build_generator(name)
-    assert build_generator(name, **generator.params()).params() == generator.params()
-    assert type(generator).HELP.keys() == generator.params().keys() and generator.layers == 1 and not generator.needs_annotations
-
-
-@pytest.mark.parametrize(
-    ("name", "advice"),
-    [("slic", "--segments 32 --compactness 20"), ("quickshift", "--kernel-size 2 --max-dist 15"), ("watershed", "--markers 32")],
-)
-def test_advice_gives_more_regions(name, advice):
-    assert build_generator(name).advice(100, 100) == advice

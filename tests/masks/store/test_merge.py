@@ -1,8 +1,6 @@
 """Work in parts: together they are one run; and what is missing or damaged is said with the command that makes it."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +9,10 @@ from PIL import Image
 
 from detcon_d2.masks import build_generator, list_images, open_store
 from detcon_d2.masks.generate import generate, parse_part
+from detcon_d2.masks.store.formats import STORES, create_store
 from detcon_d2.masks.store.merge import check, merge, take_over
-from detcon_d2.masks.store.stores import STORES, create_store
-from tests.conftest import PATIENCE, REPO, write_photos
+from tests.conftest import write_photos
 from tests.masks.test_generate import contents
-from tests.masks.test_tool import ENVIRONMENT, tool
 
 GENERATOR = build_generator("fh", scale=100.0, min_size=50)
 formats = pytest.mark.parametrize("file_format", STORES)
@@ -34,11 +31,6 @@ def run(images: Path, output: Path, file_format: str, **options):
     store = create_store(output, GENERATOR, f"folder:{images}", file_format, images_per_file=5)
     generate(list_images(f"folder:{images}"), GENERATOR, store, progress=False, **options)
     return open_store(output)
-
-
-def merge_tool(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(REPO / "tools" / "merge_masks.py"), *map(str, arguments)]
-    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE)
 
 
 @pytest.mark.parametrize(("text", "part"), [("0/1", (0, 1)), ("15/16", (15, 16))])
@@ -85,26 +77,26 @@ def test_every_format_becomes_every_other(images, tmp_path, source, file_format)
 
 
 def test_other_parameters_are_not_merged(images, tmp_path):
-    run(images, tmp_path / "one", "shards")
-    create_store(tmp_path / "other", build_generator("grid"), f"folder:{images}", "shards")
+    run(images, tmp_path / "one", "tar")
+    create_store(tmp_path / "other", build_generator("grid"), f"folder:{images}", "tar")
     with pytest.raises(ValueError, match=r"found label maps of fh .*; expected grid"):
-        take_over(tmp_path / "m", [str(tmp_path / "one"), str(tmp_path / "other")], "shards")
+        take_over(tmp_path / "m", [str(tmp_path / "one"), str(tmp_path / "other")], "tar")
 
 
 def test_label_maps_of_another_data_set_are_merged_on_request_only(images, tmp_path):
-    run(images, tmp_path / "one", "shards")
-    create_store(tmp_path / "other", GENERATOR, "folder:/elsewhere", "shards")
+    run(images, tmp_path / "one", "tar")
+    create_store(tmp_path / "other", GENERATOR, "folder:/elsewhere", "tar")
     folders = [str(tmp_path / "one"), str(tmp_path / "other")]
     with pytest.raises(ValueError, match=r"images of folder:.*; expected folder:/elsewhere.*--same-images"):
-        take_over(tmp_path / "m", folders, "shards")
-    assert len(take_over(tmp_path / "m", folders, "shards", same_images=True).keys()) == 11
+        take_over(tmp_path / "m", folders, "tar")
+    assert len(take_over(tmp_path / "m", folders, "tar", same_images=True).keys()) == 11
 
 
 @formats
-def test_incomplete_parts_are_reported_and_not_packed(images, tmp_path, file_format):
+def test_incomplete_parts_are_reported_and_not_packed(images, tmp_path, file_format, run_tool):
     run(images, tmp_path / "m", file_format, part=(1, 2))
     before = contents(tmp_path / "m")
-    done = merge_tool(tmp_path / "m")
+    done = run_tool("merge_masks.py", tmp_path / "m")
     assert done.returncode == 1 and "13 images: 5 with label maps, 2 failed, 6 missing, 0 damaged" in done.stdout
     assert "MISSING a/000.png, a/002.png, a/004.png, a/006.png, a/008.png, ..." in done.stdout
     command = f"python tools/generate_masks.py folder:{images} {tmp_path}/m --generator fh --scale 100 --sigma 0.8 --min-size 50"
@@ -113,17 +105,16 @@ def test_incomplete_parts_are_reported_and_not_packed(images, tmp_path, file_for
 
 
 @formats
-def test_damaged_label_maps_are_found_removed_and_made_again(images, tmp_path, file_format):
+def test_damaged_label_maps_are_found_removed_and_made_again(images, tmp_path, file_format, run_tool):
     store = run(images, tmp_path / "m", file_format)
     before = contents(tmp_path / "m")
-    place = getattr(store, "path", lambda key: None)("b/005.png") or store.containers()[1].find("b/005.png").place.path
-    data = bytearray(Path(place).read_bytes())
-    start = 0 if file_format == "png" else store.containers()[1].find("b/005.png").place.offset
-    data[start + 20 : start + 40] = bytes(20)
-    Path(place).write_bytes(data)
+    reference = store.references()["b/005.png"]
+    data = bytearray(Path(reference.path).read_bytes())
+    data[reference.offset + 50 : reference.offset + 60] = bytes(10)
+    Path(reference.path).write_bytes(data)
     report = check(open_store(tmp_path / "m"), list_images(f"folder:{images}"))
     assert list(report.damaged) == ["b/005.png"] and "damaged" in report.damaged["b/005.png"]
-    done = merge_tool(tmp_path / "m", "--repair")
+    done = run_tool("merge_masks.py", tmp_path / "m", "--repair")
     assert done.returncode == 1 and "DAMAGED b/005.png" in done.stdout and "make what is missing with:" in done.stdout
     assert "remove the damaged ones" not in done.stdout
     assert open_store(tmp_path / "m").keys() == store.keys() - {"b/005.png"}
@@ -133,7 +124,7 @@ def test_damaged_label_maps_are_found_removed_and_made_again(images, tmp_path, f
 
 def test_label_maps_of_another_size_are_found_on_request(tmp_path):
     folder = write_photos(tmp_path / "i", 3)
-    store = run(folder, tmp_path / "m", "shards")
+    store = run(folder, tmp_path / "m", "tar")
     Image.new("RGB", (50, 40)).save(folder / "a" / "002.png")
     records = list_images(f"folder:{folder}")
     assert check(store, records).is_complete
@@ -141,25 +132,17 @@ def test_label_maps_of_another_size_are_found_on_request(tmp_path):
     assert list(report.damaged) == ["a/002.png"] and "found a size of (72, 96); expected (40, 50)" in report.damaged["a/002.png"]
 
 
-def test_the_tools_work_in_parts_and_verify(images, tmp_path):
-    flags = ("--generator", "grid", "--grid", 3, "--workers", 1, "--format", "shards", "--images-per-file", 4)
+def test_the_tools_work_in_parts_and_verify(images, tmp_path, run_tool):
+    flags = ("--generator", "grid", "--grid", 3, "--workers", 1, "--format", "tar", "--images-per-file", 4)
     for part in ("0/2", "1/2"):
-        done = tool(f"folder:{images}", tmp_path / "m", *flags, "--shard", part)
+        done = run_tool("generate_masks.py", f"folder:{images}", tmp_path / "m", *flags, "--shard", part)
         assert f"when all parts are done:  python tools/merge_masks.py {tmp_path}/m" in done.stdout, done.stderr
-    assert merge_tool(tmp_path / "m", "--verify").returncode == 1  # two images failed
-    assert not list((tmp_path / "m").glob("*.shard"))
-    merged = merge_tool(tmp_path / "m", "--sizes")
-    assert "11 with label maps, 2 failed, 0 missing" in merged.stdout and len(list((tmp_path / "m").glob("*.shard"))) == 4
-    one = tool(f"folder:{images}", tmp_path / "one", *flags)
+    assert run_tool("merge_masks.py", tmp_path / "m", "--verify").returncode == 1  # two images failed
+    assert not list((tmp_path / "m").glob("*.tar"))
+    merged = run_tool("merge_masks.py", tmp_path / "m", "--sizes")
+    assert "11 with label maps, 2 failed, 0 missing" in merged.stdout and len(list((tmp_path / "m").glob("*.tar"))) == 3
+    one = run_tool("generate_masks.py", f"folder:{images}", tmp_path / "one", *flags)
     assert one.returncode == 1 and contents(tmp_path / "one") == contents(tmp_path / "m")
     moved = shutil.move(tmp_path / "m", tmp_path / "moved")
-    assert "11 with label maps" in merge_tool(tmp_path / "png", moved, "--images", "none").stdout
+    assert "11 with label maps" in run_tool("merge_masks.py", tmp_path / "png", moved, "--images", "none").stdout
     assert len(np.unique(open_store(tmp_path / "png").read("a/000.png"))) == 9
-
-
-def test_user_errors_are_one_line_and_status_2(images, tmp_path):
-    for arguments in ((tmp_path / "none",), (tmp_path / "m", tmp_path / "none")):
-        done = merge_tool(*arguments)
-        assert done.returncode == 2 and "expected a folder made by" in done.stderr and "Traceback" not in done.stderr
-    done = tool(f"folder:{images}", tmp_path / "m", "--shard", "2/2")
-    assert done.returncode == 2 and "expected i/n" in done.stderr

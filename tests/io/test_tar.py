@@ -1,4 +1,4 @@
-"""WebDataset tars: images are read where they lie, label maps come out beside them."""
+"""WebDataset tars: images are read from them without unpacking, and label maps are written to tars of the same names."""
 
 import io
 import json
@@ -12,11 +12,10 @@ from PIL import Image
 from detcon_d2.io.images import ImageReadError, image_size
 from detcon_d2.io.specs import canonical_spec
 from detcon_d2.io.tar import expand_pattern, split_member
-from detcon_d2.masks import build_generator, list_images, open_store, read_image, read_label_map
+from detcon_d2.masks import build_generator, create_store, list_images, open_store, read_image, read_label_map
 from detcon_d2.masks.generate import generate
 from detcon_d2.masks.store.merge import take_over
-from detcon_d2.masks.store.stores import create_store
-from detcon_d2.masks.store.tar import LabelMapTar
+from detcon_d2.masks.store.tar_file import open_tar
 from tests.conftest import write_photos
 from tests.masks.test_generate import contents
 
@@ -68,7 +67,10 @@ def test_images_in_tars_are_listed_with_their_classes_and_read(image_tars):
 def test_label_maps_of_tars_come_in_tars_of_the_same_names(image_tars, tmp_path):
     store, summary = make(image_tars, tmp_path / "m", "tar", workers=2)
     assert (summary.made, summary.failed) == (12, {})
-    assert sorted(contents(tmp_path / "m")) == ["index.json", *(f"train-{n:04d}.tar" for n in range(3))]
+    assert sorted(contents(tmp_path / "m")) == [
+        "index.json",
+        *(f"train-{n:04d}.tar{suffix}" for n in range(3) for suffix in ("", ".index.json")),
+    ]
     for n in range(3):
         with tarfile.open(tmp_path / "m" / f"train-{n:04d}.tar") as tar, tarfile.open(image_tars / f"train-{n:04d}.tar") as images:
             keys = {split_member(member.name)[0] for member in images}
@@ -138,7 +140,7 @@ def test_missing_and_damaged_tars_are_refused(image_tars, tmp_path):
 def test_a_damaged_image_in_a_tar_is_a_failed_image(image_tars, tmp_path):
     write_tar(tmp_path / "train.tar", {"a.png": b"text", "b.png": (image_tars / "files/a/000.png").read_bytes(), "c.png": b""})
     generator = build_generator("grid")
-    store = create_store(tmp_path / "m", generator, "x", "shards")
+    store = create_store(tmp_path / "m", generator, "x", "tar")
     summary = generate(list_images(f"tar:{tmp_path}/train.tar"), generator, store, progress=False)
     assert summary.made == 1 and list(summary.failed) == ["a", "c"] and "0 bytes" in summary.failed["c"]
     with pytest.raises(ImageReadError, match=r"train.tar#.*:a.png"):
@@ -161,5 +163,5 @@ def test_keys_with_extensions_survive_in_tars(tmp_path):
         store.write(key, label_map)
     store.finish([{"key": key} for key in maps], {})
     (path,) = (tmp_path / "m").glob("*.tar")
-    assert [item.key for item in LabelMapTar(path).items()] == sorted(maps)
+    assert open_tar(path).keys == sorted(maps)
     assert {key: int(open_store(tmp_path / "m").read(key)[0, 0]) for key in maps} == {"a/x.jpg": 0, "a/x.png": 1, "a/y.z.jpg": 2, "b": 3}

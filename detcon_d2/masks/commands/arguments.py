@@ -1,0 +1,134 @@
+"""What the commands share: generators and sources of regions on the command line, lists of images, exit status."""
+
+import argparse
+import importlib
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+
+import numpy as np
+
+from detcon_d2.io.specs import is_dataset_spec, list_images
+from detcon_d2.masks.command_lines import flag_of
+from detcon_d2.masks.generators.base import RegionGenerator, read_value, write_value
+from detcon_d2.masks.generators.registry import REGION_GENERATOR_REGISTRY, build_generator, generator_class
+from detcon_d2.masks.scoring.sources import Source, StoredRegions
+from detcon_d2.masks.store.index import FORMATS, SHARDS
+
+_DEST = "generator_"
+
+
+def make_parser(description: str, epilog: str) -> argparse.ArgumentParser:
+    """A parser that prints these texts as they are."""
+    return argparse.ArgumentParser(description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None, run: Callable[[argparse.Namespace], int | None]) -> int:
+    """Parse the command line and run a command; returns its exit status. A user's error is one line on stderr and status 2."""
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    try:
+        return run(args) or 0
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def load_records(spec: str) -> list[dict]:
+    """The images of a data set spec, or of a name in Detectron2's catalog."""
+    if is_dataset_spec(spec):
+        return list_images(spec)
+    # By name: only a catalog needs torch and Detectron2, which the masks do not import.
+    return importlib.import_module("detcon_d2.data.datasets").load_records(spec)
+
+
+def evenly_spaced(records: list[dict], count: int) -> list[dict]:
+    """``count`` of the records, or all if there are fewer."""
+    return [records[index] for index in np.unique(np.linspace(0, len(records) - 1, count).astype(int))]
+
+
+def format_argument(text: str) -> str:
+    """``--format``: refuses the format of earlier versions with a message that names the new one."""
+    if text == SHARDS:
+        raise argparse.ArgumentTypeError("shards are no longer written; use tar, whose label maps are read as fast")
+    if text not in FORMATS:
+        raise argparse.ArgumentTypeError(f"found {text!r}; expected one of {', '.join(FORMATS)}")
+    return text
+
+
+def add_generator_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--generator`` and a flag for each parameter of any registered generator."""
+    names = sorted(REGION_GENERATOR_REGISTRY)
+    parser.add_argument("--generator", default="fh", choices=names, metavar="NAME", help=f"{', '.join(names)} (default: fh)")
+    group = parser.add_argument_group("parameters of the generators (lists: comma separated)")
+    users: dict[str, dict] = {}
+    for name in names:
+        for one in fields(REGION_GENERATOR_REGISTRY[name]):
+            users.setdefault(one.name, {})[name] = one
+    for param, by_name in users.items():
+        name, one = next(iter(by_name.items()))
+        defaults = {user: write_value(other.default) for user, other in by_name.items()}
+        same = len(set(defaults.values())) == 1
+        default = defaults[name] if same else ", ".join(f"{user} {value}" for user, value in defaults.items())
+        text = f"{', '.join(by_name)}: {one.metadata['help']}{f' (default: {default})' if default else ''}"
+        metavar = one.metadata["metavar"] or param.rsplit("_", 1)[-1].upper()
+        group.add_argument(flag_of(name, param), dest=_DEST + param, metavar=metavar, help=text.replace("%", "%%"))
+
+
+def generator_from(args: argparse.Namespace) -> RegionGenerator:
+    """The generator that the parsed flags describe; raises ValueError as :func:`build_generator`, or for a value of another type."""
+    given = {name.removeprefix(_DEST): text for name, text in vars(args).items() if name.startswith(_DEST) and text is not None}
+    return _build(args.generator, given)
+
+
+def parse_generator(text: str) -> RegionGenerator:
+    """``NAME param=value ...``, quoted as in a shell, lists comma separated; raises ValueError as :func:`generator_from`."""
+    name, *pairs = shlex.split(text) or [""]
+    wrong = [pair for pair in pairs if "=" not in pair]
+    if wrong:
+        raise ValueError(f"source {text!r}: found {wrong[0]!r}; expected NAME param=value ..., for example 'fh scale=300 min_size=100'")
+    return _build(name, {param.replace("-", "_"): value for param, value in (pair.split("=", 1) for pair in pairs)})
+
+
+def _build(name: str, texts: dict[str, str]) -> RegionGenerator:
+    known = {one.name: one for one in fields(generator_class(name))}
+    try:
+        # Unknown parameters stay texts: build_generator names them.
+        values = {param: read_value(known[param], text) if param in known else text for param, text in texts.items()}
+    except ValueError as error:
+        raise ValueError(f"region generator {name!r}: {error}") from None
+    return build_generator(name, **values)
+
+
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--source`` and ``--masks``, both repeatable."""
+    parser.add_argument(
+        "--source", action="append", default=[], metavar="'NAME param=value ...'",
+        help="a generator and its parameters; repeat for several (default: every generator with its defaults)",
+    )  # fmt: skip
+    parser.add_argument("--masks", action="append", default=[], metavar="DIR", help="label maps made by generate_masks.py; repeatable")
+
+
+def sources_from(args: argparse.Namespace, annotated: bool) -> dict[str, Source]:
+    """Title -> source, in the order given, generators first.
+
+    Args:
+        args: parsed, with the flags of :func:`add_source_arguments`.
+        annotated: whether the images have COCO annotations; if not, these are not among the default sources.
+
+    Raises:
+        ValueError: an unknown generator or parameter, or a folder without label maps.
+    """
+    texts = args.source or ([] if args.masks else _default_names(annotated))
+    sources: dict[str, Source] = {text: parse_generator(text) for text in texts}
+    names = [os.path.basename(os.path.abspath(root)) for root in args.masks]
+    titles = [name if names.count(name) == 1 else root for name, root in zip(names, args.masks)]
+    return sources | {title: StoredRegions(root) for title, root in zip(titles, args.masks)}
+
+
+def _default_names(annotated: bool) -> list[str]:
+    usable = [cls for cls in REGION_GENERATOR_REGISTRY.values() if annotated or not cls.needs_annotations]
+    return [cls.name for cls in usable if not any(one.metadata.get("required") for one in fields(cls))]

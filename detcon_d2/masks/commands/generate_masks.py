@@ -1,0 +1,88 @@
+"""Make the region masks (label maps) that DetCon contrasts: one PNG per image or a few tars, with an index of how they were made."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from detcon_d2.io.specs import canonical_spec, check_output_outside
+from detcon_d2.masks.command_lines import merge_command, train_hint
+from detcon_d2.masks.commands.arguments import (
+    add_generator_arguments,
+    evenly_spaced,
+    format_argument,
+    generator_from,
+    load_records,
+    make_parser,
+    run_command,
+)
+from detcon_d2.masks.generate import generate, parse_part
+from detcon_d2.masks.store.formats import create_store
+from detcon_d2.masks.store.tar_folder import IMAGES_PER_FILE
+
+_EXAMPLES = """
+SPEC is one of
+  folder:/data/photos                                 all images below a folder
+  coco:/data/coco/instances.json,/data/coco/images    the images of a COCO json
+  list:/data/train.txt                                one path per line
+  tar:/data/train-{0000..0146}.tar                    the images in WebDataset tars
+  coco_2017_train                                     a name in Detectron2's catalog
+
+examples
+  the paper's regions (Felzenszwalb-Huttenlocher), for photos of about 500 px:
+    python tools/generate_masks.py folder:/data/imagenet/train /data/imagenet/masks_fh --workers 16
+  a trial on 50 images first; the full run continues it:
+    python tools/generate_masks.py folder:/data/photos /data/photos_masks --limit 50
+  small images (32 px) need smaller regions:
+    python tools/generate_masks.py folder:/data/cifar10/train /data/cifar10/masks --scale 100 --min-size 20
+  better regions than plain FH, and FH at several scales, of which training samples one per image:
+    python tools/generate_masks.py folder:/data/photos /data/photos_hierarchy --generator hierarchy
+    python tools/generate_masks.py folder:/data/photos /data/photos_scales --generator fh_scales
+  the instances of a COCO json, smaller ones on top, the rest as one background region:
+    python tools/generate_masks.py coco:/data/coco/instances.json,/data/coco/images /data/coco/masks --generator annotations
+  masks of another tool: COCO RLE in one json, a json per image (SAM), or a PNG per image:
+    python tools/generate_masks.py folder:/data/photos /data/photos_sam --generator imported --masks /data/sam_json
+  a few tars, for millions of images; a SLURM array of 16 (then python tools/merge_masks.py OUTPUT):
+    python tools/generate_masks.py SPEC OUTPUT --format tar --shard $SLURM_ARRAY_TASK_ID/16
+
+docs/masks.md says which generator suits which images, with scores; tools/visualize_masks.py shows them side by side.
+Interrupted or killed? The same command continues. Unreadable images are listed at the end and in OUTPUT/failed.txt.
+exit status: 0 all done; 1 some images failed; 2 nothing done, the message says why; 130 interrupted
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    parser = make_parser(__doc__, _EXAMPLES)
+    parser.add_argument("spec", metavar="SPEC", help="the images: see below")
+    parser.add_argument("output", metavar="OUTPUT", help="folder for the label maps; one folder holds one set of parameters")
+    add_generator_arguments(parser)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    parser.add_argument("--workers", type=int, default=cores, help=f"processes (default: one per core, here {cores})")
+    parser.add_argument("--limit", type=int, metavar="N", help="only N images, evenly spaced over the data set: a trial")
+    parser.add_argument(
+        "--format", default="png", type=format_argument, metavar="{png,tar}", help="png: a file per image; tar: a few WebDataset tars"
+    )
+    parser.add_argument("--images-per-file", type=int, default=IMAGES_PER_FILE, metavar="N", help=f"of a tar (default: {IMAGES_PER_FILE})")
+    parser.add_argument("--shard", metavar="I/N", help="only the I-th (from 0) of N parts of the images")
+    parser.add_argument("--engine", choices=("processes", "ray"), default="processes", help="ray: a cluster")
+    parser.add_argument("--same-images", action="store_true", help="OUTPUT was begun under another SPEC, but with the same images")
+    try:
+        return run_command(parser, argv, _run)
+    except KeyboardInterrupt:
+        print("interrupted: finished label maps are kept, and the same command continues", file=sys.stderr)
+        return 130
+
+
+def _run(args: argparse.Namespace) -> int:
+    generator, part = generator_from(args), parse_part(args.shard) if args.shard else None
+    check_output_outside(args.spec, args.output)
+    records = load_records(args.spec)
+    if args.limit:
+        records = evenly_spaced(records, args.limit)
+    dataset = canonical_spec(args.spec)
+    store = create_store(args.output, generator, dataset, args.format, same_images=args.same_images, images_per_file=args.images_per_file)
+    summary = generate(records, generator, store, workers=args.workers, part=part, engine=args.engine)
+    print("\n".join(summary.lines()), flush=True)
+    print(f"when all parts are done:  {merge_command(args.output)}" if part else train_hint(dataset, args.output))
+    return 1 if summary.failed else 0

@@ -1,0 +1,40 @@
+"""Show sources of regions side by side, one image per row: look at the masks before you pretrain on them."""
+
+import argparse
+from collections.abc import Sequence
+
+from detcon_d2.io.specs import list_images
+from detcon_d2.masks.commands.arguments import add_source_arguments, evenly_spaced, make_parser, run_command, sources_from
+from detcon_d2.masks.scoring.contact_sheet import write_contact_sheet
+from detcon_d2.masks.scoring.ground_truth import list_bsds
+
+_EPILOG = """
+examples
+  every source with its defaults, on six images of a folder:
+    python tools/visualize_masks.py folder:/data/photos --output sheet.png
+  FH at two scales and the label maps of a data set, next to COCO's instances:
+    python tools/visualize_masks.py coco:/data/instances.json,/data/images --output sheet.png \\
+        --source "fh scale=300 min_size=100" --source fh --masks /data/masks_fh
+  next to human segmentations (BSDS500):
+    python tools/visualize_masks.py --bsds BSDS500/data/images/val BSDS500/data/groundTruth/val --output sheet.png
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    parser = make_parser(__doc__, _EPILOG)
+    images = parser.add_mutually_exclusive_group(required=True)
+    images.add_argument("spec", nargs="?", metavar="SPEC", help="the images, as for generate_masks.py")
+    images.add_argument("--bsds", nargs=2, metavar=("IMAGES", "GROUND_TRUTH"), help="folders of images and of human segmentations")
+    parser.add_argument("--output", required=True, metavar="FILE", help="picture to write: .png or .jpg")
+    add_source_arguments(parser)
+    parser.add_argument("--num-images", type=int, default=6, metavar="N", help="rows, evenly spaced (default: %(default)s)")
+    return run_command(parser, argv, _run)
+
+
+def _run(args: argparse.Namespace) -> None:
+    if args.num_images < 1:
+        raise ValueError(f"--num-images: found {args.num_images}; expected at least 1")
+    records = evenly_spaced(list_bsds(*args.bsds) if args.bsds else list_images(args.spec), args.num_images)
+    sources = sources_from(args, annotated=any("annotations" in record for record in records))
+    print(write_contact_sheet(sources, records, args.output, args.spec or f"{args.bsds[0]} and {args.bsds[1]}"))

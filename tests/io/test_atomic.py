@@ -1,0 +1,33 @@
+"""Files are complete or absent, whatever happens while they are written."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from detcon_d2.io import atomic
+from detcon_d2.io.atomic import write_atomically, write_bytes_atomically
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("write", [write_bytes_atomically, lambda path, data: write_atomically(path, lambda file: file.write(data))])
+def test_a_failing_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path, monkeypatch, write, error):
+    (tmp_path / "a").write_bytes(b"old")
+
+    def fail(*args: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(atomic.os, "replace", fail)
+        with pytest.raises(type(error)) as caught:
+            write(tmp_path / "a", b"new")
+    assert isinstance(error, KeyboardInterrupt) or f"cannot write {tmp_path}/a: No space left" in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_bytes() == b"old"
+    write(str(tmp_path / "a"), b"new")
+    assert (tmp_path / "a").read_bytes() == b"new"
+
+
+def test_a_written_file_has_the_usual_permissions(tmp_path: Path):
+    (tmp_path / "usual").write_bytes(b"")
+    write_atomically(tmp_path / "a", lambda file: file.write(b"x"))
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "usual").stat().st_mode

@@ -1,0 +1,128 @@
+"""The command lines of tools/*_masks.py, and how light the package is."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detcon_d2.masks import LabelMapStore, list_images
+from tests.conftest import REPO, write_photos
+
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPO), os.environ.get("PYTHONPATH", "")])}
+
+
+@pytest.fixture(scope="module")
+def truth(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Segmentations of the pictures: two halves each."""
+    root = tmp_path_factory.mktemp("gt")
+    for record in list_images(f"folder:{photos}"):
+        path = (root / record["key"]).with_suffix(".npz")
+        path.parent.mkdir(exist_ok=True)
+        np.savez(path, seg=np.repeat([[1, 2]], 72, axis=0).repeat(48, axis=1)[None])
+    return root
+
+
+def test_a_trial_then_the_rest_then_the_lines_for_the_config(photos, tmp_path):
+    def tool(*arguments: object) -> subprocess.CompletedProcess:
+        command = [
+            sys.executable,
+            "tools/generate_masks.py",
+            f"folder:{photos}",
+            tmp_path / "m",
+            "--scale",
+            100,
+            "--min-size",
+            50,
+            *arguments,
+        ]
+        return subprocess.run(list(map(str, command)), cwd=REPO, env=ENVIRONMENT, capture_output=True, text=True, timeout=100)
+
+    trial = tool("--limit", 3, "--workers", 1)
+    assert trial.returncode == 0 and trial.stdout.startswith("3 images: 3 made"), trial.stderr
+    assert LabelMapStore(tmp_path / "m").keys() == {"a/000.png", "a/010.png", "b/011.png"}
+    full = tool("--workers", 2)
+    assert "12 images: 9 made" in full.stdout and "3 were there" in full.stdout and "images/s" in full.stderr
+    assert f"""DATASETS.TRAIN '("folder:{photos}",)' DETCON.MASKS.ROOTS '("{tmp_path}/m",)'""" in full.stdout
+    assert LabelMapStore(tmp_path / "m").index["params"] == {"scale": 100.0, "sigma": 0.8, "min_size": 50}
+
+
+def test_failed_images_are_in_the_exit_status(tmp_path, run_tool):
+    images = write_photos(tmp_path / "images", 2)
+    (images / "bad.jpg").touch()
+    done = run_tool("generate_masks.py", f"folder:{images}", tmp_path / "m", "--generator", "grid", "--grid", 5, "--workers", 1)
+    assert done.returncode == 1 and "FAILED bad.jpg: the file is empty (0 bytes)" in done.stdout
+    assert LabelMapStore(tmp_path / "m").index["params"] == {"size": 5}
+
+
+def test_scores_are_printed_and_written(photos, truth, tmp_path, run_tool):
+    masks = tmp_path / "masks"
+    made = run_tool("generate_masks.py", f"folder:{photos}", masks, "--generator", "grid", "--grid", 1, "--workers", 1)
+    assert made.returncode == 0, made.stderr
+    outputs = ("--json", tmp_path / "s.json", "--chart", tmp_path / "s.svg")
+    done = run_tool("score_masks.py", "--bsds", photos, truth, "--source", "grid size=2", "--masks", masks, "--limit", 5, *outputs)
+    assert done.returncode == 0 and done.stdout.startswith("5 images against human segmentations"), done.stderr
+    grid, stored = json.loads((tmp_path / "s.json").read_text())
+    assert (grid["source"], grid["asa"], grid["covering"], grid["images"]) == ("grid size=2", 1.0, 0.5, 5)
+    assert (stored["source"], stored["asa"], stored["regions"], stored["milliseconds"]) == ("masks", 0.5, 1.0, None)
+    assert (tmp_path / "s.svg").read_text().startswith("<svg")
+
+
+def test_a_sheet_is_drawn(photos, truth, tmp_path, run_tool):
+    arguments = ("--num-images", 2, "--source", "grid", "--output", tmp_path / "s.png")
+    done = run_tool("visualize_masks.py", "--bsds", photos, truth, *arguments)
+    assert done.returncode == 0 and "2 images" in done.stdout, done.stderr
+    with Image.open(tmp_path / "s.png") as sheet:
+        assert sheet.width > 3 * 288
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("generate_masks.py folder:{photos} {tmp}/m --generator grid --scale 3", "'grid': found parameter scale; expected size"),
+        ("generate_masks.py folder:{tmp} {tmp}_m", "found no files; expected images"),
+        ("generate_masks.py folder:{photos} {photos}/masks", "expected one outside"),
+        ("generate_masks.py folder:{photos} {tmp}/m --shard 2/2", "expected i/n"),
+        ("generate_masks.py no_such_set {tmp}/m", "no_such_set"),
+        ("merge_masks.py {tmp}/none", "expected a folder made by"),
+        ("merge_masks.py {tmp}/m {tmp}/none", "expected a folder made by"),
+        ("score_masks.py --bsds {photos} {photos}", "found no segmentation for any of the 12 images"),
+        ("score_masks.py --bsds {photos} {truth} --source grid --source fh=3", "found 'fh=3'; expected one of"),
+        ("score_masks.py --bsds {photos} {truth} --chart s.pdf", "expected the name of an .svg"),
+        ("visualize_masks.py folder:{photos} --output s.png --masks {photos}", "index.json"),
+        ("visualize_masks.py folder:{photos} --output s.png --num-images 0", "expected at least 1"),
+    ],
+)
+def test_user_errors_are_one_line_and_status_2(photos, truth, tmp_path, run_tool, arguments, message):
+    done = run_tool(*arguments.format(photos=photos, truth=truth, tmp=tmp_path).split())
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_masks_load_neither_torch_nor_detectron2():
+    heavy = ("torch", "torchvision", "fvcore", "detectron2", "detcon_d2.detectron2_subset", "detcon_d2.d2", "scipy", "numba", "matplotlib")
+    paths = [path for folder in ("io", "masks") for path in (REPO / "detcon_d2" / folder).rglob("[a-z]*.py")]
+    names = {".".join(path.relative_to(REPO).with_suffix("").parts) for path in paths}
+    modules = sorted(names - {"detcon_d2.masks.generators.felzenszwalb_kernels"})  # loaded by the first FH image, with numba
+    code = f"import sys, {', '.join(modules)}; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_real_images_get_regions(shared_dir: Path, tmp_path, run_tool):
+    coco = shared_dir / "data" / "coco_subset"
+    for generator, spec in (("fh", f"folder:{coco}/images"), ("annotations", f"coco:{coco}/instances.json,{coco}/images")):
+        done = run_tool("generate_masks.py", spec, tmp_path / generator, "--generator", generator, "--limit", 6, "--workers", 1)
+        assert done.returncode == 0 and "6 made" in done.stdout, done.stderr
+
+
+def test_real_segmentations_prefer_fh_to_a_grid(shared_dir: Path, tmp_path, run_tool):
+    bsds = shared_dir / "data" / "bsds"
+    sources = ("--limit", 4, "--source", "fh", "--source", "grid size=4", "--json", tmp_path / "s.json")
+    done = run_tool("score_masks.py", "--bsds", bsds / "images", bsds / "gt", *sources)
+    assert done.returncode == 0, done.stderr
+    fh, grid = json.loads((tmp_path / "s.json").read_text())
+    assert all(fh[name] > grid[name] + margin for name, margin in (("covering", 0.1), ("boundary_recall", 0.1), ("best_overlap", 0)))
