@@ -8,8 +8,9 @@ import torch
 import torchvision
 
 from detcon_d2 import add_detcon_config, d2
-from detcon_d2.checkpoint import DetConCheckpointer, check_weights, describe_missing, load_checkpoint_file
+from detcon_d2.checkpoint import DetConCheckpointer, check_weights, describe_missing, load_checkpoint_file, read_metadata
 from detcon_d2.checkpoint.convert.converter import convert
+from detcon_d2.checkpoint.safe_load import files
 from tests.checkpoint.pretrained import write_pretrained
 
 
@@ -59,12 +60,12 @@ def test_every_kind_of_trained_batch_norm_is_accepted(converted, norm):
     ],
 )
 def test_a_disagreement_is_refused_with_key_found_and_expected(converted, key, value, message):
-    with pytest.raises(ValueError, match=r"DETCON\.CHECK_WEIGHTS False starts all the same") as error:
+    with pytest.raises(ValueError, match=r"DETCON\.CHECK_WEIGHTS False starts nevertheless") as error:
         check_weights(config(converted, key, value), str(converted))
     assert message in str(error.value) and str(converted) in str(error.value)
     lines = check_weights(config(converted, key, value, "DETCON.CHECK_WEIGHTS", False), str(converted))
     assert [line for line in lines if line.startswith("Warning:")] == [
-        f"Warning: {message} Started all the same, since DETCON.CHECK_WEIGHTS is False."
+        f"Warning: {message} Started nevertheless, because DETCON.CHECK_WEIGHTS is False."
     ]
     assert "agrees" not in lines[0]
 
@@ -81,25 +82,17 @@ def with_padding(source, path, padding: str | None, **changes: object):
     return str(path)
 
 
-@pytest.mark.parametrize(
-    ("said", "opts", "found", "expected"),
-    [
-        ("same", (), "symmetric", "same"),
-        ("same", OURS, "symmetric", "same"),
-        ("symmetric", SAME, "same", "symmetric"),
-        (None, SAME, "same", "symmetric"),
-    ],
-)
-def test_another_padding_than_the_weights_is_refused(converted, tmp_path, said, opts, found, expected):
-    weights = with_padding(converted, tmp_path / "w.pkl", said)
+@pytest.mark.parametrize("opts", [(), OURS, SAME])
+@pytest.mark.parametrize("reported", ["same", "symmetric", None])
+def test_only_the_padding_of_the_weights_is_accepted(converted, tmp_path, reported, opts):
+    weights = with_padding(converted, tmp_path / "w.pkl", reported)
+    found, expected = "same" if opts == SAME else "symmetric", reported or "symmetric"
+    if found == expected:
+        assert len(check_weights(config(converted, *opts), weights)) == 1
+        return
     with pytest.raises(ValueError, match=rf"DETCON.BACKBONE.PADDING is '{found}'; expected '{expected}'") as refusal:
         check_weights(config(converted, *opts), weights)
     assert ("MODEL.BACKBONE.NAME build_detcon_resnet_fpn_backbone" in str(refusal.value)) == (expected == "same")
-
-
-@pytest.mark.parametrize(("said", "opts"), [("same", SAME), ("symmetric", ()), ("symmetric", OURS), (None, ()), (None, OURS)])
-def test_the_padding_of_the_weights_is_accepted(converted, tmp_path, said, opts):
-    assert len(check_weights(config(converted, *opts), with_padding(converted, tmp_path / "w.pkl", said))) == 1
 
 
 @pytest.mark.parametrize(("opts", "found"), [((), "symmetric"), (SAME, "same")])
@@ -175,16 +168,8 @@ def test_weights_without_metadata_get_one_warning_with_the_list(converted, tmp_p
         path.write_bytes(pickle.dumps({"blobs": arrays} if kind == "caffe2" else {"model": arrays, "__author__": "x"}))
     lines = check_weights(config(converted), str(path))
     assert len(lines) == 1 and lines[0].startswith(f"Warning: {path} has no metadata")
-    for key in (
-        "INPUT.FORMAT 'RGB'",
-        "PIXEL_MEAN [123.675",
-        "PIXEL_STD",
-        "STRIDE_IN_1X1 False",
-        "DEPTH 50",
-        "NORM 'SyncBN'",
-        "FREEZE_AT 0",
-    ):
-        assert key in lines[0]
+    keys = ("INPUT.FORMAT 'RGB'", "PIXEL_MEAN [123.675", "PIXEL_STD", "STRIDE_IN_1X1 False", "DEPTH 50", "NORM 'SyncBN'", "FREEZE_AT 0")
+    assert all(key in lines[0] for key in keys)
 
 
 def test_names_of_the_path_manager_are_resolved_and_queries_cut_off(converted, monkeypatch):
@@ -209,10 +194,15 @@ def test_no_weights_and_absent_weights_are_told_apart(converted):
         check_weights(config(converted), "/nowhere/w.pkl")
 
 
-def test_a_damaged_file_is_named(converted, tmp_path):
-    (tmp_path / "cut.pkl").write_bytes(converted.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"Cannot load the checkpoint .*cut.pkl"):
-        check_weights(config(converted), str(tmp_path / "cut.pkl"))
+def test_fine_tuning_reads_its_weights_once_and_keeps_nothing(converted, monkeypatch):
+    read, paths = files._read, []
+    monkeypatch.setattr(files, "_read", lambda path: paths.append(path) or read(path))
+    cfg = config(converted, "MODEL.RESNETS.NORM", "BN", "MODEL.FPN.NORM", "BN")
+    check_weights(cfg, str(converted))
+    assert read_metadata(converted)["depth"] == 50 and files.is_kept(converted)
+    DetConCheckpointer(torch.nn.ModuleDict({"backbone": d2.build_backbone(cfg)})).resume_or_load(str(converted), resume=False)
+    assert paths == [str(converted)] and not files.is_kept(converted) and not files._kept
+    assert read_metadata(converted)["depth"] == 50 and not files.is_kept(converted)
 
 
 HEADS = [
