@@ -1,4 +1,4 @@
-"""Fine-tuning starts only with a config that fits its weights, and says what it could not compare."""
+"""Fine-tuning starts only with a config that fits its weights, and reports what could not be compared."""
 
 import pickle
 
@@ -16,14 +16,14 @@ from tests.checkpoint.pretrained import write_pretrained
 
 @pytest.fixture(scope="module")
 def converted(pretrained_b, tmp_path_factory):
-    """Weights with metadata, and their YAML beside them."""
+    """Weights with metadata, and their YAML next to them."""
     path = tmp_path_factory.mktemp("converted") / "w.pkl"
     convert(pretrained_b, path)
     return path
 
 
 def config(path, *opts: object) -> "d2.CfgNode":
-    """The YAML written beside converted weights, with overrides."""
+    """The YAML written next to converted weights, with overrides."""
     cfg = d2.get_cfg()
     add_detcon_config(cfg)
     cfg.merge_from_file(str(path.with_suffix(".yaml")))
@@ -75,7 +75,7 @@ SAME = (*OURS, "DETCON.BACKBONE.PADDING", "same")
 
 
 def with_padding(source, path, padding: str | None, **changes: object):
-    """A copy of converted weights whose metadata says another padding, or none; an entry that is None is left out."""
+    """A copy of converted weights whose metadata report another padding, or none; an entry that is None is left out."""
     data = load_checkpoint_file(source)
     metadata = data["metadata"] | {"padding": padding} | changes
     path.write_bytes(pickle.dumps(data | {"metadata": {key: value for key, value in metadata.items() if value is not None}}))
@@ -96,7 +96,7 @@ def test_only_the_padding_of_the_weights_is_accepted(converted, tmp_path, report
 
 
 @pytest.mark.parametrize(("opts", "found"), [((), "symmetric"), (SAME, "same")])
-def test_the_padding_of_foreign_weights_that_do_not_say_is_left_to_the_user(converted, tmp_path, opts, found):
+def test_an_unknown_padding_of_foreign_weights_is_left_to_the_user(converted, tmp_path, opts, found):
     lines = check_weights(config(converted, *opts), with_padding(converted, tmp_path / "w.pkl", None, format=None))
     assert len(lines) == 2 and lines[1].endswith(f"Check by hand: DETCON.BACKBONE.PADDING '{found}'.")
 
@@ -119,7 +119,7 @@ def test_a_detector_with_more_stages_than_the_weights_is_refused(tmp_path):
     assert len(check_weights(shorter, str(tmp_path / "w.pth"))) == 1
 
 
-def test_all_disagreements_are_told_at_once(converted):
+def test_all_disagreements_are_reported_at_once(converted):
     with pytest.raises(ValueError) as error:
         check_weights(d2_defaults(), str(converted))
     for key in ("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "STRIDE_IN_1X1", "RES2_OUT_CHANNELS", "MODEL.RESNETS.NORM"):
@@ -188,7 +188,7 @@ def test_what_the_metadata_leaves_open_is_listed(pretrained_18, tmp_path):
         check_weights(config(tmp_path / "w.pth", "MODEL.RESNETS.DEPTH", 50), str(tmp_path / "w.pth"))
 
 
-def test_no_weights_and_absent_weights_are_told_apart(converted):
+def test_no_weights_and_absent_weights_have_different_messages(converted):
     assert check_weights(config(converted), "") == ["MODEL.WEIGHTS is empty: the whole model is newly initialised."]
     with pytest.raises(FileNotFoundError, match=r"MODEL.WEIGHTS is /nowhere/w.pkl, which does not exist"):
         check_weights(config(converted), "/nowhere/w.pkl")

@@ -98,7 +98,7 @@ def test_an_unknown_array_is_named(networks, tmp_path, module, message):
         read_checkpoint(write_npy(tmp_path / "in.npy", {"params": params, "state": state}))
 
 
-def test_what_the_file_does_not_say_is_printed_and_written(networks, tmp_path):
+def test_what_the_file_does_not_report_is_printed_and_written(networks, tmp_path):
     path = written(tmp_path / "in.npy", "online", networks)
     lines = convert(path, tmp_path / "w.pkl", check=True)
     parts = ("COCO pretraining took them in [0, 1]", "--statistics unit", "about 20 %", "features before and after conversion agree")

@@ -83,7 +83,7 @@ def test_depth_and_channels_are_read_from_the_tensors(spec):
 
 
 @pytest.mark.parametrize("lost", ["res4.1.conv1.weight", "stem.conv1.weight", "res2.0.conv2.weight", "res2.0.conv3.norm.bias"])
-def test_the_backbone_is_told_in_spite_of_a_missing_tensor(lost):
+def test_the_backbone_is_recognised_in_spite_of_a_missing_tensor(lost):
     tensors = {name: torch.empty(shape, device="meta") for name, shape in backbone_shapes(published(50)).items() if name != lost}
     assert spec_from_tensors(tensors).depth == 50 and spec_from_tensors(tensors).channels == published(50).channels
 

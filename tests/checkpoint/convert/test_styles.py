@@ -75,7 +75,7 @@ def test_a_wrong_shape_a_wrong_type_and_a_nan_are_named_together(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_float_types_become_float32_and_it_is_said(tmp_path, dtype):
+def test_other_float_types_become_float32_and_it_is_reported(tmp_path, dtype):
     def cast(content):
         content |= {key: value.to(dtype) for key, value in content.items() if value.is_floating_point()}
 
@@ -85,7 +85,7 @@ def test_other_float_types_become_float32_and_it_is_said(tmp_path, dtype):
     torch.testing.assert_close(found.tensors["stem.conv1.weight"], online["conv1.weight"].to(dtype).float(), rtol=0, atol=0)
 
 
-def test_absent_counts_of_batches_are_zero_and_it_is_said(tmp_path):
+def test_absent_counts_of_batches_are_zero_and_it_is_reported(tmp_path):
     def lose(content):
         for key in [key for key in content if key.endswith("num_batches_tracked")]:
             del content[key]
@@ -105,7 +105,7 @@ def test_wrappers_before_every_key_are_taken_off(tmp_path, wrapper):
 
 
 @pytest.mark.parametrize("style", ["vicreg", "barlowtwins", "dino", "densecl", "timm", "simclr-converter"])
-def test_bare_backbones_are_torchvisions_unless_the_style_is_said(tmp_path, style):
+def test_bare_backbones_are_torchvisions_unless_the_style_is_given(tmp_path, style):
     path, online, _ = publish(tmp_path, "torchvision")
     torch.save(online, path)
     assert read_checkpoint(path).style == "torchvision"

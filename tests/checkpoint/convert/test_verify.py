@@ -62,7 +62,7 @@ def test_the_branches_are_not_mistaken_for_each_other(pretrained_b, tmp_path):
         verify_conversion(prepare_conversion(pretrained_b, "online"), tmp_path / "w.pth", tmp_path / "w.yaml")
 
 
-def test_an_encoder_that_diverged_is_told_as_such(written):
+def test_an_encoder_that_diverged_is_reported_as_such(written):
     conversion, weights, config = written
     tensors = conversion.backbone.tensors
     tensors |= {"res3.0.conv1.weight": tensors["res3.0.conv1.weight"] * float("nan")}
@@ -90,7 +90,7 @@ def test_a_wrong_tensor_is_found_in_the_libraries_networks_too(pretrained_18, tm
         verify_conversion(conversion, tmp_path / "w.pth", tmp_path / "w.json")
 
 
-def test_without_timm_the_check_says_that_it_was_not_made(written, monkeypatch):
+def test_without_timm_the_check_reports_that_it_was_not_made(written, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     conversion = dataclasses.replace(written[0], target="timm")
     assert verify_conversion(conversion, written[1], written[2]) == [

@@ -1,4 +1,4 @@
-"""A download is complete or not there, continues where it was cut, and says what is wrong."""
+"""A download is complete or not there, continues where it was cut, and an error names what is wrong."""
 
 import os
 import resource
@@ -129,7 +129,7 @@ def test_only_http_is_fetched(tmp_path, url):
         download(url, tmp_path / "f")
 
 
-def test_no_space_is_said_before_anything_is_written(site, tmp_path, monkeypatch):
+def test_missing_space_is_reported_before_anything_is_written(site, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=len(BODY) - 1))
     message = refused(site, tmp_path / "f.npy")
     assert f"no space: {len(BODY):,} bytes needed, {len(BODY) - 1:,} free in {tmp_path}" in message

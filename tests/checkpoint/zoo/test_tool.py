@@ -94,7 +94,7 @@ def test_the_table_in_model_zoo_md_is_that_of_the_code(tool):
 
 
 @pytest.mark.parametrize("name", sorted(ZOO))
-def test_an_entry_says_where_it_is_from_and_what_it_expects(name):
+def test_an_entry_names_its_source_and_what_it_expects(name):
     entry = find_entry(name)
     assert entry.name == name and all(url.startswith("https://") for url in (entry.url, entry.source, entry.paper)) and entry.licence
     assert entry.depth in (50, 200) and entry.padding in ("same", "symmetric") and entry.branches[0] == "online"
