@@ -10,7 +10,7 @@ from detcon_d2.checkpoint.convert.spec import BATCH_NORMS, IMAGE_KEYS, KEYS, Bac
 from detcon_d2.checkpoint.metadata import network_metadata, with_defaults
 from detcon_d2.checkpoint.safe_load.files import load_checkpoint_file
 
-# Prefix in a detector -> the part's name in the log. A part of Mask R-CNN that no backbone checkpoint has.
+# Prefix in a detector -> the part's name in the log, for the parts of Mask R-CNN that no backbone checkpoint has.
 _PARTS = {
     "backbone.fpn_": "FPN",
     "backbone.top_block.": "FPN",
@@ -19,7 +19,7 @@ _PARTS = {
     "roi_heads.mask_": "mask head",
     "roi_heads.keypoint_": "keypoint head",
 }
-# Constants that models make from the config, and a counter that no computation reads.
+# Constants from the config, and a counter that no computation reads.
 _NOT_LEARNT = ("pixel_mean", "pixel_std", "num_batches_tracked")
 
 
@@ -65,7 +65,7 @@ def check_weights(cfg: "d2.CfgNode", path: str) -> list[str]:
     found = disagreements(cfg, metadata)
     if found and cfg.DETCON.CHECK_WEIGHTS:
         raise ValueError(_refusal(path, found))
-    lines = [f"Warning: {item} Started all the same, since DETCON.CHECK_WEIGHTS is False." for item in found]
+    lines = [f"Warning: {item} Started nevertheless, because DETCON.CHECK_WEIGHTS is False." for item in found]
     lines += _unknown(cfg, metadata, path)
     if cfg.MODEL.BACKBONE.FREEZE_AT > 0:
         frozen = cfg.MODEL.BACKBONE.FREEZE_AT
@@ -146,13 +146,13 @@ def _refusal(path: str, found: list[Disagreement]) -> str:
     return (
         f"The config does not fit MODEL.WEIGHTS {path}:\n{lines}{reason if frozen else ''}{builder if same else ''}\n"
         "Set these keys as expected; the YAML that tools/convert_to_d2.py wrote next to the weights has them. "
-        "DETCON.CHECK_WEIGHTS False starts all the same."
+        "DETCON.CHECK_WEIGHTS False starts nevertheless."
     )
 
 
 def _unknown(cfg: "d2.CfgNode", metadata: Mapping[str, Any], path: str) -> list[str]:
     unknown = [f"{key} {found!r}" for name, key, found in _compared(cfg) if name not in metadata]
-    return [f"Warning: {path} does not say with what it was trained. Check by hand: {', '.join(unknown)}."] if unknown else []
+    return [f"Warning: {path} does not report all settings of its training. Check by hand: {', '.join(unknown)}."] if unknown else []
 
 
 def _by_hand(cfg: "d2.CfgNode", path: str) -> str:

@@ -64,7 +64,7 @@ class CheckpointMetadata:
             raise ValueError(
                 "This run cannot continue the checkpoint in OUTPUT_DIR exactly:\n  "
                 + "\n  ".join(differing)
-                + "\nRestore these settings, choose another OUTPUT_DIR, or set DETCON.SOLVER.STRICT_RESUME False to continue all the same."
+                + "\nRestore these settings, choose another OUTPUT_DIR, or set DETCON.SOLVER.STRICT_RESUME False to continue nevertheless."
             )
         self.values |= {key: value for key, value in found.items() if key.startswith(PRETRAINED)}
 

@@ -1,4 +1,4 @@
-"""A local HTTP server whose manners a test chooses: ranges or none, cut connections, wrong lengths, error pages."""
+"""A local HTTP server whose behaviour a test chooses: ranges or none, cut connections, wrong lengths, error pages."""
 
 import hashlib
 import re

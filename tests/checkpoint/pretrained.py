@@ -33,7 +33,7 @@ FULL_50 = FULL_18 | {"MODEL__RESNETS__DEPTH": 50, "MODEL__RESNETS__RES2_OUT_CHAN
 
 
 def write_pretrained(path: Path, **overrides: object) -> Path:
-    """Write the checkpoint of a model of that config; norms and their statistics are drawn, so that no block is its shortcut."""
+    """Write the checkpoint of a model of that config; norms and their statistics are random, so that no block reduces to its shortcut."""
     cfg = pretraining_config(**overrides)
     torch.manual_seed(0)
     model = d2.build_model(cfg)

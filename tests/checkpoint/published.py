@@ -1,4 +1,4 @@
-"""Checkpoints as other people publish them: real key names on a narrow ResNet-18, with everything that lies beside the backbone."""
+"""Checkpoints as other people publish them: real key names on a narrow ResNet-18, with everything that such a file holds besides the backbone."""
 
 from collections.abc import Callable
 from functools import cache
@@ -13,7 +13,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 def torchvision_tensors(seed: int) -> Tensors:
-    """torchvision's ResNet-18 without its classifier, an eighth as wide, every tensor drawn."""
+    """torchvision's ResNet-18 without its classifier, an eighth as wide, every tensor random."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for key, value in _names(_plain).items():

@@ -1,4 +1,4 @@
-"""What lies next to converted weights: a config that fits them, so that nobody has to know which keys matter, or their metadata."""
+"""The file next to converted weights: a config that fits them, so that nobody has to know which keys matter, or their metadata."""
 
 import json
 from collections.abc import Mapping
@@ -53,7 +53,7 @@ def detectron2_yaml(spec: BackboneSpec, metadata: Mapping[str, Any], weights: Pa
         loader=_PLAIN if spec.is_plain else _OURS,
     )
     if guessed:
-        header += f"The checkpoint did not say, so these are DetCon's: {', '.join(guessed)}. Check them.\n"
+        header += f"The checkpoint does not report these settings, so these are DetCon's: {', '.join(guessed)}. Check them.\n"
     comments = "".join(f"# {line}\n" for line in header.splitlines())
     return comments + yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
 

@@ -80,7 +80,7 @@ def prepare_conversion(
 
 
 def local_file(path: str | Path) -> Path:
-    """The file that a path or a name of Detectron2's PathManager stands for.
+    """The file that a path or a name of Detectron2's PathManager means.
 
     Raises:
         FileNotFoundError: there is none.

@@ -155,7 +155,7 @@ def _check(tensors: Mapping[str, torch.Tensor], match: Match, spec: BackboneSpec
     lines += [f"unexpected: {key}" for key in grouped(match.keys[name] for name in tensors if name not in shapes)]
     inside = [key for key in match.unknown if match.prefix and key.startswith(match.prefix)]
     lines += [f"unexpected: {key}" for key in grouped(key[len(match.prefix) :] for key in inside)]
-    lines += [f"unexpected beside the encoder: {key}" for key in grouped(key for key in match.unknown if key not in inside)]
+    lines += [f"unexpected outside the encoder: {key}" for key in grouped(key for key in match.unknown if key not in inside)]
     if lines:
         listed = "\n  ".join(lines)
         raise ValueError(

@@ -102,7 +102,7 @@ def detectron2_features(weights: Path, config: Path, images: torch.Tensor) -> Fe
 
 @torch.no_grad()
 def library_features(conversion: Conversion, weights: Path, images: torch.Tensor) -> Features:
-    """What the ResNet of torchvision or timm gives for RGB images (N, 3, H, W) in 0..255; ``weights`` load strictly but for ``fc``."""
+    """What the ResNet of torchvision or timm gives for RGB images (N, 3, H, W) in 0..255; ``weights`` load strictly, except for ``fc``."""
     name = f"resnet{conversion.spec.depth}"
     if conversion.target == "timm":
         model = importlib.import_module("timm").create_model(name, pretrained=False)

@@ -33,7 +33,7 @@ class Entry:
     name: str
     url: str
     source: str
-    """The page that says where the file is and what it holds."""
+    """The page that gives the file's address and content."""
     paper: str
     licence: str
     method: str
@@ -66,7 +66,7 @@ class Entry:
         return urlsplit(self.url).path.rpartition("/")[2]
 
     def facts(self) -> dict[str, Any]:
-        """What the file does not say about itself, for the metadata of the converted weights."""
+        """What the file does not report about itself, for the metadata of the converted weights."""
         facts = {
             "method": self.method,
             "epochs": self.epochs,

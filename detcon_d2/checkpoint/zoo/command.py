@@ -22,8 +22,8 @@ examples
   are the files in the cache still the ones that were downloaded?
     python tools/zoo.py verify
 
-A download that was cut continues with the same command. Behind a firewall: put the published file where the error message says, or name
-a mirror with --mirror or {MIRROR_VARIABLE}. It has the files as URL/NAME/FILE, so the cache of another machine, served as it is, is enough.
+A download that was cut continues with the same command. Behind a firewall: put the published file at the place in the error message, or
+give a mirror with --mirror or {MIRROR_VARIABLE}. It has the files as URL/NAME/FILE: the cache of another machine, served as it is, will do.
 The cache is --cache, or {CACHE_VARIABLE}, or detcon_d2 in $FVCORE_CACHE (default ~/.torch/iopath_cache).
 exit status: 0 done; 1 verify found a file that is wrong or missing; 2 nothing done, the message gives the reason
 """

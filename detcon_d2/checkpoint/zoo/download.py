@@ -1,6 +1,6 @@
 """One large file over HTTP: a cut transfer continues where it stopped, and the file appears complete or not at all.
 
-iopath, fvcore and torch.hub download too, but none of them resumes.
+iopath, fvcore and torch.hub also download, but none of them continues a cut transfer.
 """
 
 import hashlib
@@ -22,27 +22,27 @@ from tqdm import tqdm
 
 from detcon_d2.io.atomic import atomic_file
 
-# Attempts in a row that brought nothing new, and the pause in seconds before the second of them; it doubles from then on.
+# Attempts in a row without new bytes, and the pause in seconds before the second of them; it doubles from then on.
 _ATTEMPTS = 5
 _BACKOFF = 1.0
 _TIMEOUT = 30.0
 _CHUNK = 1 << 20
-# What passes with time; any other status is the server's last word.
+# Errors that may disappear with time; after any other status there is no further attempt.
 _PASSING_STATUS = (408, 429, 500, 502, 503, 504)
 _PASSING_ERRORS = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
 _PAGE = re.compile(rb"\s*<(!doctype|html|\?xml|head|body)", re.IGNORECASE)
 
 
 class DownloadError(OSError):
-    """A file cannot be had from its URL; the message says why and where to put it by hand."""
+    """A file cannot be downloaded from its URL; the message gives the reason and the place for a file downloaded by hand."""
 
 
 def download(url: str, path: str | Path, *, size: int | None = None, progress: bool = True) -> None:
     """Download ``url`` to ``path``, continuing ``path.part`` where an earlier call left one.
 
-    A continued file must be the same one: the server's ETag or date is sent with If-Range, and a server that knows no ranges, or has
-    another file by now, sends it from the start. A proxy is taken from the usual environment variables. Callers see to it that one process
-    at a time downloads to ``path``.
+    A continued file must be the same one: the server's ETag or date is sent with If-Range, and a server that does not support ranges, or
+    that has another file by now, sends it from the start. A proxy is taken from the usual environment variables. The caller must ensure
+    that only one process at a time downloads to ``path``.
 
     Args:
         url: http or https.
@@ -51,8 +51,8 @@ def download(url: str, path: str | Path, *, size: int | None = None, progress: b
         progress: draw a bar on a terminal.
 
     Raises:
-        DownloadError: unreachable, refused, not enough room on the disk, of another size, or a web page in place of a file. What was
-            received before a network error stays for the next call.
+        DownloadError: unreachable, refused, not enough space on the disk, of another size, or a web page in place of a file. What was
+            received before a network error is kept for the next call.
     """
     path = Path(path)
     if urlsplit(url).scheme not in ("http", "https"):
@@ -80,7 +80,7 @@ def file_digest(path: str | Path, algorithm: str) -> str:
 
 @dataclass
 class _Part:
-    """What has been received, and a note beside it of which file it is the beginning."""
+    """What has been received, and next to it a note on the file that it is the beginning of."""
 
     url: str
     path: Path
@@ -109,7 +109,7 @@ class _Part:
         return self.file.stat().st_size if self.file.exists() else 0
 
     def begin(self, headers: Any, total: int | None) -> None:
-        # A weak ETag must not stand in If-Range: only a strong one says that the bytes are the same.
+        # If-Range needs a strong ETag: a weak one does not promise the same bytes.
         etag = headers.get("ETag", "W/")
         self.validator, self.total = headers.get("Last-Modified") if etag.startswith("W/") else etag, total
         with atomic_file(self.note, sync=True) as file:
@@ -122,7 +122,7 @@ class _Part:
 
 
 def _persist(part: _Part, size: int | None, bar: tqdm) -> None:
-    """Attempt after attempt until the file is complete, or too many brought nothing new."""
+    """Repeat the request until the file is complete, or until too many attempts in a row brought no new bytes."""
     furthest, fruitless = part.received, 0
     while True:
         try:
@@ -149,7 +149,7 @@ def _persist(part: _Part, size: int | None, bar: tqdm) -> None:
 
 
 def _transfer(part: _Part, size: int | None, bar: tqdm) -> None:
-    """One request, for all or for what is missing; one of ``_PASSING_ERRORS`` where it is cut."""
+    """One request, for the whole file or for what is missing. A cut transfer raises one of ``_PASSING_ERRORS``."""
     if part.total is not None and part.received == part.total:
         return
     with urllib.request.urlopen(_request(part), timeout=_TIMEOUT) as response:
@@ -174,7 +174,7 @@ def _request(part: _Part) -> urllib.request.Request:
 
 
 def _extent(response: Any, part: _Part) -> tuple[int, int | None]:
-    """First byte of the answer and size of the whole file, None where the server does not say."""
+    """First byte of the response and size of the whole file; None where the server does not report the size."""
     if response.status == 206:
         found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
         total = int(found[2]) if found and found[2] != "*" else None
@@ -187,7 +187,7 @@ def _extent(response: Any, part: _Part) -> tuple[int, int | None]:
 
 
 def _refuse_early(response: Any, part: _Part, start: int, total: int | None, size: int | None) -> None:
-    """Before anything is written: a page, another size, a disk too small."""
+    """Refuse a web page, another size, or a disk that is too small, before anything is written."""
     if response.headers.get_content_type() == "text/html" or (not start and _PAGE.match(response.peek(64))):
         raise _failure(part.url, part.path, "the server sent a web page in place of the file (moved, or a proxy's login)")
     if size is not None and total is not None and total != size:
@@ -206,4 +206,4 @@ def _copy(response: Any, file: BinaryIO, size: int | None, bar: tqdm) -> None:
 
 
 def _failure(url: str, path: Path, reason: str) -> DownloadError:
-    return DownloadError(f"Cannot download {url}: {reason}. Or download it by hand, from wherever it can be had, to {path}")
+    return DownloadError(f"Cannot download {url}: {reason}. Or download it by hand to {path}")

@@ -8,20 +8,13 @@ import torch
 from detcon_d2.checkpoint.convert.conversion import prepare_conversion
 from detcon_d2.checkpoint.convert.converter import convert, write_weights
 from detcon_d2.checkpoint.convert.verify import compare_features, detectron2_features, encoder_features, verify_conversion
-from tests.checkpoint.pretrained import FULL_18, write_pretrained
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    """DetCon_B with a narrow ResNet-50."""
-    return write_pretrained(tmp_path_factory.mktemp("features") / "in.pth")
 
 
 @pytest.fixture
-def written(source, tmp_path):
+def written(pretrained_b, tmp_path):
     """A conversion and its two files."""
-    convert(source, tmp_path / "w.pth")
-    return prepare_conversion(source), tmp_path / "w.pth", tmp_path / "w.yaml"
+    convert(pretrained_b, tmp_path / "w.pth")
+    return prepare_conversion(pretrained_b), tmp_path / "w.pth", tmp_path / "w.yaml"
 
 
 def test_features_of_a_good_conversion_agree_to_1e_6(written):
@@ -63,13 +56,13 @@ def test_one_wrong_tensor_is_found(written, key):
         verify_conversion(conversion, weights, config)
 
 
-def test_the_branches_are_not_mistaken_for_each_other(source, tmp_path):
-    convert(source, tmp_path / "w.pth", branch="ema")
+def test_the_branches_are_not_mistaken_for_each_other(pretrained_b, tmp_path):
+    convert(pretrained_b, tmp_path / "w.pth", branch="ema")
     with pytest.raises(ValueError, match="give other features"):
-        verify_conversion(prepare_conversion(source, "online"), tmp_path / "w.pth", tmp_path / "w.yaml")
+        verify_conversion(prepare_conversion(pretrained_b, "online"), tmp_path / "w.pth", tmp_path / "w.yaml")
 
 
-def test_an_encoder_that_diverged_is_told_as_such(written):
+def test_an_encoder_that_diverged_is_reported_as_such(written):
     conversion, weights, config = written
     tensors = conversion.backbone.tensors
     tensors |= {"res3.0.conv1.weight": tensors["res3.0.conv1.weight"] * float("nan")}
@@ -86,11 +79,10 @@ def test_not_a_number_after_conversion_fails():
 
 
 @pytest.mark.parametrize("target", ["torchvision", "timm"])
-def test_a_wrong_tensor_is_found_in_the_libraries_networks_too(tmp_path, target):
+def test_a_wrong_tensor_is_found_in_the_libraries_networks_too(pretrained_18, tmp_path, target):
     pytest.importorskip(target)
-    source = write_pretrained(tmp_path / "in.pth", MODEL__META_ARCHITECTURE="DetConS", **FULL_18)
-    convert(source, tmp_path / "w.pth", target=target)
-    conversion = prepare_conversion(source, target=target)
+    convert(pretrained_18, tmp_path / "w.pth", target=target)
+    conversion = prepare_conversion(pretrained_18, target=target)
     assert "agree" in verify_conversion(conversion, tmp_path / "w.pth", tmp_path / "w.json")[0]
     changed = conversion.tensors | {"layer3.1.bn2.bias": conversion.tensors["layer3.1.bn2.bias"] + 0.1}
     write_weights(tmp_path / "w.pth", changed, conversion.metadata, target)
@@ -98,7 +90,7 @@ def test_a_wrong_tensor_is_found_in_the_libraries_networks_too(tmp_path, target)
         verify_conversion(conversion, tmp_path / "w.pth", tmp_path / "w.json")
 
 
-def test_without_timm_the_check_says_that_it_was_not_made(written, monkeypatch):
+def test_without_timm_the_check_reports_that_it_was_not_made(written, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     conversion = dataclasses.replace(written[0], target="timm")
     assert verify_conversion(conversion, written[1], written[2]) == [

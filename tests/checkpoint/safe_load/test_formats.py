@@ -73,7 +73,7 @@ KINDS = [*(f"pickle {protocol}" for protocol in range(pickle.HIGHEST_PROTOCOL + 
 
 @pytest.mark.parametrize("suffix", ["", ".pkl", ".pth"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_content_and_not_the_name_tells_the_kind(tmp_path, kind, suffix):
+def test_the_content_and_not_the_name_decides_the_kind(tmp_path, kind, suffix):
     path = tmp_path / f"weights{suffix}"
     expected = write(path, kind, WEIGHTS)
     check_equal(load_checkpoint_file(path), expected)
