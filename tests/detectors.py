@@ -9,7 +9,7 @@ from tests.conftest import REPO
 
 BASE = str(REPO / "configs" / "COCO-InstanceSegmentation" / "Base-Mask-RCNN-FPN.yaml")
 
-# An eighth of the width; what a protocol sets stays as it is.
+# An eighth of the width. The keys that a protocol sets are not changed.
 NARROW = {
     "MODEL.DEVICE": "cpu",
     "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
@@ -44,30 +44,30 @@ SHORT = {
 
 
 def flat(values: Mapping[str, object]) -> list[str]:
-    """``KEY VALUE`` pairs of a command line."""
+    """Return the ``KEY VALUE`` pairs of a command line."""
     return [str(item) for pair in values.items() for item in pair]
 
 
 def write_shapes(folder: Path, num_train: int = 6, num_val: int = 4) -> Path:
-    """Draw a data set of 64 px images in COCO format, and return its folder."""
+    """Write a data set of 64 px images in COCO format, and return its folder."""
     config = ShapesConfig(size=64, num_unlabeled=1, num_train=num_train, num_val=num_val)
     generate_shapes(folder, config, workers=1, progress=False)
     return folder
 
 
 def spec(shapes: Path, split: str) -> str:
-    """The data set spec of a split."""
+    """Return the data set spec of a split."""
     return f"coco:{shapes}/annotations/instances_{split}.json,{shapes}/images/{split}"
 
 
 def detector_opts(shapes: Path, output: Path, **overrides: object) -> list[str]:
-    """Overrides of ``BASE`` for a run that takes a second or two; ``A__B=c`` overrides key A.B."""
+    """Return overrides of ``BASE`` for a run of a second or two; ``A__B=c`` overrides key A.B."""
     values = NARROW | SHORT | {"DATASETS.TRAIN": f'("{spec(shapes, "train")}",)', "DATASETS.TEST": f'("{spec(shapes, "val")}",)'}
     values |= {"OUTPUT_DIR": output} | {key.replace("__", "."): value for key, value in overrides.items()}
     return flat(values)
 
 
 def arguments(opts: list[str], **flags: object) -> argparse.Namespace:
-    """What Detectron2's argument parser gives."""
+    """Return the output of Detectron2's argument parser."""
     values = {"config_file": BASE, "resume": False, "eval_only": False, "num_gpus": 1, "num_machines": 1, "machine_rank": 0}
     return argparse.Namespace(**values | {"dist_url": "auto", "opts": opts} | flags)

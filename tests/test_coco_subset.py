@@ -1,4 +1,4 @@
-"""Real COCO images from end to end by the tools: regions, pretraining, conversion, fine-tuning, AP; on every backend that is present."""
+"""Photographs of COCO through all tools: regions, pretraining, conversion, fine-tuning, AP; on every backend that is present."""
 
 import importlib.util
 import json
@@ -13,7 +13,7 @@ from tests.conftest import PATIENCE, REPO, TINY
 from tests.detectors import NARROW, SHORT, flat
 
 BACKENDS = ["subset", *(["detectron2"] if importlib.util.find_spec("detectron2") else [])]
-# Low scores count: a detector of three iterations has no others.
+# Low scores are kept, because a detector has no others after three iterations.
 DETECTOR = (
     NARROW
     | SHORT
@@ -32,7 +32,7 @@ def run(backend: str, tool: str, *words: object) -> str:
 
 @pytest.fixture(scope="module")
 def spec(shared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The first 24 images of coco_subset that have annotations, crowds among them."""
+    """24 annotated images of coco_subset, those with crowds first."""
     whole = json.loads((shared_dir / "data/coco_subset/instances.json").read_text())
     crowded = {annotation["image_id"] for annotation in whole["annotations"] if annotation["iscrowd"]}
     annotated = {annotation["image_id"] for annotation in whole["annotations"]}
@@ -46,7 +46,7 @@ def spec(shared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def backbone(spec: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pretrained on regions of the annotations, converted."""
+    """A backbone that was pretrained on regions of the annotations, and converted."""
     folder = tmp_path_factory.mktemp("pretraining")
     run("subset", "generate_masks.py", spec, folder / "masks", "--generator", "annotations", "--workers", 1)
     values = TINY | {"DATASETS.TRAIN": (spec,), "DETCON.MASKS.SOURCE": "files", "DETCON.MASKS.ROOTS": (str(folder / "masks"),)}
@@ -58,7 +58,7 @@ def backbone(spec: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(spec: str, backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Fine-tuning on every backend from the same backbone."""
+    """The folders of fine-tuning on every backend from the same backbone."""
     folder, config = tmp_path_factory.mktemp("finetuning"), REPO / "configs/COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_standard_1x.yaml"
     for backend in BACKENDS:
         values = DETECTOR | {"MODEL.WEIGHTS": backbone, "DATASETS.TRAIN": (spec,), "DATASETS.TEST": (spec,)}

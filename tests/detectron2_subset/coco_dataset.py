@@ -88,11 +88,13 @@ def _perturbed(source: dict, image: dict, rng: np.random.Generator) -> dict[str,
         found["scores"].append(rng.random())
         wrong = rng.random() < 0.1
         found["classes"].append(int(rng.integers(len(contiguous))) if wrong else contiguous[annotation["category_id"]])
-    x, y, w, h = rng.uniform(5, [width / 2, height / 2, width / 2, height / 2])
-    found["boxes"].append([x, y, x + w, y + h])
-    found["masks"].append(rng.random((height, width)) < 0.2)
-    found["scores"].append(rng.random())
-    found["classes"].append(0)
+    # False ones, of which the area of the mask is not that of the box.
+    for index in range(3):
+        x, y, w, h = rng.uniform(5, [width / 2, height / 2, width / 2, height / 2])
+        found["boxes"].append([x, y, x + w, y + h])
+        found["masks"].append(rng.random((height, width)) < 0.2)
+        found["scores"].append(rng.random())
+        found["classes"].append(index % len(contiguous))
     return {key: np.array(value) for key, value in found.items()}
 
 

@@ -123,7 +123,7 @@ def mapper(backend, augmentations=(), is_train: bool = True, image_format: str =
 
 @pytest.fixture
 def record(backend, tmp_path):
-    """The first record of the data set: three or more instances and perhaps a crowd, in an image of 170 x 220."""
+    """The first record of the data set, in an image of 170 x 220."""
     with registered(backend, write_dataset(tmp_path, count=2)) as records:
         return records[0]
 

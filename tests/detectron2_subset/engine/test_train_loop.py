@@ -11,7 +11,7 @@ def make_trainer(backend, run_step=lambda: None):
     return Trainer()
 
 
-def recording_hook(backend, calls):
+def recording_hook(backend, calls, number=0):
     class Recorder(backend.get("engine").HookBase):
         def state_dict(self):
             return {"calls": len(calls)}
@@ -20,7 +20,7 @@ def recording_hook(backend, calls):
             calls.append(state)
 
     for name in ("before_train", "before_step", "after_step", "after_train"):
-        setattr(Recorder, name, lambda self, name=name: calls.append((name, self.trainer.iter, self.trainer.storage.iter)))
+        setattr(Recorder, name, lambda self, name=name: calls.append((number, name, self.trainer.iter, self.trainer.storage.iter)))
     return Recorder()
 
 
@@ -28,9 +28,11 @@ def test_hooks_are_called_in_order_with_the_iteration(backend):
     calls = []
     trainer = make_trainer(backend, lambda: calls.append("step"))
     trainer.register_hooks([recording_hook(backend, calls), None])
+    trainer.register_hooks([recording_hook(backend, calls, 1)])
     trainer.train(3, 5)
-    steps = [one for i in (3, 4) for one in (("before_step", i, i), "step", ("after_step", i, i))]
-    assert calls == [("before_train", 3, 3), *steps, ("after_train", 5, 5)]
+    expected = [("before_train", 3), ("before_step", 3), ("after_step", 3), ("before_step", 4), ("after_step", 4), ("after_train", 5)]
+    assert [call for call in calls if call != "step"] == [(number, name, i, i) for name, i in expected for number in (0, 1)]
+    assert [index for index, call in enumerate(calls) if call == "step"] == [4, 9], "between before_step and after_step"
     assert (trainer.iter, trainer.start_iter, trainer.max_iter) == (5, 3, 5)
 
 
@@ -40,7 +42,7 @@ def test_an_error_ends_the_training_after_the_hooks(backend):
     trainer.register_hooks([recording_hook(backend, calls)])
     with pytest.raises(ZeroDivisionError):
         trainer.train(7, 9)
-    assert calls[-1] == ("after_train", 7, 7)
+    assert calls[-1] == (0, "after_train", 7, 7)
     with pytest.raises(AssertionError):
         trainer.register_hooks([print])
 

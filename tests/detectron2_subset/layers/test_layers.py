@@ -78,10 +78,6 @@ def test_old_state_dicts_may_have_no_statistics(layers, version, complete):
     assert frozen.running_mean.tolist() == [0, 0] and frozen.running_var.tolist() == [1, 1] and frozen.weight.tolist() == [3, 3]
 
 
-def test_shape_specs_compare_by_value(layers):
-    assert layers.ShapeSpec(channels=3, stride=4) == layers.ShapeSpec(3, None, None, 4)
-
-
 @pytest.mark.parametrize("name", NORMS)
 def test_both_backends_normalise_alike(subset, real, name):
     torch.manual_seed(0)

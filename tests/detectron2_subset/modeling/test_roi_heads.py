@@ -111,13 +111,6 @@ def test_inference_gives_boxes_and_masks_and_no_losses(backend):
         assert (one.scores > 0.05).all() and one.pred_classes.max() < 5
 
 
-def test_without_masks_there_is_no_mask_head(backend):
-    heads = make(backend, MASK_ON=False)
-    assert not any(name.startswith("mask") for name in heads.state_dict()) and list(run(backend, heads)[1]) == ["loss_cls", "loss_box_reg"]
-    found, _, _ = run(backend, heads, training=False)
-    assert not found[0].has("pred_masks") and found[0].has("pred_boxes")
-
-
 @pytest.mark.parametrize(
     "key", ["KEYPOINT_ON", *(f"ROI_BOX_HEAD__{key}" for key in ("TRAIN_ON_PRED_BOXES", "USE_FED_LOSS", "USE_SIGMOID_CE"))]
 )
