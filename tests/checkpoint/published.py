@@ -1,4 +1,4 @@
-"""Checkpoints as other people publish them: real key names on a narrow ResNet-18, with everything that such a file holds besides the backbone."""
+"""Small files as publishers write them, of a ResNet-18, with everything that such a file holds besides the backbone."""
 
 from collections.abc import Callable
 from functools import cache
