@@ -85,11 +85,15 @@ def describe_backend() -> str:
     return f"{BACKEND} {package.__version__} ({folder})"
 
 
-def _import(module: str) -> ModuleType:
+def import_quietly(module: str) -> ModuleType:
+    """Import a module that imports ``fvcore.nn``, which calls torch.jit.script. Recent PyTorch warns of that; users cannot change it."""
     with warnings.catch_warnings():
-        # fvcore calls torch.jit.script when it is imported, which recent PyTorch deprecates. Users cannot change that.
         warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
-        return importlib.import_module(f"{_PACKAGE}.{module}")
+        return importlib.import_module(module)
+
+
+def _import(module: str) -> ModuleType:
+    return import_quietly(f"{_PACKAGE}.{module}")
 
 
 def __getattr__(name: str):

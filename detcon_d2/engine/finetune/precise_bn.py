@@ -5,11 +5,11 @@ import logging
 from collections.abc import Callable, Iterable
 
 import torch
-from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 from torch import nn
 
 from detcon_d2 import d2
 
+fvcore_precise_bn = d2.import_quietly("fvcore.nn.precise_bn")
 logger = logging.getLogger(__name__)
 
 
@@ -41,13 +41,13 @@ class PreciseBNHook(d2.HookBase):
 
     def update(self) -> None:
         """Recompute and broadcast the statistics; weights and optimizer do not change."""
-        modules = get_bn_modules(self._model)
+        modules = fvcore_precise_bn.get_bn_modules(self._model)
         if not modules:
             return
         logger.info("PreciseBN: statistics of %d layers from %d batches per process.", len(modules), self._num_iter)
         # A separate storage: what the model logs about these batches does not belong to the training.
         with d2.EventStorage():
-            update_bn_stats(self._model, itertools.islice(self._build_batches(), self._num_iter), self._num_iter)
+            fvcore_precise_bn.update_bn_stats(self._model, itertools.islice(self._build_batches(), self._num_iter), self._num_iter)
         if d2.comm.get_world_size() > 1:
             for module in modules:
                 for statistic in (module.running_mean, module.running_var):
