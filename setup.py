@@ -17,7 +17,7 @@ setup(
     # configs/ at the top of the repository is a folder of the installed package; detcon_d2/model_zoo finds it in both places.
     packages=[*find_packages(include=["detcon_d2", "detcon_d2.*"]), "detcon_d2.model_zoo.configs"],
     package_dir={"detcon_d2.model_zoo.configs": "configs"},
-    package_data={"": ["*.yaml", "*.json"], "detcon_d2.model_zoo.configs": ["*/*.yaml"]},
+    package_data={"": ["*.yaml", "*.json", "*.css", "*.html"], "detcon_d2.model_zoo.configs": ["*/*.yaml"]},
     entry_points={"console_scripts": ["detcon_d2=detcon_d2.cli.main:main"]},
     install_requires=[
         "torch>=2.6",

@@ -43,7 +43,6 @@ _NAMES = {
     "utils.events": ("EventStorage", "EventWriter", "JSONWriter", "TensorboardXWriter", "get_event_storage"),
     "utils.file_io": ("PathManager",),
     "utils.logger": ("setup_logger",),
-    "utils.registry": ("Registry",),
 }
 # Modules that are used as namespaces.
 _MODULES = {

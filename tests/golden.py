@@ -415,9 +415,9 @@ def read_shards(root: Path, folder: Path) -> dict[str, np.ndarray]:
 
 
 def shards_to_train_on(root: Path, folder: Path) -> Path:
-    """What DETCON.MASKS.ROOTS names for a folder of shards: that folder. Where a commit cannot train on shards, convert them to ``folder``
-    as :func:`read_shards` does, and return that."""
-    return root
+    """What DETCON.MASKS.ROOTS names for a folder of shards, which earlier versions wrote: the tars into which the tool converts them."""
+    run_tool("merge_masks.py", folder, root, "--format", "tar", "--images", "none")
+    return folder
 
 
 def label_map_folders(folder: Path) -> dict[str, Path]:

@@ -17,7 +17,7 @@ def restored_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_there_is_a_command_for_every_tool() -> None:
-    assert {path.stem for path in (REPO / "tools").glob("*.py")} - {"benchmark_backends"} == set(COMMANDS)
+    assert {path.stem for path in (REPO / "tools").glob("*.py")} == set(COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -34,8 +34,8 @@ Scores = dict[str, dict[str, dict[int, float]]]
 """AP in percent by method, "box" or "mask", and seed; runs that have not finished are absent."""
 
 _EXAMPLES = """examples
-  evidence.py --methods random detcon_s grid --data-sets easy                     # one comparison
-  evidence.py --methods detcon_b --output output/fp32 -- SOLVER.AMP.ENABLED False    # one method in full precision, in its own folder
+  %(prog)s --methods random detcon_s grid --data-sets easy                     # one comparison
+  %(prog)s --methods detcon_b --output output/fp32 -- SOLVER.AMP.ENABLED False    # one method in full precision, in its own folder
 
 """
 _DEFAULT_METHODS = [method.name for method in METHODS.values() if not method.optional]

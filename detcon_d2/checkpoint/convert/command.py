@@ -12,17 +12,17 @@ from detcon_d2.checkpoint.convert.style import STYLES
 _EPILOG = """
 examples
   the usual case: weights.pkl, and next to it weights.yaml, a complete Mask R-CNN FPN config that fits them
-    python tools/convert_to_d2.py output/photos/model_final.pth weights.pkl
-    python tools/train_net.py --config-file weights.yaml OUTPUT_DIR output/finetune
+    %(prog)s output/photos/model_final.pth weights.pkl
+    detcon_d2 train_net --config-file weights.yaml OUTPUT_DIR output/finetune
   another protocol: any config with these weights; training refuses to start when the two disagree
-    python tools/train_net.py --config-file configs/COCO-InstanceSegmentation/... MODEL.WEIGHTS weights.pkl
+    detcon_d2 train_net --config-file configs/COCO-InstanceSegmentation/... MODEL.WEIGHTS weights.pkl
   the EMA (target) encoder of DetCon_B in place of the online one
-    python tools/convert_to_d2.py model_final.pth weights_ema.pkl --encoder ema
+    %(prog)s model_final.pth weights_ema.pkl --encoder ema
   the released DetCon weights: the YAML asks for their SAME padding; COCO pretraining took images in [0, 1]
-    python tools/convert_to_d2.py resnet50_detcon_b_imagenet_1k.npy weights.pkl
-    python tools/convert_to_d2.py resnet50_detcon_b_coco.npy weights.pkl --statistics unit
+    %(prog)s resnet50_detcon_b_imagenet_1k.npy weights.pkl
+    %(prog)s resnet50_detcon_b_coco.npy weights.pkl --statistics unit
   for torchvision.models.resnet50().load_state_dict(torch.load("weights.pth"), strict=False), where only fc is missing
-    python tools/convert_to_d2.py model_final.pth weights.pth --to torchvision
+    %(prog)s model_final.pth weights.pth --to torchvision
 
 OUTPUT's suffix is the format
   .pkl .pth       what MODEL.WEIGHTS of any Detectron2 takes (.pth alone for torchvision and timm)

@@ -13,14 +13,14 @@ from detcon_d2.checkpoint.zoo.handler import MIRROR_VARIABLE, PREFIX, parse, res
 _EPILOG = f"""
 examples
   what there is, and everything known of one
-    python tools/zoo.py list
-    python tools/zoo.py show detcon_b_r50_in1k
+    %(prog)s list
+    %(prog)s show detcon_b_r50_in1k
   download, check, convert; prints the weights and the config that fits them
-    python tools/zoo.py download detcon_b_r50_in1k
-  or let training do it: the name is accepted wherever Detectron2 takes a file, and by tools/convert_to_d2.py
-    python tools/train_net.py --config-file ... MODEL.WEIGHTS {PREFIX}detcon_b_r50_in1k
+    %(prog)s download detcon_b_r50_in1k
+  or let training do it: the name is accepted wherever Detectron2 takes a file, and by convert_to_d2
+    detcon_d2 train_net --config-file ... MODEL.WEIGHTS {PREFIX}detcon_b_r50_in1k
   are the files in the cache still the ones that were downloaded?
-    python tools/zoo.py verify
+    %(prog)s verify
 
 A download that was cut continues with the same command. Behind a firewall: put the published file at the place in the error message, or
 give a mirror with --mirror or {MIRROR_VARIABLE}. It has the files as URL/NAME/FILE: the cache of another machine, served as it is, will do.

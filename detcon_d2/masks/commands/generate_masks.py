@@ -30,20 +30,20 @@ SPEC is one of
 
 examples
   the paper's regions (Felzenszwalb-Huttenlocher), for photos of about 500 px:
-    python tools/generate_masks.py folder:/data/imagenet/train /data/imagenet/masks_fh --workers 16
+    %(prog)s folder:/data/imagenet/train /data/imagenet/masks_fh --workers 16
   a trial on 50 images first; the full run continues it:
-    python tools/generate_masks.py folder:/data/photos /data/photos_masks --limit 50
+    %(prog)s folder:/data/photos /data/photos_masks --limit 50
   small images (32 px) need smaller regions:
-    python tools/generate_masks.py folder:/data/cifar10/train /data/cifar10/masks --scale 100 --min-size 20
+    %(prog)s folder:/data/cifar10/train /data/cifar10/masks --scale 100 --min-size 20
   better regions than plain FH, and FH at several scales, of which training samples one per image:
-    python tools/generate_masks.py folder:/data/photos /data/photos_hierarchy --generator hierarchy
-    python tools/generate_masks.py folder:/data/photos /data/photos_scales --generator fh_scales
+    %(prog)s folder:/data/photos /data/photos_hierarchy --generator hierarchy
+    %(prog)s folder:/data/photos /data/photos_scales --generator fh_scales
   the instances of a COCO json, smaller ones on top, the rest as one background region:
-    python tools/generate_masks.py coco:/data/coco/instances.json,/data/coco/images /data/coco/masks --generator annotations
+    %(prog)s coco:/data/coco/instances.json,/data/coco/images /data/coco/masks --generator annotations
   masks of another tool: COCO RLE in one json, a json per image (SAM), or a PNG per image:
-    python tools/generate_masks.py folder:/data/photos /data/photos_sam --generator imported --masks /data/sam_json
-  a few tars, for millions of images; a SLURM array of 16 (then python tools/merge_masks.py OUTPUT):
-    python tools/generate_masks.py SPEC OUTPUT --format tar --shard $SLURM_ARRAY_TASK_ID/16
+    %(prog)s folder:/data/photos /data/photos_sam --generator imported --masks /data/sam_json
+  a few tars, for millions of images; a SLURM array of 16 (then detcon_d2 merge_masks OUTPUT):
+    %(prog)s SPEC OUTPUT --format tar --shard $SLURM_ARRAY_TASK_ID/16
 
 docs/masks.md says which generator suits which images, with scores; tools/visualize_masks.py shows them side by side.
 Interrupted or killed? The same command continues. Unreadable images are listed at the end and in OUTPUT/failed.txt.

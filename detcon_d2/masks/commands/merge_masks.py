@@ -12,15 +12,15 @@ from detcon_d2.masks.store.tar_folder import IMAGES_PER_FILE
 _EXAMPLES = """
 examples
   after generate_masks.py --shard 0/16 ... 15/16 in one folder:
-    python tools/merge_masks.py /data/masks
+    %(prog)s /data/masks
   the same, when each machine had a folder of its own:
-    python tools/merge_masks.py /data/masks /mnt/a/masks /mnt/b/masks --format tar
+    %(prog)s /data/masks /mnt/a/masks /mnt/b/masks --format tar
   a folder of PNGs, or of the shards of earlier versions, as tars; label maps <key>.seg.png in tars as PNGs:
-    python tools/merge_masks.py /data/masks_tar /data/masks --format tar
-    python tools/merge_masks.py /data/masks 'tar:/data/train-{0000..0146}.tar'
+    %(prog)s /data/masks_tar /data/masks --format tar
+    %(prog)s /data/masks 'tar:/data/train-{0000..0146}.tar'
   check only, with the sizes of the images; remove damaged label maps:
-    python tools/merge_masks.py /data/masks --verify --sizes
-    python tools/merge_masks.py /data/masks --repair
+    %(prog)s /data/masks --verify --sizes
+    %(prog)s /data/masks --repair
 
 exit status: 0 complete; 1 something is missing, damaged or failed, with the command to run; 2 nothing done, the message says why
 """

@@ -17,12 +17,12 @@ ms               median processor time to make the regions of an image
 
 examples
   every source with its defaults on BSDS500 (segmentations as .mat, or .npz with the array seg):
-    python tools/score_masks.py --bsds BSDS500/data/images/val BSDS500/data/groundTruth/val
+    %(prog)s --bsds BSDS500/data/images/val BSDS500/data/groundTruth/val
   some with parameters, and the files of a data set, against COCO instances:
-    python tools/score_masks.py --coco coco/instances.json coco/images --source fh --source "fh scale=300 min_size=100" \\
+    %(prog)s --coco coco/instances.json coco/images --source fh --source "fh scale=300 min_size=100" \\
         --masks coco/masks_fh --json scores.json --chart scores.svg
   masks of another tool:
-    python tools/score_masks.py --bsds images groundTruth --source "imported masks=sam_masks"
+    %(prog)s --bsds images groundTruth --source "imported masks=sam_masks"
 """
 
 

@@ -11,12 +11,12 @@ from detcon_d2.masks.scoring.ground_truth import list_bsds
 _EPILOG = """
 examples
   every source with its defaults, on six images of a folder:
-    python tools/visualize_masks.py folder:/data/photos --output sheet.png
+    %(prog)s folder:/data/photos --output sheet.png
   FH at two scales and the label maps of a data set, next to COCO's instances:
-    python tools/visualize_masks.py coco:/data/instances.json,/data/images --output sheet.png \\
+    %(prog)s coco:/data/instances.json,/data/images --output sheet.png \\
         --source "fh scale=300 min_size=100" --source fh --masks /data/masks_fh
   next to human segmentations (BSDS500):
-    python tools/visualize_masks.py --bsds BSDS500/data/images/val BSDS500/data/groundTruth/val --output sheet.png
+    %(prog)s --bsds BSDS500/data/images/val BSDS500/data/groundTruth/val --output sheet.png
 """
 
 

@@ -50,6 +50,6 @@ def test_style_statistics_and_check_are_chosen_by_options(tmp_path, tool):
 
 def test_help_teaches_by_examples_and_the_styles_are_listed_without_input(tool):
     done = tool("--help")
-    assert done.returncode == 0 and done.stdout.count("python tools/convert_to_d2.py ") >= 3
+    assert done.returncode == 0 and done.stdout.count("convert_to_d2.py ") >= 3
     done = tool("--list-styles")
     assert done.returncode == 0 and [line.partition(":")[0] for line in done.stdout.splitlines() if line[:1] != " "] == list(STYLES)
