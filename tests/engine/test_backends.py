@@ -31,7 +31,8 @@ def run_both(folder: Path, opts: Callable[[Path], list[str]], *flags: str, confi
 @pytest.mark.parametrize("architecture", ["DetConB", "DetConS"])
 def test_three_iterations_of_pretraining_agree(photos, tmp_path, architecture):
     extra = {"MODEL__META_ARCHITECTURE": architecture, "SOLVER__MAX_ITER": 3, "DETCON__LOG_PERIOD": 1}
-    pretrainer(tiny_opts(photos, tmp_path, **extra)).checkpointer.save("initial")
+    trainer = pretrainer(tiny_opts(photos, tmp_path, **extra))  # its checkpointer refers to it weakly
+    trainer.checkpointer.save("initial")
     folders = run_both(tmp_path, lambda path: tiny_opts(photos, path, MODEL__WEIGHTS=tmp_path / "initial.pth", **extra))
     ours, theirs = map(final_state, folders)
     assert [state["metadata"]["backend"].split()[0] for state in (ours, theirs)] == list(BACKENDS)
@@ -44,7 +45,8 @@ def test_three_iterations_of_pretraining_agree(photos, tmp_path, architecture):
 def finetuned(shapes, tmp_path_factory) -> list[Path]:
     """Three iterations from one initial checkpoint on each backend."""
     folder = tmp_path_factory.mktemp("finetuned")
-    finetuner(detector_opts(shapes, folder)).checkpointer.save("initial")
+    trainer = finetuner(detector_opts(shapes, folder))
+    trainer.checkpointer.save("initial")
     extra = {"MODEL__WEIGHTS": folder / "initial.pth", "SOLVER__MAX_ITER": 3, "INPUT__MIN_SIZE_TRAIN": "(56,64,80)"}
     return run_both(folder, lambda path: detector_opts(shapes, path, **extra), config=detectors.BASE)
 
