@@ -2,9 +2,6 @@
 
 from detcon_d2 import d2
 
-PADDINGS = ("symmetric", "same")
-"""Values of DETCON.BACKBONE.PADDING."""
-
 
 def add_detcon_config(cfg: "d2.CfgNode") -> None:
     """Add the keys under ``DETCON`` to a Detectron2 config, in place.
@@ -144,30 +141,3 @@ def add_detcon_config(cfg: "d2.CfgNode") -> None:
 
     for name in pretraining_names():
         pretraining_class(name).add_config(cfg.DETCON)
-
-
-def backbone_padding(cfg: "d2.CfgNode", builder: str | None = None) -> str:
-    """The padding, one of :data:`PADDINGS`, of the backbone that a config describes.
-
-    Args:
-        cfg: with DetCon's keys.
-        builder: name of the function that builds the backbone; default MODEL.BACKBONE.NAME.
-
-    Raises:
-        ValueError: DETCON.BACKBONE.PADDING is unknown, or the builder is not DetCon's and would silently pad all sides alike.
-    """
-    padding, builder = cfg.DETCON.BACKBONE.PADDING, builder or cfg.MODEL.BACKBONE.NAME
-    if padding not in PADDINGS:
-        raise ValueError(f"DETCON.BACKBONE.PADDING is {padding!r}; expected {' or '.join(map(repr, PADDINGS))}.")
-    if padding != "symmetric" and not builder.startswith("build_detcon_"):
-        ours = "build_detcon_resnet_fpn_backbone" if "fpn" in builder else "build_detcon_resnet_backbone"
-        raise ValueError(
-            f"DETCON.BACKBONE.PADDING is {padding!r}, which MODEL.BACKBONE.NAME {builder!r} would ignore; expected {ours!r}, which has the "
-            "same parameters, or the padding 'symmetric'."
-        )
-    return padding
-
-
-def last_stage(cfg: "d2.CfgNode") -> int:
-    """Number of the ResNet's last stage, which MODEL.RESNETS.OUT_FEATURES sets: 5 for res5, 1 for the stem alone."""
-    return max(int(name[3:]) if name.startswith("res") else 1 for name in cfg.MODEL.RESNETS.OUT_FEATURES)

@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from detcon_d2 import d2
-from detcon_d2.config import backbone_padding, last_stage
 from detcon_d2.modeling.same_padding import SameStem, use_same_padding
 
+PADDINGS = ("symmetric", "same")
+"""Values of DETCON.BACKBONE.PADDING."""
 BLOCKS_PER_STAGE = {
     18: (2, 2, 2, 2),
     34: (3, 4, 6, 3),
@@ -18,6 +19,33 @@ BLOCKS_PER_STAGE = {
     200: (3, 24, 36, 3),
 }
 """Residual blocks of res2..res5 by depth (He et al. 2015, table 1; 200: Hénaff et al. 2021)."""
+
+
+def backbone_padding(cfg: "d2.CfgNode", builder: str | None = None) -> str:
+    """The padding, one of :data:`PADDINGS`, of the backbone that a config describes.
+
+    Args:
+        cfg: with DetCon's keys.
+        builder: name of the function that builds the backbone; default MODEL.BACKBONE.NAME.
+
+    Raises:
+        ValueError: DETCON.BACKBONE.PADDING is unknown, or the builder is not DetCon's and would silently pad all sides alike.
+    """
+    padding, builder = cfg.DETCON.BACKBONE.PADDING, builder or cfg.MODEL.BACKBONE.NAME
+    if padding not in PADDINGS:
+        raise ValueError(f"DETCON.BACKBONE.PADDING is {padding!r}; expected {' or '.join(map(repr, PADDINGS))}.")
+    if padding != "symmetric" and not builder.startswith("build_detcon_"):
+        ours = "build_detcon_resnet_fpn_backbone" if "fpn" in builder else "build_detcon_resnet_backbone"
+        raise ValueError(
+            f"DETCON.BACKBONE.PADDING is {padding!r}, which MODEL.BACKBONE.NAME {builder!r} would ignore; expected {ours!r}, which has the "
+            "same parameters, or the padding 'symmetric'."
+        )
+    return padding
+
+
+def last_stage(cfg: "d2.CfgNode") -> int:
+    """Number of the ResNet's last stage, which MODEL.RESNETS.OUT_FEATURES sets: 5 for res5, 1 for the stem alone."""
+    return max(int(name[3:]) if name.startswith("res") else 1 for name in cfg.MODEL.RESNETS.OUT_FEATURES)
 
 
 def build_detcon_resnet_backbone(cfg: "d2.CfgNode", input_shape: "d2.ShapeSpec") -> "d2.ResNet":

@@ -15,7 +15,7 @@ from detcon_d2.checkpoint.convert.matching import Match, match_file
 from detcon_d2.checkpoint.convert.spec import ASSUMED, COUNTED, BackboneSpec, spec_from_tensors
 from detcon_d2.checkpoint.metadata import with_defaults
 from detcon_d2.checkpoint.safe_load.files import load_checkpoint_file
-from detcon_d2.config import PADDINGS
+from detcon_d2.modeling.backbone import PADDINGS
 
 _COUNT = ".num_batches_tracked"
 # Modules that a line on dropped keys names one by one.

@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 import torch
 
 from detcon_d2 import d2
-from detcon_d2.config import PADDINGS, backbone_padding, last_stage
+from detcon_d2.modeling.backbone import BLOCKS_PER_STAGE, PADDINGS, backbone_padding, last_stage
 
 # Residual blocks of res2..res5, as in modeling.BLOCKS_PER_STAGE; a test compares the two.
-_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
 BATCH_NORMS = ("BN", "SyncBN", "naiveSyncBN")
 """Values of MODEL.RESNETS.NORM with the same tensors and, in evaluation, the same numbers."""
 
@@ -75,7 +74,7 @@ class BackboneSpec:
             ValueError: naming the entry, for a depth, a norm, a padding or a last stage that no conversion knows.
         """
         values = {"depth": None} | {name: metadata[name] for name in KEYS if name in metadata}
-        allowed = {"depth": tuple(_BLOCKS), "norm": BATCH_NORMS, "padding": PADDINGS, "last_stage": (2, 3, 4, 5)}
+        allowed = {"depth": tuple(BLOCKS_PER_STAGE), "norm": BATCH_NORMS, "padding": PADDINGS, "last_stage": (2, 3, 4, 5)}
         for name, expected in allowed.items():
             if name in values and values[name] not in expected:
                 listed = ", ".join(map(str, expected))
@@ -165,7 +164,7 @@ def spec_from_tensors(backbone: Mapping[str, torch.Tensor]) -> BackboneSpec:
     """
     counted = tuple(_count_blocks(backbone, stage) for stage in range(2, 6))
     basic = not any(".conv3." in name for name in backbone)
-    depth = next((depth for depth, known in _BLOCKS.items() if known == counted and (depth < 50) == basic), None)
+    depth = next((depth for depth, known in BLOCKS_PER_STAGE.items() if known == counted and (depth < 50) == basic), None)
     if depth is None:
         found = f"{', '.join(map(str, counted))} blocks in res2..res5, {'two' if basic else 'three'} convolutions each"
         raise ValueError(f"Cannot tell the depth from the tensors: {found}.")
@@ -201,7 +200,7 @@ def convolutions(spec: BackboneSpec) -> Iterator[Convolution]:
     for stage in range(2, spec.last_stage + 1):
         outputs = channels.res2_out_channels * 2 ** (stage - 2)
         inner = spec.num_groups * channels.width_per_group * 2 ** (stage - 2)
-        for block in range(_BLOCKS[spec.depth][stage - 2]):
+        for block in range(BLOCKS_PER_STAGE[spec.depth][stage - 2]):
             if inputs != outputs:
                 yield Convolution(stage, block, "shortcut", (outputs, inputs, 1, 1))
             if spec.basic:
