@@ -9,7 +9,6 @@ import torch
 from detcon_d2 import d2
 from detcon_d2.modeling.backbone import BLOCKS_PER_STAGE, PADDINGS, backbone_padding, last_stage
 
-# Residual blocks of res2..res5, as in modeling.BLOCKS_PER_STAGE; a test compares the two.
 BATCH_NORMS = ("BN", "SyncBN", "naiveSyncBN")
 """Values of MODEL.RESNETS.NORM with the same tensors and, in evaluation, the same numbers."""
 
