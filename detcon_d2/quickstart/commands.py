@@ -65,12 +65,14 @@ def is_finished(chain: Chain) -> bool:
     return all([command.is_finished() for command in chain])
 
 
-def find_checkout() -> Path:
-    """The folder with ``tools`` and ``configs``, in which the commands run. Raises ValueError if the package is installed without them."""
-    folder = Path(__file__).resolve().parents[2]
-    if not (folder / "tools/train_net.py").is_file():
-        raise ValueError(f"found no tools/train_net.py in {folder}; expected a checkout of the repository, installed with pip install -e .")
-    return folder
+# Commands run in the folder that holds the package, so that Python finds it whether it is installed or not.
+_FOLDER = Path(__file__).resolve().parents[2]
+
+
+def python_arguments(words: Sequence[str]) -> list[str]:
+    """What Python is called with: ``tools/NAME.py`` becomes ``-m detcon_d2 NAME``, which an installed package has, too."""
+    tool = Path(words[0])
+    return ["-m", "detcon_d2", tool.stem, *words[1:]] if tool.parent.name == "tools" else list(words)
 
 
 @contextmanager
@@ -147,7 +149,7 @@ class _Runner:
         environ = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
         # Several commands share the terminal line by line. A single one writes to it directly, with its progress bars.
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"} if jobs > 1 else {}
-        self._settings = {"cwd": find_checkout(), "env": environ, "close_fds": False, **pipes}
+        self._settings = {"cwd": _FOLDER, "env": environ, "close_fds": False, **pipes}
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen] = set()
         self._stopped = False
@@ -165,12 +167,12 @@ class _Runner:
 
     def _run(self, command: Command, prefix: str) -> None:
         command.record.parent.mkdir(parents=True, exist_ok=True)
-        self._print(f"{prefix}{command.title}\n{prefix}$ python {shlex.join(command.words)}")
+        self._print(f"{prefix}{command.title}\n{prefix}$ python {shlex.join(python_arguments(command.words))}")
         start = time.time()
         with self._lock:
             if self._stopped:
                 return
-            process = subprocess.Popen([sys.executable, *command.words], **self._settings)
+            process = subprocess.Popen([sys.executable, *python_arguments(command.words)], **self._settings)
             self._running.add(process)
         for line in process.stdout or ():
             # A progress bar writes its line again after each carriage return; only its last state is printed.
