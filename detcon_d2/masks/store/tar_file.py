@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from detcon_d2.io.atomic import atomic_file, write_bytes_atomically
-from detcon_d2.io.references import Range, read_range
+from detcon_d2.io.references import Range, forget_file, read_range
 from detcon_d2.io.tar import COMMENT, members, split_member
 
 _SUFFIX = ".seg.png"
@@ -62,6 +62,7 @@ class LabelMapTar:
         """Give the tar its final name, and write its index."""
         index_path(path).unlink(missing_ok=True)  # first: an index must never be next to a tar that it does not belong to
         if path != self.path:
+            forget_file(str(path))  # a deleted file keeps its disk space while it is open
             os.replace(self.path, path)
             self.path = path
         self.write_index()

@@ -95,6 +95,16 @@ def test_a_repaired_image_changes_its_tar_only(tmp_path):
     assert changed == {"maps-00001.tar", "maps-00001.tar.index.json"}
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs Linux's list of open files")
+def test_a_replaced_tar_is_closed_so_that_its_disk_space_is_free(tmp_path):
+    store = filled(tmp_path)
+    assert_holds(store, MAPS)
+    store.write("a/bad.jpg", MAPS["a/0.jpg"])
+    store.finish(RECORDS, {})
+    links = [os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
+    assert not [link for link in links if link.startswith(str(tmp_path)) and link.endswith("(deleted)")]
+
+
 class Killed(BaseException):
     """The process ends here."""
 
