@@ -14,7 +14,7 @@ from detcon_d2.methods.base import PretrainingModel
 
 
 def load_encoder(run: str | Path, trained: bool = True) -> PretrainingModel:
-    """The DetCon model of a pretraining run on the CPU, by its ``config.yaml``, in evaluation mode.
+    """The pretraining model of a run on the CPU, by its ``config.yaml``, in evaluation mode.
 
     Args:
         run: output folder of pretraining, with ``config.yaml`` and ``model_final.pth``.

@@ -14,8 +14,8 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from detcon_d2.io.atomic import write_bytes_atomically
+from detcon_d2.io.charts import Panel, bar_chart, svg_file
 from detcon_d2.io.images import read_image
-from detcon_d2.masks.scoring.bar_chart import bar_chart
 from detcon_d2.masks.scoring.ground_truth import read_ground_truth
 from detcon_d2.masks.scoring.scores import LabelMapScores, mean, score_label_map
 from detcon_d2.masks.scoring.sources import Source, StoredRegions, named_layers
@@ -127,13 +127,15 @@ def write_chart(results: list[SourceScores], path: str | os.PathLike, title: str
     """Bars of every score, as SVG. Raises ValueError for another extension."""
     if not str(path).endswith(".svg"):
         raise ValueError(f"chart: found {path}; expected the name of an .svg")
-    panels = {}
+    panels = []
     for name, heading in _HEADINGS.items():
         if name != "median_regions":
-            values = [getattr(one, name) for one in results]
-            numbers = [math.nan if _is_missing(value) else value for value in values]
-            panels[heading] = numbers, [_format(name, value) for value in values], 1.0 if name in _SHARES else None
-    _write(path, bar_chart(title, [one.source for one in results], panels))
+            values, share = [getattr(one, name) for one in results], name in _SHARES
+            best = max((value for value in values if not _is_missing(value)), default=None)
+            # The best source of a share has another colour.
+            colors = [int(share and value == best) for value in values]
+            panels.append(Panel(heading, values, [_format(name, value) for value in values], 1.0 if share else None, colors))
+    _write(path, svg_file(bar_chart([one.source for one in results], panels, title, title)))
 
 
 def _format(name: str, value: float | None) -> str:
