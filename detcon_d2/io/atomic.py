@@ -3,7 +3,7 @@
 import itertools
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -12,12 +12,6 @@ TEMPORARY = ".tmp-"
 """Beginning of the names of unfinished files."""
 
 _counter = itertools.count()
-
-
-def write_atomically(path: str | Path, write: Callable[[BinaryIO], None]) -> None:
-    """Call ``write(file)`` on a temporary file in the same folder and move it to ``path`` when it is complete and on disk."""
-    with atomic_file(path, sync=True) as file:
-        write(file)
 
 
 def write_bytes_atomically(path: str | Path, data: bytes) -> None:

@@ -6,11 +6,16 @@ from pathlib import Path
 import pytest
 
 from detcon_d2.io import atomic
-from detcon_d2.io.atomic import write_atomically, write_bytes_atomically
+from detcon_d2.io.atomic import atomic_file, write_bytes_atomically
+
+
+def write_to_disk(path: Path, data: bytes) -> None:
+    with atomic_file(path, sync=True) as file:
+        file.write(data)
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
-@pytest.mark.parametrize("write", [write_bytes_atomically, lambda path, data: write_atomically(path, lambda file: file.write(data))])
+@pytest.mark.parametrize("write", [write_bytes_atomically, write_to_disk])
 def test_a_failing_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path, monkeypatch, write, error):
     (tmp_path / "a").write_bytes(b"old")
 
@@ -29,5 +34,5 @@ def test_a_failing_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path, 
 
 def test_a_written_file_has_the_usual_permissions(tmp_path: Path):
     (tmp_path / "usual").write_bytes(b"")
-    write_atomically(tmp_path / "a", lambda file: file.write(b"x"))
+    write_to_disk(tmp_path / "a", b"x")
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "usual").stat().st_mode
