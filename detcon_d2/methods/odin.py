@@ -17,7 +17,7 @@ from detcon_d2 import d2
 from detcon_d2.methods.base import PretrainingModel
 from detcon_d2.modeling.kmeans import carry_to_view, spherical_kmeans
 from detcon_d2.modeling.regions import downsample_label_map
-from detcon_d2.views.whole_image import WholeImage
+from detcon_d2.views.samplers import WholeImage
 
 
 def add_learned_regions_config(node: "d2.CfgNode") -> None:

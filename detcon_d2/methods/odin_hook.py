@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from detcon_d2 import d2
-from detcon_d2.data.whole_images import build_whole_image_loader
+from detcon_d2.data.loader import build_whole_image_loader
 from detcon_d2.io.atomic import atomic_file
 from detcon_d2.methods.base import MethodHook, PretrainingModel
 from detcon_d2.methods.odin import LearnedRegions

@@ -90,7 +90,7 @@ def test_global_random_numbers_are_left_alone(cfg):
 
 def test_datasets_can_be_pickled(cfg):
     loader = loader_of(cfg)
-    assert_equal_samples(pickle.loads(pickle.dumps(loader.loader.dataset))[(3, 1)], loader.loader.dataset[(3, 1)])
+    assert_equal_samples(pickle.loads(pickle.dumps(loader.dataset))[(3, 1)], loader.dataset[(3, 1)])
 
 
 def test_batches_that_processes_cannot_share_are_refused(cfg, monkeypatch):
