@@ -35,7 +35,8 @@ def load_records(name: str) -> list[dict]:
         ) from None
     if not records:
         raise ValueError(f"The data set {name!r} of the catalog has no images; expected at least one.")
-    root = getattr(d2.MetadataCatalog.get(name), "image_root", None) or _common_folder([record["file_name"] for record in records])
+    root = getattr(d2.MetadataCatalog.get(name), "image_root", None)
+    root = root or os.path.commonpath([os.path.dirname(os.path.abspath(record["file_name"])) for record in records])
     keyed = [{**record, "key": os.path.relpath(record["file_name"], root).replace(os.sep, "/")} for record in records]
     return sorted(keyed, key=lambda record: record["key"])
 
@@ -94,14 +95,9 @@ def count_classes(records: list[dict]) -> int:
 def _labels_agree(names: list[str], datasets: list[list[dict]]) -> bool:
     if any("label" not in record for records in datasets for record in records):
         return False
-    tables = [_class_names(name, records) for name, records in zip(names, datasets)]
+    folders = [name.startswith("folder:") for name in names]
+    tables = [
+        {record["label"]: record["key"].split("/")[0] if named else str(record["label"]) for record in records}
+        for named, records in zip(folders, datasets)
+    ]
     return all(table == tables[0] for table in tables)
-
-
-def _class_names(name: str, records: list[dict]) -> dict[int, str]:
-    folders = name.startswith("folder:")
-    return {record["label"]: record["key"].split("/")[0] if folders else str(record["label"]) for record in records}
-
-
-def _common_folder(paths: list[str]) -> str:
-    return os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])

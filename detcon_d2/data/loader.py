@@ -70,17 +70,14 @@ class PositionDataset(Dataset):
                         f"{error} It is image {index} of the training data, at position {position}. Repair or remove it, or set "
                         "DETCON.ON_BAD_IMAGE skip to let another image take its place."
                     ) from None
-                self._warn(record["file_name"], error)
+                if record["file_name"] not in self._warned:
+                    self._warned.add(record["file_name"])
+                    logger.warning("Skipped, another image takes its place (DETCON.ON_BAD_IMAGE skip): %s", error)
             index = int(rng.integers(len(self._records)))
         raise ValueError(
             f"{_MAX_REPLACEMENTS} images in a row could not be read at position {position}, the last {record['file_name']}; expected a "
             "data set of which most images can be read. Check DATASETS.TRAIN and that its disk is there."
         )
-
-    def _warn(self, file_name: str, error: ImageReadError) -> None:
-        if file_name not in self._warned:
-            self._warned.add(file_name)
-            logger.warning("Skipped, another image takes its place (DETCON.ON_BAD_IMAGE skip): %s", error)
 
 
 def build_pretraining_loader(cfg: "d2.CfgNode", records: list[dict], samples: SampleMaker, *, start_iteration: int = 0) -> "BatchLoader":

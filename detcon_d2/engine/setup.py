@@ -12,7 +12,7 @@ import torch
 from detcon_d2 import d2
 from detcon_d2.config import add_detcon_config
 from detcon_d2.data import count_classes, load_training_records, records_digest
-from detcon_d2.methods.registry import pretraining_class, pretraining_names
+from detcon_d2.methods import pretraining_class, pretraining_names
 from detcon_d2.modeling.backbone import backbone_padding
 from detcon_d2.solver import resolve_schedule
 

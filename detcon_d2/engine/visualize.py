@@ -12,7 +12,7 @@ from detcon_d2.data import PretrainingMapper, describe_masks, load_training_reco
 from detcon_d2.data.sampler import PositionSampler
 from detcon_d2.masks import overlay
 from detcon_d2.masks.cells import NO_REGION
-from detcon_d2.methods.registry import pretraining_class, pretraining_names
+from detcon_d2.methods import pretraining_class, pretraining_names
 from detcon_d2.views.geometry import ViewTransform
 
 PANEL = 256

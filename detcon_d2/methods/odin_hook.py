@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from detcon_d2 import d2
@@ -86,11 +87,10 @@ class LearnedRegionsHook(MethodHook):
     def _learn_share(self, first_position: int) -> np.ndarray:
         """uint8 (images, h, w): regions of this process's share."""
         loader = build_whole_image_loader(self._cfg, self._records, self._regions.whole_image, first_position)
-        found = [np.empty(0, np.uint8)]
+        progress = tqdm(loader, desc="regions by k-means", unit="batch", disable=not d2.comm.is_main_process())
         with self.trainer.autocast():
-            for batch in tqdm(loader, desc="regions by k-means", unit="batch", disable=not d2.comm.is_main_process()):
-                found.append(self._regions.learn(self._model, batch["full_image"], batch["kmeans_draws"]).byte().cpu().numpy())
-        return np.concatenate(found[1:]) if found[1:] else found[0]
+            found = [self._regions.learn(self._model, batch["full_image"], batch["kmeans_draws"]).byte().cpu() for batch in progress]
+        return torch.cat(found).numpy() if found else np.empty(0, np.uint8)
 
     def _load(self, path: Path) -> None:
         if not path.is_file():

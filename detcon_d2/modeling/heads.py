@@ -27,7 +27,10 @@ class DetConHead(nn.Module):
         self.norm = d2.get_norm(norm, hidden_dim)
         self.fc2 = nn.Linear(hidden_dim, out_dim, bias=False)
         for layer in (self.fc1, self.fc2):
-            _haiku_init_(layer)
+            # The released code's default: normal of stddev 1/sqrt(fan_in), truncated at two of them; bias zero.
+            std = 1.0 / math.sqrt(layer.in_features)
+            nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
+        nn.init.zeros_(self.fc1.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., in_dim) float -> (..., out_dim) float."""
@@ -35,11 +38,3 @@ class DetConHead(nn.Module):
         # As a 1x1 image, so that every norm of Detectron2 (some take four axes only) fits.
         rows = self.norm(rows[:, :, None, None]).flatten(1).relu()
         return self.fc2(rows).unflatten(0, x.shape[:-1])
-
-
-def _haiku_init_(layer: nn.Linear) -> None:
-    """The released code's default: normal of stddev 1/sqrt(fan_in), truncated at two of them; bias zero."""
-    std = 1.0 / math.sqrt(layer.in_features)
-    nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)

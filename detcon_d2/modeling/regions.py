@@ -64,22 +64,6 @@ def ids_from_draws(cell_ids: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
     return front.gather(1, index.minimum(count - 1).clamp(min=0))
 
 
-def sample_mask_ids(cell_ids: torch.Tensor, num_samples: int, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Sample ids uniformly over the existing ids of each view, with replacement (method.md, "Masks" 3).
-
-    Args:
-        cell_ids: (N, h, w), an integer dtype, ids in 0..65535.
-        num_samples: M.
-        generator: source of randomness, on any device; by default torch's own for the device of ``cell_ids``.
-
-    Returns:
-        (N, M) int64; 65535 is never sampled, but fills the row of a view without any region.
-    """
-    device = cell_ids.device if generator is None else generator.device
-    draws = torch.rand(len(cell_ids), num_samples, generator=generator, device=device)
-    return ids_from_draws(cell_ids, draws.to(cell_ids.device))
-
-
 def pool_masked_features(features: torch.Tensor, cell_ids: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """Mean of the feature cells that carry each id; zeros for an id without cells (method.md, "Masks" 4).
 

@@ -54,14 +54,6 @@ def _gray(images: torch.Tensor) -> torch.Tensor:
     return (_LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue)[:, None]
 
 
-def _add_brightness(images: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
-    return images + delta
-
-
-def _scale_brightness(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    return images * factor
-
-
 def _scale_contrast_per_channel(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     return torch.lerp(images.mean((2, 3), keepdim=True), images, factor)
 
@@ -119,7 +111,7 @@ def _blur(images: torch.Tensor, transforms: Sequence) -> None:
 
 
 OPERATORS = {
-    "dm_pix": (_add_brightness, _scale_contrast_per_channel, _scale_hsv_saturation, _shift_hue),
-    "torchvision": (_scale_brightness, _blend_contrast, _blend_saturation, _shift_hue),
+    "dm_pix": (torch.add, _scale_contrast_per_channel, _scale_hsv_saturation, _shift_hue),
+    "torchvision": (torch.mul, _blend_contrast, _blend_saturation, _shift_hue),
 }
 """DETCON.AUG.OPERATORS -> brightness, contrast, saturation, hue of images (n, 3, H, W) and amounts (n, 1, 1, 1), before clipping."""

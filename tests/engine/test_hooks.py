@@ -8,7 +8,7 @@ import pytest
 
 from detcon_d2 import d2
 from detcon_d2.engine.hooks import EMAHook, StopOnSignalHook, ThroughputHook
-from detcon_d2.modeling import ema_momentum
+from detcon_d2.modeling.ema import ema_momentum
 
 
 class Trainer(d2.TrainerBase):

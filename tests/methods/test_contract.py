@@ -14,7 +14,7 @@ from detcon_d2.checkpoint.convert.converter import convert
 from detcon_d2.data import PretrainingMapper, build_pretraining_loader, load_training_records
 from detcon_d2.engine import load_config
 from detcon_d2.engine.micro_batch import MicroBatches
-from detcon_d2.methods.registry import pretraining_class, pretraining_names
+from detcon_d2.methods import pretraining_class, pretraining_names
 from detcon_d2.views.samplers import SampleMaker
 from tests.conftest import tiny_opts
 from tests.engine.runs import BASE, StopAfter, Stopped, arguments, assert_same_state, final_state, metrics, pretrainer, run

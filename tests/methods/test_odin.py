@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from detcon_d2 import d2
 from detcon_d2.masks.cells import label_map_to_cells
-from detcon_d2.modeling import spherical_kmeans
+from detcon_d2.modeling.kmeans import spherical_kmeans
 from detcon_d2.views.geometry import ViewAugmentation
 from detcon_d2.views.position import Stream, position_rng
 from detcon_d2.views.resize import nearest_indices

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from detcon_d2 import add_detcon_config, d2
-from detcon_d2.modeling import zero_init_residual
+from detcon_d2.modeling.backbone import zero_init_residual
 
 
 def cfg_for(depth: int, **overrides: object) -> "d2.CfgNode":

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from detcon_d2.modeling import ema_momentum, update_ema
+from detcon_d2.modeling.ema import ema_momentum, update_ema
 from tests.modeling.oracles import read_cases, relative_error
 
 

@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from detcon_d2.masks.cells import label_map_to_cells
-from detcon_d2.modeling import carry_to_view, downsample_label_map, spherical_kmeans
+from detcon_d2.modeling.kmeans import carry_to_view, spherical_kmeans
+from detcon_d2.modeling.regions import downsample_label_map
 from detcon_d2.views.geometry import ViewAugmentation
 from detcon_d2.views.resize import nearest_indices
 

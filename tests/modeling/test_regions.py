@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detcon_d2.masks import cells as numpy_cells
-from detcon_d2.modeling import downsample_label_map, ids_from_draws, pool_masked_features, sample_mask_ids
+from detcon_d2.modeling.regions import downsample_label_map, ids_from_draws, pool_masked_features, sample_mask_ids
 from tests.modeling.oracles import relative_error
 
 NONE = 65535

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from detcon_d2 import d2
 from detcon_d2.engine.finetune.setup import check_finetuning_config
 from detcon_d2.engine.setup import check_pretraining_config, load_config
-from detcon_d2.modeling import SameConv2d, SameStem, same_padding, use_same_padding
+from detcon_d2.modeling.same_padding import SameConv2d, SameStem, same_padding, use_same_padding
 from tests.conftest import REPO
 from tests.detectors import BASE, NARROW, SHORT, flat
 from tests.methods.test_detcon import batch, build

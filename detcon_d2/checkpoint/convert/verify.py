@@ -13,7 +13,7 @@ from detcon_d2.checkpoint.convert.conversion import Conversion
 from detcon_d2.checkpoint.convert.spec import ASSUMED, BackboneSpec
 from detcon_d2.checkpoint.safe_load.files import load_checkpoint_file
 from detcon_d2.config import add_detcon_config
-from detcon_d2.modeling import build_detcon_resnet_backbone
+from detcon_d2.modeling.backbone import build_detcon_resnet_backbone
 
 LIMITS = {"detectron2": 1e-6, "torchvision": 1e-5, "timm": 1e-5}
 """Largest difference of a feature allowed, relative to the largest feature of its stage (absolute below 1)."""

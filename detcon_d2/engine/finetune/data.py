@@ -80,46 +80,21 @@ def catalog_categories(name: str) -> tuple[list[str], list[int]]:
     return list(metadata.get("thing_classes") or ()), sorted(ids, key=ids.get)
 
 
-def check_classes(cfg: "d2.CfgNode", names: Iterable[str]) -> None:
-    """Compare the categories of loaded data sets with the number of classes of the model. Models without RoI heads are not checked.
-
-    Raises:
-        ValueError: names the key, its value, the data set and its categories.
-    """
-    expected = cfg.MODEL.ROI_HEADS.NUM_CLASSES
-    for name in names:
-        classes = d2.MetadataCatalog.get(name).get("thing_classes")
-        if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN" and classes is not None and len(classes) != expected:
-            shown = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
-            raise ValueError(
-                f"MODEL.ROI_HEADS.NUM_CLASSES is {expected}, but {name} has {len(classes)} categories ({shown}). "
-                f"Set MODEL.ROI_HEADS.NUM_CLASSES {len(classes)}."
-            )
-
-
-def build_augmentations(cfg: "d2.CfgNode") -> list:
-    """Detectron2 augmentations of DETCON.FINETUNE.AUGMENTATION "scale_jitter": resize the long side, crop to a square, flip.
-
-    The long side becomes JITTER_SIZE times a factor that is uniform in JITTER_SCALE. The crop is a square of side JITTER_SIZE, padded where
-    the image is smaller.
-    """
-    finetune = cfg.DETCON.FINETUNE
-    low, high = finetune.JITTER_SCALE
-    side = finetune.JITTER_SIZE
-    T = d2.transforms
-    augmentations = [T.ResizeScale(low, high, side, side), T.FixedSizeCrop((side, side))]
-    if cfg.INPUT.RANDOM_FLIP != "none":
-        augmentations.append(T.RandomFlip(horizontal=cfg.INPUT.RANDOM_FLIP == "horizontal", vertical=cfg.INPUT.RANDOM_FLIP == "vertical"))
-    return augmentations
-
-
 def build_detection_mapper(cfg: "d2.CfgNode") -> "d2.DatasetMapper":
-    """The training mapper with DETCON.FINETUNE.AUGMENTATION; "default" is Detectron2's own mapper, configured by the INPUT keys."""
-    jitter = {}
-    if cfg.DETCON.FINETUNE.AUGMENTATION == "scale_jitter":
-        # A crop cuts objects: recompute each box from the visible part of its mask.
-        jitter = {"augmentations": build_augmentations(cfg), "recompute_boxes": cfg.MODEL.MASK_ON}
-    return d2.DatasetMapper(cfg, True, **jitter)
+    """The training mapper with DETCON.FINETUNE.AUGMENTATION; "default" is Detectron2's own mapper, configured by the INPUT keys.
+
+    "scale_jitter" resizes the long side to JITTER_SIZE times a factor that is uniform in JITTER_SCALE, crops a square of side JITTER_SIZE,
+    padded where the image is smaller, and flips.
+    """
+    finetune, flip, T = cfg.DETCON.FINETUNE, cfg.INPUT.RANDOM_FLIP, d2.transforms
+    if finetune.AUGMENTATION == "default":
+        return d2.DatasetMapper(cfg, True)
+    side = finetune.JITTER_SIZE
+    augmentations = [T.ResizeScale(*finetune.JITTER_SCALE, side, side), T.FixedSizeCrop((side, side))]
+    if flip != "none":
+        augmentations.append(T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical"))
+    # A crop cuts objects: recompute each box from the visible part of its mask.
+    return d2.DatasetMapper(cfg, True, augmentations=augmentations, recompute_boxes=cfg.MODEL.MASK_ON)
 
 
 def build_finetune_loader(cfg: "d2.CfgNode", records: list[dict], seed: int | None, num_workers: int) -> torch.utils.data.DataLoader:
@@ -152,12 +127,21 @@ def build_evaluation_loader(cfg: "d2.CfgNode", name: str) -> torch.utils.data.Da
 
 
 def _load_records(cfg: "d2.CfgNode", key: str, names: Sequence[str], filter_empty: bool) -> list[dict]:
+    """Also compares the number of categories with that of the model's classes. Models without RoI heads are not checked."""
     register_data_sets(names)
     try:
         records = d2.get_detection_dataset_dicts(list(names), filter_empty=filter_empty)
     except (AssertionError, KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"DATASETS.{key} {', '.join(names)} cannot be read: {error}") from error
-    check_classes(cfg, names)
+    expected = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    for name in names if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN" else ():
+        classes = d2.MetadataCatalog.get(name).get("thing_classes")
+        if classes is not None and len(classes) != expected:
+            shown = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
+            raise ValueError(
+                f"MODEL.ROI_HEADS.NUM_CLASSES is {expected}, but {name} has {len(classes)} categories ({shown}). "
+                f"Set MODEL.ROI_HEADS.NUM_CLASSES {len(classes)}."
+            )
     return records
 
 

@@ -90,18 +90,6 @@ def find_images(inputs: Iterable[str]) -> dict[str, Path]:
     return found
 
 
-def to_coco_results(instances: "d2.Instances", image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
-    """Detections as COCO results: bbox (x, y, width, height), score, and masks as compressed RLE.
-
-    Args:
-        instances: of :class:`Predictor`.
-        image_id: the image's id in the results.
-        category_ids: of the detector's classes.
-    """
-    results = d2.instances_to_coco_json(instances, image_id)
-    return [result | {"category_id": category_ids[result["category_id"]]} for result in results]
-
-
 def draw_detections(image: np.ndarray, instances: "d2.Instances", names: Sequence[str]) -> np.ndarray:
     """The image with masks, boxes and "label score" in the colour of each class, RGB uint8 (H, W, 3).
 
@@ -125,7 +113,9 @@ def draw_detections(image: np.ndarray, instances: "d2.Instances", names: Sequenc
 
 
 def predict(predictor: Predictor, images: dict[str, Path], output: Path) -> list[str]:
-    """Write ``pictures/``, ``predictions.json`` (COCO results) and ``images.json`` (ids, files and sizes of the images) into ``output``.
+    """Write ``pictures/``, ``predictions.json`` and ``images.json`` (ids, files and sizes of the images) into ``output``.
+
+    Predictions are COCO results: image_id, category_id, bbox (x, y, width, height) in pixels, score, and masks as compressed RLE.
 
     Args:
         predictor: the detector.
@@ -146,7 +136,8 @@ def predict(predictor: Predictor, images: dict[str, Path], output: Path) -> list
             continue
         instances = predictor(image)
         listing.append({"id": image_id, "file_name": str(path), "height": image.shape[0], "width": image.shape[1]})
-        results += to_coco_results(instances, image_id, predictor.category_ids)
+        coco = d2.instances_to_coco_json(instances, image_id)
+        results += [result | {"category_id": predictor.category_ids[result["category_id"]]} for result in coco]
         target = output / "pictures" / (name if Path(name).suffix.lower() == ".jpg" else f"{name}.jpg")
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(target) as file:

@@ -8,7 +8,7 @@ from detcon_d2 import d2
 from detcon_d2.checkpoint import check_weights
 from detcon_d2.engine.finetune.data import AUGMENTATIONS, annotations_digest, load_detection_records
 from detcon_d2.engine.setup import DETECTOR_NORMS, check_config, resolve_norms, setup_job
-from detcon_d2.methods.registry import pretraining_names
+from detcon_d2.methods import pretraining_names
 
 _PERIODS = ("SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.WARMUP_ITERS", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD")
 

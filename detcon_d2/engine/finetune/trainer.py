@@ -11,7 +11,7 @@ from detcon_d2 import d2
 from detcon_d2.checkpoint import CheckpointMetadata, DetConCheckpointer, describe_missing, finetuning_metadata, read_metadata
 from detcon_d2.engine.finetune.data import annotations_digest, build_finetune_loader, catalog_categories
 from detcon_d2.engine.finetune.evaluate import evaluate, write_results
-from detcon_d2.engine.finetune.precise_bn import PreciseBNHook
+from detcon_d2.engine.hooks import PreciseBNHook
 from detcon_d2.engine.step import StepTrainer
 from detcon_d2.solver import build_finetuning_optimizer
 

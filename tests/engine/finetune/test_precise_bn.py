@@ -9,7 +9,7 @@ from torch import nn
 
 from detcon_d2 import d2
 from detcon_d2.engine import launch
-from detcon_d2.engine.finetune.precise_bn import PreciseBNHook
+from detcon_d2.engine.hooks import PreciseBNHook
 
 
 def batches(rank: int, count: int = 8) -> list[torch.Tensor]:
