@@ -58,23 +58,19 @@ def load_training_records(cfg: "d2.CfgNode", regions: bool = True) -> list[dict]
     if regions and source not in ("files", "grid", "kmeans"):
         raise ValueError(f"DETCON.MASKS.SOURCE is {source!r}; expected 'files', 'grid' or 'kmeans'.")
     if regions and source == "files":
-        datasets = _with_label_maps(cfg, names, datasets)
+        roots = cfg.DETCON.MASKS.ROOTS
+        if len(roots) != len(names):
+            raise ValueError(
+                f"DETCON.MASKS.ROOTS has {len(roots)} folders ({', '.join(roots)}), DATASETS.TRAIN {len(names)} data sets; expected one "
+                "folder of label maps for each data set, in the same order (or DETCON.MASKS.SOURCE grid, which needs none)."
+            )
+        datasets = [attach_label_maps(*entry, cfg.DETCON.MASKS.LAYER) for entry in zip(datasets, roots, names)]
     # Annotations are not used here, and those of COCO would take gigabytes in every process.
     records = [{key: record[key] for key in _TRAINING_KEYS if key in record} for dataset in datasets for record in dataset]
     if any("label" in record for record in records) and not _labels_agree(names, datasets):
         logger.warning("The labels of DATASETS.TRAIN are dropped: some images have none, or the data sets disagree on the classes.")
         records = [{key: value for key, value in record.items() if key != "label"} for record in records]
     return [{**record, "index": index} for index, record in enumerate(records)]
-
-
-def _with_label_maps(cfg: "d2.CfgNode", names: list[str], datasets: list[list[dict]]) -> list[list[dict]]:
-    masks = cfg.DETCON.MASKS
-    if len(masks.ROOTS) != len(names):
-        raise ValueError(
-            f"DETCON.MASKS.ROOTS has {len(masks.ROOTS)} folders ({', '.join(masks.ROOTS)}), DATASETS.TRAIN {len(names)} data sets; "
-            "expected one folder of label maps for each data set, in the same order (or DETCON.MASKS.SOURCE grid, which needs none)."
-        )
-    return [attach_label_maps(*entry, masks.LAYER) for entry in zip(datasets, masks.ROOTS, names)]
 
 
 def records_digest(records: list[dict]) -> str:

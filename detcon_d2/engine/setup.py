@@ -133,10 +133,7 @@ def check_pretraining_config(cfg: "d2.CfgNode", world_size: int) -> None:
 def check_config(cfg: "d2.CfgNode", world_size: int, checks: Iterable[tuple[bool, str, object, str]]) -> None:
     """Raise a ValueError for all ``checks`` that fail, and for those that pretraining and fine-tuning share.
 
-    Args:
-        cfg: the config.
-        world_size: number of processes.
-        checks: (whether it is fulfilled, key, value found, what is expected) each.
+    A check is (whether it is fulfilled, key, value found, what is expected).
     """
     batch, period, dtype = cfg.SOLVER.IMS_PER_BATCH, cfg.DETCON.LOG_PERIOD, cfg.DETCON.SOLVER.AMP_DTYPE
     fp16_on_cpu = cfg.SOLVER.AMP.ENABLED and dtype == "fp16" and not torch.cuda.is_available()
@@ -178,13 +175,7 @@ def has_fast_bf16() -> bool:
 def resolve_norms(cfg: "d2.CfgNode", world_size: int, norms: Mapping[str, str] = PRETRAINING_NORMS) -> list[str]:
     """Replace SyncBN by a norm that works with this number of processes and device, and has the same outputs and gradients.
 
-    Args:
-        cfg: changed in place.
-        world_size: number of processes; for one, the norm becomes BN.
-        norms: key -> its replacement on several CPU processes.
-
-    Returns:
-        the lines to print.
+    ``norms`` has the replacement of each key on several CPU processes; for one process, the norm becomes BN. Returns the lines to print.
     """
     if world_size > 1 and cfg.MODEL.DEVICE != "cpu":
         return []

@@ -35,11 +35,7 @@ class StepTrainer(d2.TrainerBase):
     checkpointer: "d2.DetectionCheckpointer"
 
     def __init__(self, cfg: "d2.CfgNode", build_optimizer: Callable[["d2.CfgNode", nn.Module], torch.optim.Optimizer]):
-        """
-        Args:
-            cfg: resolved and frozen.
-            build_optimizer: called with ``cfg`` and the model.
-        """
+        """``cfg`` is resolved and frozen; ``build_optimizer`` is called with it and the model."""
         super().__init__()
         model = d2.build_model(cfg)
         if cfg.DETCON.CHANNELS_LAST:

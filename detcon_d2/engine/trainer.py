@@ -23,11 +23,7 @@ class DetConTrainer(StepTrainer):
     """
 
     def __init__(self, cfg: "d2.CfgNode", records: list[dict]):
-        """
-        Args:
-            cfg: resolved by :func:`detcon_d2.engine.setup.setup_pretraining`.
-            records: the training images, in the order that every process shares.
-        """
+        """Arguments are those that :func:`detcon_d2.engine.setup.setup_pretraining` returns, the same in every process."""
         super().__init__(cfg, build_detcon_optimizer)
         if cfg.DETCON.COMPILE:
             self.network.compile_encoders(cfg.DETCON.COMPILE)

@@ -22,11 +22,7 @@ BLOCKS_PER_STAGE = {
 
 
 def backbone_padding(cfg: "d2.CfgNode", builder: str | None = None) -> str:
-    """The padding, one of :data:`PADDINGS`, of the backbone that a config describes.
-
-    Args:
-        cfg: with DetCon's keys.
-        builder: name of the function that builds the backbone; default MODEL.BACKBONE.NAME.
+    """The padding, one of :data:`PADDINGS`, of the backbone that a config describes; ``builder`` is by default MODEL.BACKBONE.NAME.
 
     Raises:
         ValueError: DETCON.BACKBONE.PADDING is unknown, or the builder is not DetCon's and would silently pad all sides alike.

@@ -39,13 +39,12 @@ def update_ema(target: nn.Module, online: nn.Module, momentum: float) -> None:
         ValueError: if names or shapes of the parameters differ; nothing is changed then.
     """
     targets, onlines = dict(target.named_parameters()), dict(online.named_parameters())
-    if missing := targets.keys() ^ onlines.keys():
-        raise ValueError(
-            f"Target and online network have different parameters, first {min(missing)!r}. "
-            "Expected the same architecture, and the module itself where DistributedDataParallel wraps it."
-        )
-    for name, parameter in targets.items():
-        if parameter.shape != onlines[name].shape:
-            raise ValueError(f"{name} is {tuple(parameter.shape)} in the target, but {tuple(onlines[name].shape)} in the online network.")
+    for name in sorted(targets.keys() | onlines.keys()):
+        found, expected = (tuple(side[name].shape) if name in side else "absent" for side in (targets, onlines))
+        if found != expected:
+            raise ValueError(
+                f"{name} is {found} in the target, but {expected} in the online network. Expected the same architecture, and the module "
+                "itself where DistributedDataParallel wraps it."
+            )
     if targets:
         get_ema_multi_avg_fn(momentum)(list(targets.values()), [onlines[name] for name in targets], None)

@@ -11,17 +11,10 @@ from detcon_d2 import d2
 class DetConHead(nn.Module):
     """Linear(in, hidden, bias), BatchNorm, ReLU, Linear(hidden, out, no bias) on the last axis (method.md, "Networks").
 
-    BatchNorm's statistics run over all N * M rows (and over processes, with a synchronised ``norm``).
+    BatchNorm's statistics run over all N * M rows (and over processes, with a synchronised ``norm``, a name of Detectron2's ``get_norm``).
     """
 
     def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, norm: str = "SyncBN"):
-        """
-        Args:
-            in_dim: features of a region.
-            hidden_dim: width of the hidden layer.
-            out_dim: D, the embedding's dimension.
-            norm: a name that Detectron2's ``get_norm`` knows.
-        """
         super().__init__()
         self.fc1 = nn.Linear(in_dim, hidden_dim)
         self.norm = d2.get_norm(norm, hidden_dim)

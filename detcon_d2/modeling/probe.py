@@ -25,13 +25,6 @@ class LinearProbe(nn.Linear):
         return torch.tensor([record["label"] for record in batch])
 
     def loss(self, features: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        Args:
-            features: (N, C), see :meth:`pool`.
-            labels: (N,) int64.
-
-        Returns:
-            Mean cross-entropy; and the accuracy in [0, 1], without gradient.
-        """
+        """Mean cross-entropy of :meth:`pool`'s features (N, C) with labels (N,) int64; and the accuracy in [0, 1], without gradient."""
         logits = self(features)
         return F.cross_entropy(logits.float(), labels), (logits.argmax(1) == labels).float().mean()

@@ -9,7 +9,7 @@ import torch
 from detcon_d2.masks.cells import NO_REGION
 
 
-def downsample_label_map(label_map: torch.Tensor, size: tuple[int, int], *, _method: str | None = None) -> torch.Tensor:
+def downsample_label_map(label_map: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """The most frequent id of each cell, ties to the lowest id (method.md, "Masks" 2), in O(N * H * W) memory.
 
     Pixel (y, x) belongs to cell (y * h // H, x * w // W), so H and W need not be multiples of h and w.
@@ -17,7 +17,6 @@ def downsample_label_map(label_map: torch.Tensor, size: tuple[int, int], *, _met
     Args:
         label_map: (N, H, W), an integer dtype, ids in 0..65535. Checked on the CPU only, where it costs no synchronisation.
         size: (h, w), at most (H, W).
-        _method: for tests: "histogram" (short where ids are few) or "sort" (any ids); by default what the input allows.
 
     Returns:
         (N, h, w) int64 on the same device.
@@ -32,10 +31,9 @@ def downsample_label_map(label_map: torch.Tensor, size: tuple[int, int], *, _met
     x = torch.arange(width, device=label_map.device) * size[1] // width
     cell = (y[:, None] * size[1] + x).flatten()
     ids = label_map.flatten(1).long()
-    if _method is None:
-        few = not ids.is_cuda and cells * (_top_region(ids) + 2) <= height * width
-        _method = "histogram" if few else "sort"
-    reduce = _most_frequent_by_histogram if _method == "histogram" else _most_frequent_by_sort
+    # The histogram is faster where ids are few, but its size waits for the device.
+    few = not ids.is_cuda and cells * (_top_region(ids) + 2) <= height * width
+    reduce = _most_frequent_by_histogram if few else _most_frequent_by_sort
     return reduce(ids, cell, cells).view(n, *size)
 
 

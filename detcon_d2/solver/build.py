@@ -20,10 +20,6 @@ def get_detcon_param_groups(model: nn.Module, weight_decay: float) -> list[dict[
     The first has weight decay and LARS adaptation. The second has neither: biases, parameters of norm layers, and all other parameters
     with at most one axis.
 
-    Args:
-        model: any module.
-        weight_decay: weight decay of the first group.
-
     Returns:
         Two dicts with ``params``, ``weight_decay`` and ``lars`` for a torch optimizer; either list may be empty.
     """

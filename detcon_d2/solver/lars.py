@@ -33,9 +33,7 @@ class LARS(Optimizer):
         """
         Args:
             params: parameters or groups; a group may override every other argument.
-            lr: learning rate >= 0.
-            momentum: >= 0.
-            weight_decay: L2 factor >= 0.
+            lr, momentum, weight_decay: >= 0.
             eta: trust coefficient > 0.
             lars: scale the step by the parameter's norm over the gradient's norm.
 

@@ -15,10 +15,6 @@ def resolve_schedule(cfg: "d2.CfgNode", num_images: int) -> list[str]:
     BASE_LR = BASE_LR_256 * IMS_PER_BATCH / 256; MAX_ITER = floor(EPOCHS * num_images / IMS_PER_BATCH), and WARMUP_ITERS likewise.
     If a key of DETCON.SOLVER is 0, the key of SOLVER keeps its value.
 
-    Args:
-        cfg: not frozen.
-        num_images: size of the data set.
-
     Returns:
         Lines for the log that explain the result.
 

@@ -111,11 +111,9 @@ class ViewAugmentation:
             raise ValueError("\n".join(wrong))
 
     def sample_view(self, rng: np.random.Generator, height: int, width: int) -> ViewTransform:
-        """Samples area and aspect once, rounds the sides and clamps them to the image; then samples the position, then the flip.
+        """Samples area and aspect once, rounds the sides and clamps them to the image in pixels; then samples position and flip.
 
-        Args:
-            rng: of the stream GEOMETRY; the views of an image take their numbers from it one after the other.
-            height, width: of the image in pixels.
+        ``rng`` is of the stream GEOMETRY; the views of an image take their numbers from it one after the other.
         """
         area = rng.uniform(*self.crop_area) * height * width
         aspect = float(np.exp(rng.uniform(*np.log(self.crop_aspect).tolist())))

@@ -29,24 +29,23 @@ def apply_photometric(images: torch.Tensor, transforms: Sequence) -> torch.Tenso
         images = images / 255 if images.dtype == torch.uint8 else images.clone()
         operators = OPERATORS[transforms[0].operators]
         for step in range(len(operators)):
+            jitter = {i: t.jitter[step] for i, t in enumerate(transforms) if len(t.jitter) > step}
             for number, operator in enumerate(operators):
-                chosen = [i for i, t in enumerate(transforms) if len(t.jitter) > step and t.jitter[step][0] == number]
-                _replace(images, chosen, operator, [transforms[i].jitter[step][1] for i in chosen])
+                _replace(images, operator, {i: amount for i, (chosen, amount) in jitter.items() if chosen == number})
             images.clamp_(0, 1)
-        chosen = [i for i, t in enumerate(transforms) if t.gray]
-        _replace(images, chosen, _blend_saturation, [0.0] * len(chosen))
+        _replace(images, _blend_saturation, {i: 0.0 for i, t in enumerate(transforms) if t.gray})
         _blur(images, transforms)
-        chosen = [i for i, t in enumerate(transforms) if t.solarize_threshold is not None]
-        _replace(images, chosen, _solarize, [transforms[i].solarize_threshold for i in chosen])
+        thresholds = {i: t.solarize_threshold for i, t in enumerate(transforms)}
+        _replace(images, _solarize, {i: threshold for i, threshold in thresholds.items() if threshold is not None})
         return images.clamp_(0, 1)
 
 
-def _replace(images: torch.Tensor, chosen: list[int], operator: Callable, amounts: list[float]) -> None:
-    """Change some of the images in place."""
-    if chosen:
-        index = torch.tensor(chosen).to(images.device, non_blocking=True)
-        amounts = torch.tensor(amounts, dtype=torch.float32).to(images.device, non_blocking=True)
-        images[index] = operator(images[index], amounts.view(-1, 1, 1, 1))
+def _replace(images: torch.Tensor, operator: Callable, amounts: dict[int, float]) -> None:
+    """Change some of the images in place: index -> amount."""
+    if amounts:
+        index = torch.tensor(list(amounts)).to(images.device, non_blocking=True)
+        values = torch.tensor(list(amounts.values()), dtype=torch.float32).to(images.device, non_blocking=True)
+        images[index] = operator(images[index], values.view(-1, 1, 1, 1))
 
 
 def _gray(images: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detcon_d2.losses import detcon_loss
+from detcon_d2.losses.detcon import detcon_loss
 from tests.modeling.oracles import read_cases, relative_error
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from detcon_d2.losses import detcon_loss, tiles
+from detcon_d2.losses import tiles
+from detcon_d2.losses.detcon import detcon_loss
 from tests.modeling.oracles import relative_error
 
 NONE = 65535

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from detcon_d2 import add_detcon_config, d2
-from detcon_d2.losses import detcon_loss
+from detcon_d2.losses.detcon import detcon_loss
 from detcon_d2.modeling.regions import ids_from_draws, pool_masked_features
 from tests.conftest import REPO, TINY
 

@@ -14,9 +14,6 @@ from detcon_d2.io.specs import canonical_spec, is_dataset_spec
 
 logger = logging.getLogger(__name__)
 
-AUGMENTATIONS: tuple[str, ...] = ("default", "scale_jitter")
-"""Values of DETCON.FINETUNE.AUGMENTATION."""
-
 _EXPECTED = "expected coco:/path/instances.json,/path/images"
 
 

@@ -91,12 +91,9 @@ def find_images(inputs: Iterable[str]) -> dict[str, Path]:
 
 
 def draw_detections(image: np.ndarray, instances: "d2.Instances", names: Sequence[str]) -> np.ndarray:
-    """The image with masks, boxes and "label score" in the colour of each class, RGB uint8 (H, W, 3).
+    """The image, RGB uint8 (H, W, 3), with masks, boxes and "label score" of :class:`Predictor`'s instances in the colour of each class.
 
-    Args:
-        image: RGB uint8 (H, W, 3); not changed.
-        instances: of :class:`Predictor`.
-        names: of the classes.
+    ``names`` are those of the classes; ``image`` is not changed.
     """
     classes = instances.pred_classes.tolist()
     if not classes:

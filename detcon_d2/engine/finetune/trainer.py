@@ -27,11 +27,7 @@ class FinetuneTrainer(StepTrainer):
     """
 
     def __init__(self, cfg: "d2.CfgNode", records: list[dict]):
-        """
-        Args:
-            cfg: resolved by :func:`detcon_d2.engine.finetune.setup.setup_finetuning`.
-            records: the training images, in the same order in every process.
-        """
+        """Arguments are those that :func:`detcon_d2.engine.finetune.setup.setup_finetuning` returns, the same in every process."""
         self._start_time = time.perf_counter()
         super().__init__(cfg, build_finetuning_optimizer)
         self.records = records
