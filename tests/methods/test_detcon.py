@@ -153,15 +153,6 @@ def test_probe_trains_its_classifier_and_not_the_encoder():
         model(batch(labels=False))
 
 
-def test_learning_figures_are_logged_and_in_range():
-    model = build()
-    with d2.EventStorage() as storage:
-        model(batch())
-        figures = {key: value for key, (value, _) in storage.latest().items() if key.startswith("learning/")}
-    assert set(figures) == {f"learning/{name}" for name in ("projection_std", "positive_fraction", "regions_per_view", "retrieval_top1")}
-    assert 1 <= figures["learning/regions_per_view"] <= 4 and 0 <= figures["learning/retrieval_top1"] <= 1
-
-
 @pytest.mark.parametrize("regions", ["one", "none"])
 @pytest.mark.parametrize("architecture", ["DetConB", "DetConS"])
 def test_one_region_and_no_region_give_finite_losses_and_gradients(regions, architecture):

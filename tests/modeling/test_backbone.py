@@ -52,12 +52,6 @@ def test_stages_above_the_last_output_are_not_built():
     assert not hasattr(backbone, "res5") and hasattr(backbone, "res4")
 
 
-@pytest.mark.parametrize("depth", [18, 50])
-def test_dilated_res5_keeps_the_stride_of_res4(depth):
-    backbone = d2.build_backbone(cfg_for(depth, MODEL__RESNETS__RES5_DILATION=2))
-    assert backbone.output_shape()["res5"].stride == 16
-
-
 @pytest.mark.parametrize("padding", ["symmetric", "same"])
 def test_dilated_basic_blocks_have_the_outputs_of_stride_2_and_others_between(padding):
     overrides = {"DETCON__BACKBONE__PADDING": padding}

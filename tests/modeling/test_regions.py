@@ -134,13 +134,6 @@ def test_wrong_label_maps_are_refused(maps, size, message):
         downsample_label_map(maps, size)
 
 
-def test_draws_choose_among_the_sorted_existing_ids():
-    cells = torch.tensor([[[9, 4], [NONE, 4]], [[NONE, NONE], [NONE, NONE]], [[0, 65534], [300, 300]]])
-    draws = torch.tensor([[0.0, 0.49, 0.5, 0.99], [0.0, 0.3, 0.6, 0.99], [0.3, 0.34, 0.67, 0.99]])
-    expected = [[4, 4, 9, 9], [NONE] * 4, [0, 300, 65534, 65534]]
-    assert ids_from_draws(cells, draws).tolist() == expected
-
-
 def test_sampling_is_uniform_over_ids_whatever_their_area_and_never_draws_no_region():
     cells = torch.full((1, 7, 7), 5)
     cells[0, 0, 0], cells[0, 0, 1], cells[0, 1] = 1, 2, NONE
