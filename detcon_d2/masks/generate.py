@@ -9,10 +9,10 @@ from functools import partial
 import numpy as np
 from tqdm import tqdm
 
+from detcon_d2.io.atomic import remove_leftovers
 from detcon_d2.masks.generators.base import RegionGenerator
-from detcon_d2.masks.ray_data import map_with_ray
 from detcon_d2.masks.store.png_folder import LabelMapStore, check_key
-from detcon_d2.masks.worker import map_records, process_image
+from detcon_d2.masks.worker import map_records, map_with_ray, process_image
 
 # Enough label maps for a median; reading them takes less than a second.
 _SAMPLE = 1000
@@ -26,11 +26,8 @@ class Summary:
     """What a run did.
 
     Attributes:
-        total: images of the run.
-        skipped: of these, finished by earlier runs.
-        made: finished now.
+        total: images of the run; of these ``skipped`` were finished by earlier runs and ``made`` now, in ``seconds`` of wall clock.
         failed: key -> reason.
-        seconds: wall clock of the making.
         median_regions: regions in the median label map; None if there is none. From at most 1,000 label maps, evenly spaced.
         advice: what to do about too few regions, or None.
     """
@@ -74,8 +71,7 @@ def generate(
         store: of this generator (:func:`detcon_d2.masks.create_store`).
         workers: processes; 1 works in this one.
         progress: show a progress bar with images/s.
-        part: (i, n): only the i-th (from 0) of n equal parts of the images, sorted by key; other machines make the others in the same
-            folder, or each in a folder of its own.
+        part: (i, n): only the i-th (from 0) of n equal parts of the images, sorted by key.
         engine: "processes" of this machine, or "ray": a Ray cluster, whose machines must see images and store under the same paths.
 
     Raises:
@@ -90,7 +86,7 @@ def generate(
         raise ValueError(f"{generator.name}: found no annotations in the data set; expected coco:/path/instances.json,/path/images")
     if part is not None:
         records = records[len(records) * part[0] // part[1] : len(records) * (part[0] + 1) // part[1]]
-    store.remove_leftovers()
+    remove_leftovers(store.root)
     done = store.keys()
     names = (*_RECORD_KEYS, "annotations") if generator.needs_annotations else _RECORD_KEYS  # annotations are large to send
     todo = [{name: record[name] for name in names if name in record} for record in records if record["key"] not in done]
@@ -103,16 +99,15 @@ def generate(
     with closing(results), tqdm(total=len(records), initial=summary.skipped, unit=" images", disable=not progress, smoothing=0.05) as bar:
         for key, reason in results:
             bar.update()
-            if reason is None:
-                summary.made += 1
-            else:
-                summary.failed[key] = reason
+            summary.failed |= {} if reason is None else {key: reason}
+    summary.made = len(todo) - len(summary.failed)
     summary.seconds = time.perf_counter() - started
     summary.failed = dict(sorted(summary.failed.items()))
     store.write_failed(summary.failed, part)
     if part is None:
         store.finish(records, summary.failed)
-    _add_statistics(summary, [record["key"] for record in records if record["key"] not in summary.failed], generator, store)
+    if keys := [record["key"] for record in records if record["key"] not in summary.failed]:
+        _add_statistics(summary, keys, generator, store)
     return summary
 
 
@@ -139,8 +134,6 @@ def _unique(records: list[dict]) -> list[dict]:
 
 
 def _add_statistics(summary: Summary, keys: list[str], generator: RegionGenerator, store: LabelMapStore) -> None:
-    if not keys:
-        return
     maps = [store.read(keys[index]) for index in np.unique(np.linspace(0, len(keys) - 1, _SAMPLE).astype(int))]
     summary.median_regions = float(np.median([len(np.unique(label_map)) for label_map in maps]))
     height, width = np.median([label_map.shape for label_map in maps], axis=0).astype(int)

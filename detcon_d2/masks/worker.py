@@ -1,8 +1,9 @@
-"""Processes that work on images in parallel, and what they do to make the label maps of one image."""
+"""Work on images in parallel, by processes of this machine or of a Ray cluster; the work of making the label maps of one image."""
 
 import hashlib
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 from collections import deque
@@ -23,6 +24,8 @@ from detcon_d2.masks.store.png_folder import LabelMapStore
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 # Small, so that Ctrl-C and a killed worker cost little; sending a chunk takes less than a millisecond.
 _CHUNK = 4
+# Records that a Ray worker gets at once.
+_BLOCK = 16
 
 _function: Callable[[dict], object]
 
@@ -86,22 +89,65 @@ def _exit_with_parent() -> None:
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
     """Libraries of processes that start inside use one thread; the variables of this process are restored afterwards."""
-    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
+    before = {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ}
+    os.environ |= dict.fromkeys(_THREAD_VARIABLES, "1")
     try:
         yield
     finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+        for name in _THREAD_VARIABLES:
+            del os.environ[name]
+        os.environ |= before
+
+
+def map_with_ray(function: Callable[[dict], object], records: list[dict], workers: int) -> Iterator[object]:
+    """As :func:`map_records`, on the Ray cluster that RAY_ADDRESS names or that runs here, else on one started here.
+
+    Args:
+        function: pickled to the workers; the paths that it uses must exist on every machine.
+        records: pickled one by one.
+        workers: processes in total, one core each.
+
+    Raises:
+        ValueError: Ray is not installed.
+        OSError: as ``function`` raises it.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise ValueError(f'engine ray: {error}; expected Ray: pip install "ray[data]", or leave out --engine ray') from error
+    if not records:
+        return
+    ray.init(ignore_reinit_error=True, log_to_driver=False)
+    # Blocks are cut here: a Ray task that cuts them could wait indefinitely for a core that the workers hold.
+    rows = [{"record": pickle.dumps(record)} for record in records]
+    results = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // _BLOCK)).map(
+        _RayWorker, fn_constructor_args=(function,), concurrency=(1, max(1, workers)), num_cpus=1
+    )
+    for row in results.iter_rows():
+        result, error = pickle.loads(row["result"])
+        if error is not None:
+            raise error
+        yield result
+
+
+class _RayWorker:
+    """A Ray actor, which corresponds to a worker process."""
+
+    def __init__(self, function: Callable[[dict], object]) -> None:
+        cv2.setNumThreads(1)
+        self._function = function
+
+    def __call__(self, row: dict) -> dict:
+        try:
+            outcome = self._function(pickle.loads(row["record"])), None
+        except OSError as error:
+            outcome = None, error  # raised here, it would arrive as a text of Ray's
+        # Pickled: Ray would derive the type of a column of texts and Nones from each block.
+        return {"result": pickle.dumps(outcome)}
 
 
 def process_image(record: dict, generator: RegionGenerator, store: LabelMapStore) -> tuple[str, str | None]:
-    """Make and store the label maps of one image.
-
-    Args:
-        record: dataset dict with "file_name" and "key".
-        generator: makes the regions.
-        store: where the label maps go.
+    """Make and store the label maps of the image of a dataset dict ("file_name", "key").
 
     Returns:
         The key, and None or why this image could not be used. An OSError, such as a full disk, concerns all images and is raised.

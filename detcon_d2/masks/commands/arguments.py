@@ -13,8 +13,8 @@ import numpy as np
 
 from detcon_d2.io.specs import is_dataset_spec, list_images
 from detcon_d2.masks.command_lines import flag_of
-from detcon_d2.masks.generators.base import RegionGenerator, read_value, write_value
-from detcon_d2.masks.generators.registry import REGION_GENERATOR_REGISTRY, build_generator, generator_class
+from detcon_d2.masks.generators.base import RegionGenerator, write_value
+from detcon_d2.masks.generators.registry import REGION_GENERATOR_REGISTRY, build_generator
 from detcon_d2.masks.scoring.sources import Source, StoredRegions
 from detcon_d2.masks.store.index import FORMATS, SHARDS
 
@@ -79,9 +79,9 @@ def add_generator_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def generator_from(args: argparse.Namespace) -> RegionGenerator:
-    """The generator that the parsed flags describe; raises ValueError as :func:`build_generator`, or for a value of another type."""
+    """The generator that the parsed flags describe; raises ValueError as :func:`build_generator`."""
     given = {name.removeprefix(_DEST): text for name, text in vars(args).items() if name.startswith(_DEST) and text is not None}
-    return _build(args.generator, given)
+    return build_generator(args.generator, **given)
 
 
 def parse_generator(text: str) -> RegionGenerator:
@@ -90,17 +90,7 @@ def parse_generator(text: str) -> RegionGenerator:
     wrong = [pair for pair in pairs if "=" not in pair]
     if wrong:
         raise ValueError(f"source {text!r}: found {wrong[0]!r}; expected NAME param=value ..., for example 'fh scale=300 min_size=100'")
-    return _build(name, {param.replace("-", "_"): value for param, value in (pair.split("=", 1) for pair in pairs)})
-
-
-def _build(name: str, texts: dict[str, str]) -> RegionGenerator:
-    known = {one.name: one for one in fields(generator_class(name))}
-    try:
-        # Unknown parameters stay texts: build_generator names them.
-        values = {param: read_value(known[param], text) if param in known else text for param, text in texts.items()}
-    except ValueError as error:
-        raise ValueError(f"region generator {name!r}: {error}") from None
-    return build_generator(name, **values)
+    return build_generator(name, **{param.replace("-", "_"): value for param, value in (pair.split("=", 1) for pair in pairs)})
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,20 +1,20 @@
 """Felzenszwalb-Huttenlocher segmentation, equal to ``skimage.segmentation.felzenszwalb`` in every label and several times as fast.
 
 Felzenszwalb and Huttenlocher, Efficient graph-based image segmentation, IJCV 2004. The method is chaotic: if one cost differs in its last
-bit, regions can change all over the image. So all costs must equal those of scikit-image bit by bit. A compiled step that does not give
-them here (another processor, SciPy or NumPy) is replaced by the step of the installed library. Sorting the edges takes half of the time.
-scikit-image sorts indices with ``numpy.argsort``, and the order of equal costs depends on it. Here packed numbers are sorted, which is
-faster but orders equal costs differently. ``felzenszwalb_kernels.segment`` detects whether that can change the regions, which is rare in
-photographs; if so, the image is segmented again in the order of ``numpy.argsort``.
+bit, regions can change all over the image. So all costs must equal those of scikit-image bit by bit. If the compiled smoothing does not do
+that here (another processor or SciPy), scikit-image's is used. Sorting the edges takes half of the time. scikit-image sorts indices with
+``numpy.argsort``, and the order of equal costs depends on it. Here packed numbers are sorted, which is faster but orders equal costs
+differently. ``felzenszwalb_kernels.segment`` detects whether that can change the regions, which is rare in photographs; if so, the image is
+segmented again in the order of ``numpy.argsort``.
 
-Without numba, scikit-image does the work: the result is the same, only slower.
+Without numba, scikit-image does the work: the result is the same, only slower. It also does it for images that are not uint8 RGB.
 """
 
 import functools
 import logging
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from multiprocessing import parent_process
 from types import ModuleType
@@ -28,26 +28,27 @@ _log = logging.getLogger(__name__)
 
 
 def felzenszwalb(image: np.ndarray, scale: float, sigma: float, min_size: int) -> np.ndarray:
-    """Regions of an image.
-
-    Args:
-        image: (H, W) or (H, W, C), any dtype of scikit-image, at least one pixel.
-        scale: larger means larger regions.
-        sigma: standard deviation of the smoothing, pixels; >= 0.
-        min_size: smaller regions are merged, pixels.
-
-    Returns:
-        int64 (H, W), regions 0..n-1 in reading order of their first pixels: ``skimage.segmentation.felzenszwalb`` with these parameters.
-    """
+    """Regions of an image at one scale, int64 (H, W): see :func:`felzenszwalb_scales`."""
     return felzenszwalb_scales(image, [scale], sigma, [min_size])[0]
 
 
 def felzenszwalb_scales(image: np.ndarray, scales: Sequence[float], sigma: float, min_sizes: Sequence[int]) -> np.ndarray:
-    """:func:`felzenszwalb` at several scales, which share the smoothing, the costs and the sort: int64 (len(scales), H, W)."""
-    kernels = _kernels()
-    if kernels is not None and image.shape[0] * image.shape[1] <= kernels.MAX_PIXELS:
-        return _compiled(kernels, np.atleast_3d(image), scales, sigma, min_sizes)
-    pairs = zip(scales, min_sizes, strict=True)
+    """Regions of an image at several scales, which share the smoothing, the costs and the sort.
+
+    Args:
+        image: (H, W) or (H, W, C), any dtype of scikit-image, at least one pixel.
+        scales: larger means larger regions.
+        sigma: standard deviation of the smoothing, pixels; >= 0.
+        min_sizes: for each scale: smaller regions are merged, pixels.
+
+    Returns:
+        int64 (len(scales), H, W), regions 0..n-1 in reading order of their first pixels: ``skimage.segmentation.felzenszwalb`` with these
+        parameters.
+    """
+    kernels, pairs = _kernels(), zip(scales, min_sizes, strict=True)
+    usual = image.dtype == np.uint8 and image.shape[2:] == (3,) and image.flags.c_contiguous
+    if kernels is not None and usual and image.size <= 3 * kernels.MAX_PIXELS:
+        return _compiled(kernels, image, pairs, sigma)
     return np.stack([skimage.segmentation.felzenszwalb(image, scale=scale, sigma=sigma, min_size=size) for scale, size in pairs])
 
 
@@ -78,47 +79,41 @@ def _tested_kernels() -> ModuleType:
         raise RuntimeError("NUMBA_DISABLE_JIT is set")
     from detcon_d2.masks.generators import felzenszwalb_kernels as kernels
 
-    image = _noise(3)
-    found = _compiled(kernels, image, [0.1], 0.8, [5])[0]
-    if not np.array_equal(found, skimage.segmentation.felzenszwalb(image, scale=0.1, sigma=0.8, min_size=5)):
+    noise = np.random.default_rng(0).integers(0, 256, (31, 37, 3)).astype(np.uint8)
+    if not all(map(np.array_equal, _parts(_costs(kernels, noise / 255.0)), _parts(_numpys_costs(noise / 255.0)))):
+        raise RuntimeError(f"its costs are not those of NumPy {np.__version__}")
+    expected = skimage.segmentation.felzenszwalb(noise, scale=0.1, sigma=0.8, min_size=5)
+    if not np.array_equal(_compiled(kernels, noise, [(0.1, 5)], 0.8)[0], expected):
         raise RuntimeError(f"its regions are not those of scikit-image {skimage.__version__}")
     return kernels
 
 
-class _Scratch(threading.local):
-    """Memory for large arrays that is reused for the next image: page faults of new memory would take a sixth of the time."""
-
-    def __init__(self) -> None:
-        self._memory: dict[str, np.ndarray] = {}
-
-    def array(self, name: str, dtype: type, *shape: int) -> np.ndarray:
-        """An uninitialised array, valid until the next call with this name."""
-        size = math.prod(shape) * np.dtype(dtype).itemsize
-        memory = self._memory.get(name)
-        if memory is None or len(memory) < size:
-            memory = np.empty(size, np.uint8)
-            if size <= _KEPT_BYTES:
-                self._memory[name] = memory
-        return memory[:size].view(dtype).reshape(shape)
+_memory = threading.local()
 
 
-_scratch = _Scratch()
+def _scratch(name: str, dtype: type, *shape: int) -> np.ndarray:
+    """An uninitialised array, valid until the next call with this name in this thread. Its memory is used again: page faults of new memory
+    would take a sixth of the time."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = getattr(_memory, name, None)
+    if memory is None or len(memory) < size:
+        memory = np.empty(size, np.uint8)
+        if size <= _KEPT_BYTES:
+            setattr(_memory, name, memory)
+    return memory[:size].view(dtype).reshape(shape)
 
 
-def _compiled(kernels: ModuleType, image: np.ndarray, scales: Sequence[float], sigma: float, min_sizes: Sequence[int]) -> np.ndarray:
-    costs = _costs(kernels, skimage.util.img_as_float64(image), sigma)
-    finite = all(np.isfinite(part.sum()) for part in _parts(costs))
-    ordered = functools.cache(lambda as_numpy: _as_numpy_sorts(costs) if as_numpy else _sorted(kernels, costs))
+def _compiled(kernels: ModuleType, image: np.ndarray, pairs: Iterable[tuple[float, int]], sigma: float) -> np.ndarray:
+    """:func:`felzenszwalb_scales` of an image uint8 (H, W, 3), C-contiguous; ``pairs``: (scale, min_size)."""
+    costs = _costs(kernels, _smooth(kernels, skimage.util.img_as_float64(image), float(sigma)))
+    as_here, as_numpy = functools.cache(lambda: _sorted(kernels, costs)), functools.cache(lambda: _as_numpy_sorts(costs))
 
     def segment(scale: float, min_size: int) -> np.ndarray:
         arguments = (*image.shape[:2], float(scale) / 255.0, int(min_size))
-        if finite:
-            labels, exact = kernels.segment(*ordered(False), *arguments)
-            if exact:
-                return labels
-        return kernels.segment(*ordered(True), *arguments)[0]
+        labels, exact = kernels.segment(*as_here(), *arguments)
+        return labels if exact else kernels.segment(*as_numpy(), *arguments)[0]
 
-    return np.stack([segment(scale, min_size) for scale, min_size in zip(scales, min_sizes, strict=True)])
+    return np.stack([segment(scale, min_size) for scale, min_size in pairs])
 
 
 def _parts(edges: np.ndarray) -> list[np.ndarray]:
@@ -129,8 +124,8 @@ def _parts(edges: np.ndarray) -> list[np.ndarray]:
 def _sorted(kernels: ModuleType, costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Costs in ascending order, and their edges."""
     count = sum(part.size for part in _parts(costs))
-    keys, sorted_costs = _scratch.array("keys", np.uint64, count), _scratch.array("sorted_costs", np.float64, count)
-    sorted_edges = _scratch.array("sorted_edges", np.uint32, count)
+    keys, sorted_costs = _scratch("keys", np.uint64, count), _scratch("sorted_costs", np.float64, count)
+    sorted_edges = _scratch("sorted_edges", np.uint32, count)
     kernels.sort_keys(costs, keys)
     keys.sort()
     kernels.in_order(keys, costs, sorted_costs, sorted_edges)
@@ -146,57 +141,41 @@ def _as_numpy_sorts(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return flat[order], np.concatenate([part.ravel() for part in _parts(edges)])[order]
 
 
-def _costs(kernels: ModuleType, image: np.ndarray, sigma: float) -> np.ndarray:
-    """Costs of all edges of a float64 image (H, W, C), as in ``felzenszwalb_kernels.edge_costs``."""
-    own = image.flags.c_contiguous and image.shape[2] in (1, 3) and sigma >= 0
-    if own and _same_blur(kernels, float(sigma)):
-        blurred = _own_blur(kernels, image, sigma)
-    else:
-        blurred = _blur(image, sigma)
-    return _own_edge_costs(kernels, blurred) if own and _same_costs(kernels) else _edge_costs(blurred)
+def _smooth(kernels: ModuleType, image: np.ndarray, sigma: float) -> np.ndarray:
+    """The smoothing of scikit-image before segmentation, float64 (H, W, 3)."""
+    return _own_blur(kernels, image, sigma) if _same_blur(kernels, sigma) else _blur(image, sigma)
 
 
 @functools.cache
 def _same_blur(kernels: ModuleType, sigma: float) -> bool:
-    return all(np.array_equal(_own_blur(kernels, _noise(c), sigma), _blur(_noise(c), sigma)) for c in (1, 3))
-
-
-@functools.cache
-def _same_costs(kernels: ModuleType) -> bool:
-    def same(image: np.ndarray) -> bool:
-        return all(map(np.array_equal, _parts(_own_edge_costs(kernels, image)), _parts(_edge_costs(image))))
-
-    return same(_noise(1)) and same(_noise(3))
+    noise = np.random.default_rng(0).random((31, 37, 3))
+    return np.array_equal(_own_blur(kernels, noise, sigma), _blur(noise, sigma))
 
 
 def _own_blur(kernels: ModuleType, image: np.ndarray, sigma: float) -> np.ndarray:
     # The response of the filter to an impulse is its weights.
     radius = int(4.0 * sigma + 0.5)
     weights = skimage.filters.gaussian(np.eye(1, 2 * radius + 1, radius)[0], sigma=sigma, mode="constant")[radius:]
-    out = _scratch.array("blurred", np.float64, *image.shape)
+    out = _scratch("blurred", np.float64, *image.shape)
     kernels.blur(image, weights, out)
     return out
 
 
-def _own_edge_costs(kernels: ModuleType, image: np.ndarray) -> np.ndarray:
-    out = _scratch.array("costs", np.float64, 4, *image.shape[:2])
+def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    return skimage.filters.gaussian(image, sigma=[sigma, sigma, 0], mode="reflect", channel_axis=-1)
+
+
+def _costs(kernels: ModuleType, image: np.ndarray) -> np.ndarray:
+    """Costs of all edges of a smoothed image, as in ``felzenszwalb_kernels.edge_costs``."""
+    out = _scratch("costs", np.float64, 4, *image.shape[:2])
     kernels.edge_costs(image, out)
     return out
 
 
-def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
-    """The smoothing of scikit-image before segmentation."""
-    return skimage.filters.gaussian(image, sigma=[sigma, sigma, 0], mode="reflect", channel_axis=-1)
-
-
-def _edge_costs(image: np.ndarray) -> np.ndarray:
-    """The costs of scikit-image for any number of channels and memory layout; the order of a sum depends on the layout."""
+def _numpys_costs(image: np.ndarray) -> np.ndarray:
+    """As :func:`_costs`, by the operations of scikit-image, for any number of channels."""
     pairs = (image[:, 1:], image[:, :-1]), (image[1:], image[:-1]), (image[1:, 1:], image[:-1, :-1]), (image[1:, :-1], image[:-1, 1:])
     costs = np.zeros((4, *image.shape[:2]))
     for part, (first, second) in zip(_parts(costs), pairs):
         part[:] = np.sqrt(np.sum((first - second) * (first - second), axis=-1))
     return costs
-
-
-def _noise(channels: int) -> np.ndarray:
-    return np.random.default_rng(0).random((31, 37, channels))

@@ -69,7 +69,7 @@ def edge_costs(image: np.ndarray, out: np.ndarray) -> None:
     """Colour distances of neighbouring pixels.
 
     Args:
-        image: float64 (H, W, 1) or (H, W, 3), C-contiguous.
+        image: float64 (H, W, 3).
         out: filled with the cost of each edge, float64 (4, H, W): direction, pixel. Undefined for edges that leave the image.
     """
     for y in range(len(image)):
@@ -83,14 +83,9 @@ def edge_costs(image: np.ndarray, out: np.ndarray) -> None:
 
 @njit(nogil=True, cache=True)
 def _distances(first: np.ndarray, second: np.ndarray, out: np.ndarray) -> None:
-    if first.shape[1] == 3:
-        for x in range(len(first)):
-            red, green, blue = first[x, 0] - second[x, 0], first[x, 1] - second[x, 1], first[x, 2] - second[x, 2]
-            out[x] = np.sqrt(red * red + green * green + blue * blue)
-    else:
-        for x in range(len(first)):
-            grey = first[x, 0] - second[x, 0]
-            out[x] = np.sqrt(grey * grey)
+    for x in range(len(first)):
+        red, green, blue = first[x, 0] - second[x, 0], first[x, 1] - second[x, 1], first[x, 2] - second[x, 2]
+        out[x] = np.sqrt(red * red + green * green + blue * blue)
 
 
 @njit(nogil=True, cache=True)

@@ -1,5 +1,6 @@
 """Felzenszwalb-Huttenlocher regions, at one scale or several."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,9 +24,7 @@ class FelzenszwalbRegions(RegionGenerator):
     sigma: float = parameter(0.8, _SIGMA_HELP, at_least=0)
     min_size: int = parameter(1000, _MIN_SIZE_HELP, at_least=1)
 
-    def prepare(self) -> None:
-        """Compile what is compiled, so that worker processes only load it, and log which implementation is used."""
-        implementation()
+    prepare = staticmethod(implementation)
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator, record: dict | None = None) -> np.ndarray:
         return to_label_map(felzenszwalb(image, **self.params()))
@@ -33,8 +32,7 @@ class FelzenszwalbRegions(RegionGenerator):
     def advice(self, height: int, width: int) -> str | None:
         """A tenth of the image's area as scale and a fiftieth as min_size (about ten regions on 32 px CIFAR images), or a third of the
         current values if that is less."""
-        scale, min_size = min(self.scale / 3, height * width / 10), min(self.min_size / 3, height * width / 50)
-        return f"--scale {_one_digit(scale):g} --min-size {_one_digit(min_size):g}"
+        return f"--scale {_smaller([self.scale], height * width / 10)} --min-size {_smaller([self.min_size], height * width / 50)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,19 +59,17 @@ class FelzenszwalbScales(RegionGenerator):
     def layers(self) -> int:
         return len(self.scales)
 
-    def prepare(self) -> None:
-        """As :meth:`FelzenszwalbRegions.prepare`."""
-        implementation()
+    prepare = staticmethod(implementation)
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator, record: dict | None = None) -> np.ndarray:
         return to_label_map(felzenszwalb_scales(image, **self.params()))
 
     def advice(self, height: int, width: int) -> str | None:
         """That of :class:`FelzenszwalbRegions` for the largest scale, and the same fractions of the others."""
-        factor = min(1 / 3, height * width / 10 / max(self.scales)), min(1 / 3, height * width / 50 / max(self.min_sizes))
-        scales = ",".join(f"{_one_digit(scale * factor[0]):g}" for scale in self.scales)
-        return f"--scales {scales} --min-sizes {','.join(f'{_one_digit(size * factor[1]):g}' for size in self.min_sizes)}"
+        return f"--scales {_smaller(self.scales, height * width / 10)} --min-sizes {_smaller(self.min_sizes, height * width / 50)}"
 
 
-def _one_digit(value: float) -> float:
-    return max(1.0, float(f"{value:.1g}"))
+def _smaller(values: Sequence[float], largest: float) -> str:
+    """The values times one factor, at most 1 / 3, that makes none of them larger than ``largest``; rounded to one digit, at least 1."""
+    factor = min(1 / 3, largest / max(values))
+    return ",".join(f"{max(1.0, float(f'{value * factor:.1g}')):g}" for value in values)

@@ -64,20 +64,15 @@ class HierarchicalRegions(RegionGenerator):
     def layers(self) -> int:
         return len(self.regions)
 
-    def prepare(self) -> None:
-        """As :meth:`FelzenszwalbRegions.prepare`."""
-        FelzenszwalbRegions().prepare()
+    prepare = staticmethod(FelzenszwalbRegions.prepare)
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator, record: dict | None = None) -> np.ndarray:
-        finest = self._finest(image, rng)
+        min_size = math.ceil(self.grain * image.shape[0] * image.shape[1])
+        finest = FelzenszwalbRegions(scale=min_size, sigma=self.sigma, min_size=min_size)(image, rng).astype(np.int64)
         graph = region_graph(image, finest, self.color, self.texture, self.boundary)
         merges = merge_regions(graph, min(self.regions), self.threshold)
         maps = [to_label_map(cut(merges, len(graph.size), count, self.threshold)[finest]) for count in self.regions]
         return maps[0] if self.layers == 1 else np.stack(maps)
-
-    def _finest(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        min_size = math.ceil(self.grain * image.shape[0] * image.shape[1])
-        return FelzenszwalbRegions(scale=min_size, sigma=self.sigma, min_size=min_size)(image, rng).astype(np.int64)
 
     def advice(self, height: int, width: int) -> str | None:
         """Half the threshold, or a finer partition if the threshold is 0."""

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from detcon_d2.io.atomic import remove_leftovers
 from detcon_d2.masks import LabelMapStore, grid_label_map, read_label_map
 from detcon_d2.masks.store.index import params_hash
 
@@ -122,12 +123,12 @@ def test_truncated_label_maps_are_refused(tmp_path, fraction):
 
 
 def test_leftovers_of_dead_processes_are_removed_and_of_living_ones_kept(tmp_path):
-    store = create(tmp_path)
+    create(tmp_path)
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     host = socket.gethostname().replace("-", "_")
     names = {pid: tmp_path / f".tmp-{host}-{pid}-0" for pid in (dead.pid, os.getpid())}
     for path in [*names.values(), tmp_path / ".tmp-elsewhere-1-0"]:
         path.touch()
-    store.remove_leftovers()
+    remove_leftovers(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([names[os.getpid()].name, ".tmp-elsewhere-1-0", "index.json"])

@@ -190,7 +190,7 @@ def test_damage_is_named_removed_and_made_good(tmp_path):
 def test_damage_found_while_packing_does_not_spread(tmp_path, caplog):
     filled(tmp_path)
     path = tmp_path / "maps-00000.tar"
-    damage(path, open_tar(path).find("a/1.jpg").offset + 50)
+    damage(path, open_tar(path).places["a/1.jpg"].offset + 50)
     store = open_store(tmp_path)
     store.write("a/0.png", MAPS["a/0.jpg"])  # moves everything after it
     store.finish(RECORDS, FAILED)
