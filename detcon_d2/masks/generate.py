@@ -14,8 +14,6 @@ from detcon_d2.masks.generators.base import RegionGenerator
 from detcon_d2.masks.store.png_folder import LabelMapStore, check_key
 from detcon_d2.masks.worker import map_records, map_with_ray, process_image
 
-# Enough label maps for a median; reading them takes less than a second.
-_SAMPLE = 1000
 _FEW_REGIONS = 3
 _RECORD_KEYS = ("file_name", "key", "image_id", "height", "width")
 _ENGINES = {"processes": map_records, "ray": map_with_ray}
@@ -51,15 +49,9 @@ class Summary:
 
 
 def generate(
-    records: list[dict],
-    generator: RegionGenerator,
-    store: LabelMapStore,
-    *,
-    workers: int = 1,
-    progress: bool = True,
-    part: tuple[int, int] | None = None,
-    engine: str = "processes",
-) -> Summary:
+    records: list[dict], generator: RegionGenerator, store: LabelMapStore, *,
+    workers: int = 1, progress: bool = True, part: tuple[int, int] | None = None, engine: str = "processes",
+) -> Summary:  # fmt: skip
     """Make the label maps that are missing.
 
     Images that cannot be used are skipped, listed in ``failed.txt`` and tried again by the next run. The result does not depend on the
@@ -119,6 +111,11 @@ def parse_part(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def evenly_spaced(items: list, count: int) -> list:
+    """``count`` of the items, or all if there are fewer."""
+    return [items[index] for index in np.unique(np.linspace(0, len(items) - 1, count).astype(int))]
+
+
 def _unique(records: list[dict]) -> list[dict]:
     """One record per key, sorted by it; checks every key."""
     unique: dict[str, dict] = {}
@@ -134,7 +131,8 @@ def _unique(records: list[dict]) -> list[dict]:
 
 
 def _add_statistics(summary: Summary, keys: list[str], generator: RegionGenerator, store: LabelMapStore) -> None:
-    maps = [store.read(keys[index]) for index in np.unique(np.linspace(0, len(keys) - 1, _SAMPLE).astype(int))]
+    # Enough label maps for a median; reading them takes less than a second.
+    maps = [store.read(key) for key in evenly_spaced(keys, 1000)]
     summary.median_regions = float(np.median([len(np.unique(label_map)) for label_map in maps]))
     height, width = np.median([label_map.shape for label_map in maps], axis=0).astype(int)
     options = generator.advice(height, width)

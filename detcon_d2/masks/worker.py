@@ -8,7 +8,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
@@ -31,22 +31,19 @@ _function: Callable[[dict], object]
 
 
 def map_records(function: Callable[[dict], object], records: Iterable[dict], workers: int) -> Iterator[object]:
-    """``function(record)`` of all records, in their order.
+    """``function(record)`` of all records (with "file_name"), in their order; raises what ``function`` raises.
 
     Args:
         function: pickled once to each worker.
-        records: with "file_name".
         workers: processes; 1 works in this one.
 
     Raises:
         RuntimeError: a worker process was killed; names the images it may have been working on.
-        Exception: whatever ``function`` raises.
     """
-    yield from (map(function, records) if workers <= 1 else _map_in_processes(function, iter(records), workers))
-
-
-def _map_in_processes(function: Callable[[dict], object], records: Iterator[dict], workers: int) -> Iterator[object]:
-    running: deque[tuple[Future, list[dict]]] = deque()
+    if workers <= 1:
+        yield from map(function, records)
+        return
+    records, running = iter(records), deque()  # of (future, records)
     # spawn: forking a process that has threads (OpenCV, torch with a catalog name) can hang; the workers' imports are light.
     context = multiprocessing.get_context("spawn")
     with _one_thread_each(), ProcessPoolExecutor(workers, context, _start_worker, (function,)) as pool:
@@ -95,7 +92,7 @@ def _one_thread_each() -> Iterator[None]:
         yield
     finally:
         for name in _THREAD_VARIABLES:
-            del os.environ[name]
+            os.environ.pop(name, None)
         os.environ |= before
 
 
@@ -109,7 +106,6 @@ def map_with_ray(function: Callable[[dict], object], records: list[dict], worker
 
     Raises:
         ValueError: Ray is not installed.
-        OSError: as ``function`` raises it.
     """
     try:
         import ray

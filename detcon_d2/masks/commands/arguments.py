@@ -9,8 +9,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 
-import numpy as np
-
 from detcon_d2.io.specs import is_dataset_spec, list_images
 from detcon_d2.masks.command_lines import flag_of
 from detcon_d2.masks.generators.base import RegionGenerator, write_value
@@ -43,11 +41,6 @@ def load_records(spec: str) -> list[dict]:
         return list_images(spec)
     # By name: only a catalog needs torch and Detectron2, which the masks do not import.
     return importlib.import_module("detcon_d2.data.datasets").load_records(spec)
-
-
-def evenly_spaced(records: list[dict], count: int) -> list[dict]:
-    """``count`` of the records, or all if there are fewer."""
-    return [records[index] for index in np.unique(np.linspace(0, len(records) - 1, count).astype(int))]
 
 
 def format_argument(text: str) -> str:

@@ -9,14 +9,13 @@ from detcon_d2.io.specs import canonical_spec, check_output_outside
 from detcon_d2.masks.command_lines import merge_command, train_hint
 from detcon_d2.masks.commands.arguments import (
     add_generator_arguments,
-    evenly_spaced,
     format_argument,
     generator_from,
     load_records,
     make_parser,
     run_command,
 )
-from detcon_d2.masks.generate import generate, parse_part
+from detcon_d2.masks.generate import evenly_spaced, generate, parse_part
 from detcon_d2.masks.store.formats import create_store
 from detcon_d2.masks.store.tar_folder import IMAGES_PER_FILE
 

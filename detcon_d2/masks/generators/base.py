@@ -33,7 +33,7 @@ def parameter(default: object, text: str, *, flag: str | None = None, metavar: s
 
 @dataclass(frozen=True, kw_only=True)
 class RegionGenerator:
-    """A way to make regions, with its parameters, which are converted to the types of their fields. Raises ValueError: one is out of range."""
+    """A way to make regions. Its parameters are converted to the types of their fields; raises ValueError for one that is out of range."""
 
     name: ClassVar[str]
     """In the registry, on the command line and in ``index.json``."""

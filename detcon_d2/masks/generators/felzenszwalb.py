@@ -46,9 +46,10 @@ def felzenszwalb_scales(image: np.ndarray, scales: Sequence[float], sigma: float
         parameters.
     """
     kernels, pairs = _kernels(), zip(scales, min_sizes, strict=True)
-    usual = image.dtype == np.uint8 and image.shape[2:] == (3,) and image.flags.c_contiguous
-    if kernels is not None and usual and image.size <= 3 * kernels.MAX_PIXELS:
-        return _compiled(kernels, image, pairs, sigma)
+    if kernels is not None and image.dtype == np.uint8 and image.shape[2:] == (3,) and image.size <= 3 * kernels.MAX_PIXELS:
+        values = skimage.util.img_as_float64(image)
+        if values.flags.c_contiguous:
+            return _compiled(kernels, values, pairs, sigma)
     return np.stack([skimage.segmentation.felzenszwalb(image, scale=scale, sigma=sigma, min_size=size) for scale, size in pairs])
 
 
@@ -80,10 +81,11 @@ def _tested_kernels() -> ModuleType:
     from detcon_d2.masks.generators import felzenszwalb_kernels as kernels
 
     noise = np.random.default_rng(0).integers(0, 256, (31, 37, 3)).astype(np.uint8)
-    if not all(map(np.array_equal, _parts(_costs(kernels, noise / 255.0)), _parts(_numpys_costs(noise / 255.0)))):
+    values = skimage.util.img_as_float64(noise)
+    if not all(map(np.array_equal, _parts(_costs(kernels, values)), _parts(_numpys_costs(values)))):
         raise RuntimeError(f"its costs are not those of NumPy {np.__version__}")
     expected = skimage.segmentation.felzenszwalb(noise, scale=0.1, sigma=0.8, min_size=5)
-    if not np.array_equal(_compiled(kernels, noise, [(0.1, 5)], 0.8)[0], expected):
+    if not np.array_equal(_compiled(kernels, values, [(0.1, 5)], 0.8)[0], expected):
         raise RuntimeError(f"its regions are not those of scikit-image {skimage.__version__}")
     return kernels
 
@@ -104,8 +106,8 @@ def _scratch(name: str, dtype: type, *shape: int) -> np.ndarray:
 
 
 def _compiled(kernels: ModuleType, image: np.ndarray, pairs: Iterable[tuple[float, int]], sigma: float) -> np.ndarray:
-    """:func:`felzenszwalb_scales` of an image uint8 (H, W, 3), C-contiguous; ``pairs``: (scale, min_size)."""
-    costs = _costs(kernels, _smooth(kernels, skimage.util.img_as_float64(image), float(sigma)))
+    """:func:`felzenszwalb_scales` of an image float64 (H, W, 3), C-contiguous; ``pairs``: (scale, min_size)."""
+    costs = _costs(kernels, _smooth(kernels, image, float(sigma)))
     as_here, as_numpy = functools.cache(lambda: _sorted(kernels, costs)), functools.cache(lambda: _as_numpy_sorts(costs))
 
     def segment(scale: float, min_size: int) -> np.ndarray:

@@ -21,13 +21,8 @@ _LONG_RUN = 32
 
 @njit(nogil=True, cache=True)
 def blur(image: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
-    """Separable filter, edges reflected (d c b a | a b c d | d c b a), in the order of operations of ``scipy.ndimage.correlate1d``.
-
-    Args:
-        image: float64 (H, W, C), C-contiguous.
-        weights: float64 (R + 1,), the centre first.
-        out: filled with the result, float64 (H, W, C).
-    """
+    """Separable filter of an image float64 (H, W, C), edges reflected (d c b a | a b c d | d c b a), in the order of operations of
+    ``scipy.ndimage.correlate1d``; ``weights``: float64 (R + 1,), the centre first; ``out``: as the image, filled with the result."""
     height, width, channels = image.shape
     radius = len(weights) - 1
     line = np.empty(((width + 2 * radius), channels))
@@ -66,12 +61,8 @@ def _reflect(index: int, length: int) -> int:
 
 @njit(nogil=True, cache=True)
 def edge_costs(image: np.ndarray, out: np.ndarray) -> None:
-    """Colour distances of neighbouring pixels.
-
-    Args:
-        image: float64 (H, W, 3).
-        out: filled with the cost of each edge, float64 (4, H, W): direction, pixel. Undefined for edges that leave the image.
-    """
+    """Colour distances of neighbouring pixels of an image float64 (H, W, 3); ``out``: filled with the cost of each edge, float64
+    (4, H, W): direction, pixel. Undefined for edges that leave the image."""
     for y in range(len(image)):
         _distances(image[y, 1:], image[y, :-1], out[0, y])
     for y in range(len(image) - 1):
@@ -90,12 +81,8 @@ def _distances(first: np.ndarray, second: np.ndarray, out: np.ndarray) -> None:
 
 @njit(nogil=True, cache=True)
 def sort_keys(costs: np.ndarray, keys: np.ndarray) -> None:
-    """A number for each edge that sorts almost as its cost: the leading 36 bits of the cost, then the edge.
-
-    Args:
-        costs: as from :func:`edge_costs`, finite and >= 0.
-        keys: filled with the result, uint64 (edges,).
-    """
+    """A number for each edge that sorts almost as its cost (of :func:`edge_costs`): the leading 36 bits of the cost, then the edge;
+    ``keys``: filled with the result, uint64 (edges,)."""
     height, width = costs.shape[1:]
     count = 0
     for direction in range(4):
@@ -109,13 +96,8 @@ def sort_keys(costs: np.ndarray, keys: np.ndarray) -> None:
 
 @njit(nogil=True, cache=True)
 def in_order(keys: np.ndarray, costs: np.ndarray, sorted_costs: np.ndarray, sorted_edges: np.ndarray) -> None:
-    """Costs and edges in ascending order of the costs, equal costs in any order.
-
-    Args:
-        keys: of :func:`sort_keys`, sorted.
-        costs: as from :func:`edge_costs`.
-        sorted_costs, sorted_edges: filled with the result, float64 and uint32 (edges,).
-    """
+    """Costs and edges in ascending order of the costs, equal costs in any order, from the sorted ``keys`` of :func:`sort_keys`;
+    ``sorted_costs``, ``sorted_edges``: filled with the result, float64 and uint32 (edges,)."""
     flat, plane, count = costs.ravel(), np.uint64(costs.shape[1] * costs.shape[2]), len(keys)
     for i in range(count):
         sorted_edges[i] = keys[i] & _EDGE_MASK
