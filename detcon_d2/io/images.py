@@ -25,9 +25,6 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# Markers of baseline, extended and progressive frames (ITU-T T.81, table B.1), and of EXIF and XMP.
-_JPEG_FRAMES = (0xC0, 0xC1, 0xC2)
-_JPEG_METADATA = 0xE1
 # Modes in which Pillow gives the numbers of a label image as they are in the file.
 _LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "RGB")
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -88,34 +85,17 @@ def read_image_fast(path: str | os.PathLike) -> np.ndarray:
     try:
         with open(path, "rb") as file:
             data = file.read()
-    except OSError:
+        with Image.open(io.BytesIO(data)) as header:  # without decoding the pixels
+            plain, turn = header.format in ("JPEG", "MPO") and header.mode in ("L", "RGB"), _TRANSPOSE.get(_orientation(header))
+    except Exception:  # as in read_image, which names the reason
         return read_image(path)
-    plain, metadata = _examine_jpeg(data)
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION) if plain else None
+    # A file with another end may be truncated, which OpenCV does not report.
+    if not plain or not data.endswith(b"\xff\xd9"):
+        return read_image(path)
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         return read_image(path)
-    if not metadata:
-        return image
-    with Image.open(path) as header:  # Pillow reads the metadata without decoding the pixels
-        turn = _TRANSPOSE.get(_orientation(header))
     return image if turn is None else np.array(Image.fromarray(image).transpose(turn))
-
-
-def _examine_jpeg(data: bytes) -> tuple[bool, bool]:
-    """Whether a file is a JPEG that both decoders read alike, and whether it has metadata, which may rotate it."""
-    metadata, at = False, 2
-    # A file with another end may be truncated, which OpenCV does not report.
-    if not (data.startswith(b"\xff\xd8") and data.endswith(b"\xff\xd9")):
-        return False, False
-    while at + 10 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker in _JPEG_FRAMES:
-            precision, height, width, channels = struct.unpack_from(">BHHB", data, at + 4)
-            small = Image.MAX_IMAGE_PIXELS is None or height * width <= Image.MAX_IMAGE_PIXELS
-            return precision == 8 and channels in (1, 3) and height > 0 and small, metadata
-        metadata |= marker == _JPEG_METADATA
-        at += 2 + struct.unpack_from(">H", data, at + 2)[0]
-    return False, False
 
 
 def _orientation(image: Image.Image) -> int:

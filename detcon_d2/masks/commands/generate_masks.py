@@ -21,11 +21,11 @@ from detcon_d2.masks.store.tar_folder import IMAGES_PER_FILE
 
 _EXAMPLES = """
 SPEC is one of
-  folder:/data/photos                                 all images below a folder
-  coco:/data/coco/instances.json,/data/coco/images    the images of a COCO json
-  list:/data/train.txt                                one path per line
-  tar:/data/train-{0000..0146}.tar                    the images in WebDataset tars
-  coco_2017_train                                     a name in Detectron2's catalog
+  folder:/data/photos               all images below a folder
+  coco:/data/coco.json,/data/coco   the images of a COCO json
+  list:/data/train.txt              one path per line
+  tar:/data/train-{0000..0146}.tar  the images in WebDataset tars
+  coco_2017_train                   a name in Detectron2's catalog
 
 examples
   the paper's regions (Felzenszwalb-Huttenlocher), for photos of about 500 px:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from detcon_d2.masks.generators.base import RegionGenerator, parameter, to_label_map
-from detcon_d2.masks.generators.fh import FelzenszwalbRegions
+from detcon_d2.masks.generators.felzenszwalb import FelzenszwalbRegions
 
 _BOX = 4  # depth of the boxes on either side of a boundary, pixels; they are 2 * _BOX - 1 long
 _ENCLOSED = 0.5  # by how much the dissimilarity is reduced if one region is within the other

@@ -6,7 +6,7 @@ import numpy as np
 
 from detcon_d2.masks.generators.annotations import AnnotationRegions
 from detcon_d2.masks.generators.base import RegionGenerator, parameter, read_value
-from detcon_d2.masks.generators.fh import FelzenszwalbRegions, FelzenszwalbScales
+from detcon_d2.masks.generators.felzenszwalb import FelzenszwalbRegions, FelzenszwalbScales
 from detcon_d2.masks.generators.hierarchy import HierarchicalRegions
 from detcon_d2.masks.generators.imported import ImportedRegions
 from detcon_d2.masks.generators.superpixels import QuickshiftRegions, SlicRegions, WatershedRegions

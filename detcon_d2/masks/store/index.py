@@ -46,10 +46,10 @@ def format_name(index: dict) -> str:
 
 
 def make_index(root: Path, wanted: dict, *, same_images: bool) -> None:
-    """Write ``index.json`` of a new folder, or check that of an existing one.
+    """Write ``index.json`` of a folder, which is made if it does not exist, or check the one that it has.
 
     Args:
-        root: the folder, made if it does not exist.
+        root: the folder.
         wanted: "format", "generator", "params", "source" (the data set) and more.
         same_images: accept another data set.
 

@@ -29,12 +29,10 @@ class CheckResult:
     """What was found in a folder of label maps.
 
     Attributes:
-        total: number of images of the data set.
+        total: number of images of the data set; ``others``: number of label maps of other images.
         missing: keys without label map.
         failed: key -> reason, of the images that could not be used.
-        damaged: key -> what is wrong with the label map, its size included.
-        others: number of label maps of other images.
-        repaired: whether the damaged label maps have been removed.
+        damaged: key -> what is wrong with the label map, its size included; ``repaired``: whether these have been removed.
     """
 
     total: int
@@ -72,8 +70,7 @@ def check(store: LabelMapStore, records: list[dict], *, sizes: bool = False, pro
 
     Args:
         store: where they are.
-        records: dataset dicts with "key", and for ``sizes`` "file_name".
-        sizes: compare their sizes with those of the images.
+        records: dataset dicts with "key", and "file_name" if ``sizes`` are to be compared with those of the images.
         progress: show a progress bar.
     """
     present, failed = store.keys(), read_failed(store.root)
@@ -93,13 +90,8 @@ def check(store: LabelMapStore, records: list[dict], *, sizes: bool = False, pro
 
 
 def merge(store: LabelMapStore, records: list[dict], *, sizes: bool = False, progress: bool = False) -> CheckResult:
-    """Check the label maps of a data set and, if they are complete, bring them into the form that one uninterrupted run gives them.
-
-    Args:
-        store: where they are; nothing may be writing to it.
-        records: all images of the data set.
-        sizes, progress: see :func:`check`.
-    """
+    """:func:`check` the label maps of all images of a data set and, if they are complete, bring them into the form that one uninterrupted
+    run gives them. Nothing may be writing to the store."""
     result = check(store, records, sizes=sizes, progress=progress)
     if result.is_complete:
         remove_leftovers(store.root)
@@ -108,21 +100,14 @@ def merge(store: LabelMapStore, records: list[dict], *, sizes: bool = False, pro
     return result
 
 
-def take_over(
-    output: str | os.PathLike, inputs: Iterable[str], file_format: str = "png", *, same_images: bool = False, **options: int
-) -> LabelMapStore:
-    """Copy the label maps of other folders, or of tars, into one folder.
+def take_over(output: str | os.PathLike, inputs: Iterable[str], file_format: str = "png", **options: int) -> LabelMapStore:
+    """Copy the label maps of other folders, or of tars, into one folder; returns its store, for :func:`merge`.
 
     Args:
-        output: the folder; an existing one keeps its format.
+        output: the folder; an existing one keeps its format, a new one gets ``file_format``, "png" or "tar".
         inputs: folders of any format, those of earlier versions included, and ``tar:/data/train-{0000..0146}.tar`` with members
             ``<key>.seg.png``.
-        file_format: of a new folder: "png" or "tar".
-        same_images: accept inputs with other data set specs: the same images at another place, or other parts of them.
-        options: as in :meth:`LabelMapStore.create`.
-
-    Returns:
-        The store in ``output``, for :func:`merge`.
+        options: as of :meth:`LabelMapStore.create`; ``same_images`` accepts inputs with other data set specs.
 
     Raises:
         ValueError: nothing to open, or label maps of other parameters or another data set.
@@ -131,7 +116,7 @@ def take_over(
     cls = type(open_store(output)) if os.path.exists(os.path.join(output, INDEX_NAME)) else STORES[file_format]
     for _, index, *_ in opened:
         arguments = index["generator"], index["params"], index["source"]
-        store = cls.create(output, *arguments, layers=index.get("layers", 1), same_images=same_images, **options)
+        store = cls.create(output, *arguments, layers=index.get("layers", 1), **options)
     done, failed = store.keys(), read_failed(store.root)
     for one in opened:
         failed |= read_failed(one.root)

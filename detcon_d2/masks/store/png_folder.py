@@ -15,18 +15,17 @@ _FAILED_NAME = "failed.txt"
 
 
 class LabelMapStore:
-    """A folder with ``index.json`` and with ``<root>/<key>.png`` for the image with a key (see :mod:`detcon_d2.masks.store.png`).
+    """A folder ``root`` with ``index.json`` and with ``<root>/<key>.png`` for the image with a key (see :mod:`detcon_d2.masks.store.png`).
 
     Attributes:
-        root: the folder.
         index: what ``index.json`` holds: format, generator, params, hash, source, versions, layers, and more for some formats.
         layers: label maps per image.
         format: short name of the format, as on the command line.
+        options: what else the index of this format holds -> its default.
     """
 
     format = "png"
     options: ClassVar[dict[str, int]] = {}
-    """What else the index of this format holds -> its default."""
 
     def __init__(self, root: str | os.PathLike) -> None:
         """Open an existing folder. Raises ValueError if it is none, of another format, or its index is damaged."""
@@ -43,11 +42,9 @@ class LabelMapStore:
         """Open a folder for writing; make it and its index if it does not exist.
 
         Args:
-            root: the folder.
-            generator: registered name.
-            params: its parameters, plain values.
+            root, layers: see the class.
+            generator, params: registered name, and parameters as plain values.
             dataset: data set spec or catalog name. Two data sets can have equal keys, so another one is refused.
-            layers: label maps per image.
             same_images: accept another ``dataset``: the same images at another place, or more of them.
             more: of a new folder of tars: ``images_per_file``, for images that are in no tar themselves. Other formats ignore it.
 

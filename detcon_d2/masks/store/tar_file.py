@@ -29,7 +29,6 @@ class LabelMapTar(NamedTuple):
     """The label maps in a tar, whatever else is in it.
 
     Attributes:
-        path: the file.
         description: generator, params, hash and layers; None if the tar was made by another program.
         places: key -> where the label maps of the image are.
         has_index: whether the index next to it is up to date.
@@ -56,24 +55,21 @@ def open_tar(path: Path) -> LabelMapTar:
             return LabelMapTar(path, index["description"], places, has_index=True)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass  # no usable index: the tar has everything
-    description, places = None, {}
+    comment, places = None, {}
     for member, _, comment in members(path):
-        description = _parse_description(comment)
         stem, extension = split_member(member.name)
         key = member.pax_headers.get(COMMENT)
         if extension.endswith(_SUFFIX):
             places[stem if key is None or key == comment else key] = Range(str(path), member.offset_data, member.size)
-    return LabelMapTar(path, description, places)
+    try:
+        description = json.loads(comment or "null")
+    except ValueError:
+        description = None
+    return LabelMapTar(path, description if isinstance(description, dict) and "hash" in description else None, places)
 
 
 def write_tar(path: Path, description: dict, items: Iterable[tuple[str, bytes]]) -> LabelMapTar:
-    """Write a tar atomically; its bytes depend on the arguments only.
-
-    Args:
-        path: the file.
-        description: generator, params, hash, layers.
-        items: key and PNG of each image, sorted by key.
-    """
+    """Write a tar atomically; ``items``: key and PNG of each image, sorted by key. Its bytes depend on the arguments only."""
     comment, stems, places = json.dumps(description, sort_keys=True), set(), {}
     with (
         atomic_file(path, sync=True) as file,
@@ -105,11 +101,3 @@ def _identify(path: Path) -> dict[str, int]:
     start = max(0, size - _END_BYTES)
     # fresh: another file of the same name may be open.
     return {"bytes": size, "crc32_of_end": zlib.crc32(read_range(Range(str(path), start, size - start), fresh=True))}
-
-
-def _parse_description(comment: str | None) -> dict | None:
-    try:
-        description = json.loads(comment or "null")
-    except ValueError:
-        return None
-    return description if isinstance(description, dict) and "hash" in description else None

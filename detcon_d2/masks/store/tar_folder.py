@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 
 from detcon_d2.io.references import LabelMapReference, Range, forget_file, parse_image, read_range
 from detcon_d2.masks.store.parts import PartWriter, find_parts, scan_part
@@ -112,8 +111,11 @@ class TarStore(LabelMapStore):
         written = []
         for name, keys in wanted.items():
             if old.get(name) != keys:
-                # The old tar stays until all new ones are complete: it may hold label maps that belong into another.
-                target = _unused_name(self.root, name) if name in old else self.root / name
+                target = self.root / name
+                if name in old:
+                    # The old tar stays until all new ones are complete: it may hold label maps that belong into another.
+                    pending = (self.root / f"{_PENDING}{number}-{name}" for number in itertools.count())
+                    target = next(path for path in pending if not path.exists())
                 written.append((write_tar(target, description, self._load(keys, places)), self.root / name))
         for tar, path in written:
             index_path(path).unlink(missing_ok=True)  # first: an index must never be next to a tar that it does not belong to
@@ -153,7 +155,3 @@ class TarStore(LabelMapStore):
                 yield key, data
             else:
                 _log.warning("The label map of %s in %s is damaged; the next run makes it again.", key, places[key].path)
-
-
-def _unused_name(root: Path, name: str) -> Path:
-    return next(path for number in itertools.count() if not (path := root / f"{_PENDING}{number}-{name}").exists())
