@@ -1,7 +1,7 @@
 """Generators on the command line: every flag, default and help text comes from the fields of the generators."""
 
 import argparse
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -117,8 +117,3 @@ def test_folders_are_sources_by_their_names(tmp_path):
     assert found["c"](np.zeros((2, 2, 3), np.uint8), None, {"key": "1.png"}).tolist() == [[[7, 7], [7, 7]]]
     with pytest.raises(ValueError, match="index"):
         sources("--masks", str(tmp_path))
-
-
-def test_every_parameter_of_the_registry_has_one_line_of_help():
-    texts = [one.metadata["help"] for cls in REGION_GENERATOR_REGISTRY.values() for one in fields(cls)]
-    assert len(texts) > 20 and all(text and "\n" not in text for text in texts)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from detcon_d2.masks import NO_REGION, grid_label_map, label_map_to_cells
+from detcon_d2.masks import NO_REGION, label_map_to_cells
 from detcon_d2.masks.cells import sampled_label_map_to_cells
 
 
@@ -80,11 +80,6 @@ def test_cells_and_existing_ids_equal_the_released_code(fixtures_dir):
 
 def test_cells_and_existing_ids_equal_the_released_code_on_all_cases(shared_dir):
     check_against(shared_dir / "oracles" / "mask_oracle.npz")
-
-
-def test_a_thousand_regions_survive():
-    label_map = grid_label_map(320, 320, 32)
-    np.testing.assert_array_equal(label_map_to_cells(label_map, (32, 32)).ravel(), np.arange(1024))
 
 
 @pytest.mark.parametrize(

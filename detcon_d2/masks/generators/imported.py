@@ -85,7 +85,8 @@ def _find_file(folder: str, mask_format: str, record: dict) -> Path:
 def _find_annotations(path: str, record: dict) -> list[dict]:
     by_name = _load_coco_masks(path)
     pure = PurePosixPath(record["key"])
-    names = [record["key"], str(record.get("image_id")), str(pure.with_suffix("")), *([str(int(pure.stem))] * pure.stem.isdecimal())]
+    number = [str(int(pure.stem))] if pure.stem.isdecimal() else []
+    names = [record["key"], str(record.get("image_id")), str(pure.with_suffix("")), *number]
     if found := [by_name[name] for name in names if name in by_name]:
         return found[0]
     raise ValueError(
