@@ -100,13 +100,6 @@ def test_masks_load_neither_torch_nor_detectron2():
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
-def test_real_images_get_regions(shared_dir: Path, tmp_path, run_tool):
-    coco = shared_dir / "data" / "coco_subset"
-    for generator, spec in (("fh", f"folder:{coco}/images"), ("annotations", f"coco:{coco}/instances.json,{coco}/images")):
-        done = run_tool("generate_masks.py", spec, tmp_path / generator, "--generator", generator, "--limit", 6, "--workers", 1)
-        assert done.returncode == 0 and "6 made" in done.stdout, done.stderr
-
-
 def test_real_segmentations_prefer_fh_to_a_grid(shared_dir: Path, tmp_path, run_tool):
     bsds = shared_dir / "data" / "bsds"
     sources = ("--limit", 4, "--source", "fh", "--source", "grid size=4", "--json", tmp_path / "s.json")

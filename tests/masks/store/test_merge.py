@@ -53,16 +53,6 @@ def test_parts_in_one_folder_or_in_folders_of_their_own_are_one_run(images, tmp_
         assert contents(one.root) == contents(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("source", STORES)
-@formats
-def test_every_format_becomes_every_other(images, tmp_path, source, file_format):
-    run(images, tmp_path / "source", source)
-    run(images, tmp_path / "wanted", file_format)
-    store = take_over(tmp_path / "m", [str(tmp_path / "source")], file_format, images_per_file=5)
-    merge(store, list_images(f"folder:{images}"))
-    assert contents(tmp_path / "m") == contents(tmp_path / "wanted")
-
-
 def test_other_parameters_are_not_merged_and_another_data_set_on_request_only(images, tmp_path):
     run(images, tmp_path / "one", "tar")
     create_store(tmp_path / "grid", build_generator("grid"), f"folder:{images}", "tar")

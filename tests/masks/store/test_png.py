@@ -47,11 +47,6 @@ def test_own_pngs_are_read_without_opencv_and_with_or_without_zlib_ng(monkeypatc
             np.testing.assert_array_equal(decode_png(data, layer, 3), stack[layer])
 
 
-def test_few_ids_take_8_bits_and_many_16():
-    ids = np.random.default_rng(0).permutation(256).astype(np.uint16).reshape(1, 16, 16)
-    assert encode_png(ids)[24] == 8 and encode_png(ids + 1)[24] == 16 and len(encode_png(ids)) < 400 < len(encode_png(ids + 1))
-
-
 @given(STACKS, st.booleans())
 def test_pngs_of_other_programs_are_read_and_rewritten(stack, pillow):
     rows = stack.reshape(-1, stack.shape[2])
