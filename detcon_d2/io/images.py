@@ -53,13 +53,8 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     - Samples without a defined white (32-bit integer, floating point) are refused, and so are truncated and empty files. Images above
       Pillow's limit (2 x ``PIL.Image.MAX_IMAGE_PIXELS``, 179 million pixels) are refused too; raise that value if you mean it.
 
-    Holds no state: safe in threads and processes.
-
     Returns:
-        uint8 (H, W, 3), RGB.
-
-    Raises:
-        ImageReadError: names the file and the reason.
+        uint8 (H, W, 3), RGB. Raises ImageReadError, which names the file and the reason.
     """
     try:
         with _open(path) as file, Image.open(file) as image:

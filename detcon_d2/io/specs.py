@@ -32,10 +32,7 @@ def list_images(spec: str) -> list[dict]:
         One dict per image: ``file_name`` (absolute path; in a tar a reference, which ``read_image`` reads), ``key`` (path relative to
         the root, POSIX slashes, extension kept; in a tar WebDataset's key, without extension), ``image_id``
         (COCO's, else the key), and where known ``height``, ``width``, ``label`` (int) and ``annotations`` (COCO's, with the original
-        category ids).
-
-    Raises:
-        ValueError: unknown kind, missing path, nothing inside, damaged json or list; names what was found and expected.
+        category ids). Raises ValueError: unknown kind, missing path, nothing inside, damaged json or list.
     """
     if not is_dataset_spec(spec):
         raise ValueError(

@@ -39,11 +39,8 @@ def expand_pattern(pattern: str) -> list[Path]:
 
 def list_tar_images(pattern: str, extensions: Iterable[str]) -> list[dict]:
     """Dataset dicts of the images in the tars of a pattern: ``file_name`` is a reference, ``key`` and ``image_id`` WebDataset's key,
-    ``label`` its class. ``extensions``: of images, with the dot, lower case.
-
-    Raises:
-        ValueError: a missing or damaged tar, no image in it, two images with one key, or classes of some images only.
-    """
+    ``label`` its class. ``extensions``: of images, with the dot, lower case. Raises ValueError: a missing or damaged tar, no image in it,
+    two images with one key, or classes of some images only."""
     records: dict[str, dict] = {}
     labels: dict[str, int] = {}
     for path in expand_pattern(pattern):

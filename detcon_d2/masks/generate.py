@@ -59,8 +59,7 @@ def generate(
 
     Args:
         records: dataset dicts with "file_name" and "key" (:func:`detcon_d2.masks.list_images`).
-        generator: makes the regions; pickled to the workers.
-        store: of this generator (:func:`detcon_d2.masks.create_store`).
+        generator, store: what makes the regions, and the store of this generator (:func:`detcon_d2.masks.create_store`).
         workers: processes; 1 works in this one.
         progress: show a progress bar with images/s.
         part: (i, n): only the i-th (from 0) of n equal parts of the images, sorted by key.

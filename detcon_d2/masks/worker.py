@@ -31,15 +31,9 @@ _function: Callable[[dict], object]
 
 
 def map_records(function: Callable[[dict], object], records: Iterable[dict], workers: int) -> Iterator[object]:
-    """``function(record)`` of all records (with "file_name"), in their order; raises what ``function`` raises.
-
-    Args:
-        function: pickled once to each worker.
-        workers: processes; 1 works in this one.
-
-    Raises:
-        RuntimeError: a worker process was killed; names the images it may have been working on.
-    """
+    """``function(record)`` of all records (with "file_name"), in their order; ``workers``: processes, 1 works in this one. The function
+    is pickled once to each worker. Raises what it raises, and RuntimeError if a worker process was killed, with the images it may have been
+    working on."""
     if workers <= 1:
         yield from map(function, records)
         return
@@ -97,16 +91,8 @@ def _one_thread_each() -> Iterator[None]:
 
 
 def map_with_ray(function: Callable[[dict], object], records: list[dict], workers: int) -> Iterator[object]:
-    """As :func:`map_records`, on the Ray cluster that RAY_ADDRESS names or that runs here, else on one started here.
-
-    Args:
-        function: pickled to the workers; the paths that it uses must exist on every machine.
-        records: pickled one by one.
-        workers: processes in total, one core each.
-
-    Raises:
-        ValueError: Ray is not installed.
-    """
+    """As :func:`map_records`, on the Ray cluster that RAY_ADDRESS names or that runs here, else on one started here; ``workers``: processes
+    in total, one core each. The paths that the function uses must exist on every machine. Raises ValueError if Ray is not installed."""
     try:
         import ray
     except ImportError as error:
@@ -143,11 +129,8 @@ class _RayWorker:
 
 
 def process_image(record: dict, generator: RegionGenerator, store: LabelMapStore) -> tuple[str, str | None]:
-    """Make and store the label maps of the image of a dataset dict ("file_name", "key").
-
-    Returns:
-        The key, and None or why this image could not be used. An OSError, such as a full disk, concerns all images and is raised.
-    """
+    """Make and store the label maps of the image of a dataset dict ("file_name", "key"). Returns the key, and None or why this image could
+    not be used. An OSError, such as a full disk, concerns all images and is raised."""
     try:
         image = read_image(record["file_name"])
         label_map = generator(image, image_rng(record["key"]), record)

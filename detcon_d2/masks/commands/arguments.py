@@ -96,22 +96,13 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def sources_from(args: argparse.Namespace, annotated: bool) -> dict[str, Source]:
-    """Title -> source, in the order given, generators first.
-
-    Args:
-        args: parsed, with the flags of :func:`add_source_arguments`.
-        annotated: whether the images have COCO annotations; if not, these are not among the default sources.
-
-    Raises:
-        ValueError: an unknown generator or parameter, or a folder without label maps.
-    """
-    texts = args.source or ([] if args.masks else _default_names(annotated))
+    """Title -> source of :func:`add_source_arguments`, in the order given, generators first. By default they are all generators that need
+    no parameter; COCO's annotations only if the images are ``annotated``. Raises ValueError as :func:`build_generator`, or for a folder
+    without label maps."""
+    usable = [cls for cls in REGION_GENERATOR_REGISTRY.values() if annotated or not cls.needs_annotations]
+    default = [cls.name for cls in usable if not any(one.metadata.get("required") for one in fields(cls))]
+    texts = args.source or ([] if args.masks else default)
     sources: dict[str, Source] = {text: parse_generator(text) for text in texts}
     names = [os.path.basename(os.path.abspath(root)) for root in args.masks]
     titles = [name if names.count(name) == 1 else root for name, root in zip(names, args.masks)]
     return sources | {title: StoredRegions(root) for title, root in zip(titles, args.masks)}
-
-
-def _default_names(annotated: bool) -> list[str]:
-    usable = [cls for cls in REGION_GENERATOR_REGISTRY.values() if annotated or not cls.needs_annotations]
-    return [cls.name for cls in usable if not any(one.metadata.get("required") for one in fields(cls))]

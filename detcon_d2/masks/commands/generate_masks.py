@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from detcon_d2.io.specs import canonical_spec, check_output_outside
-from detcon_d2.masks.command_lines import merge_command, train_hint
+from detcon_d2.masks.command_lines import merge_command
 from detcon_d2.masks.commands.arguments import (
     add_generator_arguments,
     format_argument,
@@ -83,5 +83,6 @@ def _run(args: argparse.Namespace) -> int:
     store = create_store(args.output, generator, dataset, args.format, same_images=args.same_images, images_per_file=args.images_per_file)
     summary = generate(records, generator, store, workers=args.workers, part=part, engine=args.engine)
     print("\n".join(summary.lines()), flush=True)
-    print(f"when all parts are done:  {merge_command(args.output)}" if part else train_hint(dataset, args.output))
+    config = f"""DATASETS.TRAIN '("{dataset}",)' DETCON.MASKS.ROOTS '("{os.path.abspath(args.output)}",)'"""
+    print(f"when all parts are done:  {merge_command(args.output)}" if part else f"train with:  {config}")
     return 1 if summary.failed else 0

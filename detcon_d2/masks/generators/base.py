@@ -72,14 +72,8 @@ class RegionGenerator:
         """Called once, before there are worker processes: compiles what they only load, and logs what is used."""
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator, record: dict | None = None) -> np.ndarray:
-        """The regions of an image uint8 (H, W, 3) RGB, given randomness that belongs to it and its dataset dict.
-
-        Returns:
-            uint16 (H, W), or (layers, H, W) for several layers; 65535 = no region.
-
-        Raises:
-            ValueError: this image cannot be used.
-        """
+        """The regions of an image uint8 (H, W, 3) RGB, given randomness that belongs to it and its dataset dict: uint16 (H, W), or
+        (layers, H, W) for several layers; 65535 = no region. Raises ValueError: this image cannot be used."""
         raise NotImplementedError
 
     def advice(self, height: int, width: int) -> str | None:

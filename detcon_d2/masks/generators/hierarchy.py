@@ -183,15 +183,8 @@ def merge_regions(graph: RegionGraph, regions: int, threshold: float = 0.0) -> l
 
 
 def cut(merges: list[tuple[float, int, int]], count: int, regions: int, threshold: float = 0.0) -> np.ndarray:
-    """The partition with ``regions`` regions, or with fewer as :func:`merge_regions` says.
-
-    Args:
-        merges: of :func:`merge_regions`, down to this number at least.
-        count: regions before merging.
-
-    Returns:
-        int64 (count,): the new region of each, 0, 1, 2, ... in the order of the first of each.
-    """
+    """The partition with ``regions`` regions, or with fewer if :func:`merge_regions` made ``merges`` below the threshold of the ``count``
+    regions before: int64 (count,), the new region of each, 0, 1, 2, ... in the order of the first of each."""
     done = max(count - regions, 0)
     while done < len(merges) and merges[done][0] < threshold:
         done += 1

@@ -35,11 +35,8 @@ REGION_GENERATOR_REGISTRY: dict[str, type[RegionGenerator]] = {
 
 
 def build_generator(name: str, **params: object) -> RegionGenerator:
-    """A generator by name; a parameter may be a text, as on the command line (:func:`read_value`).
-
-    Raises:
-        ValueError: an unknown name, an unknown or missing parameter, a text of another type, or a value out of range.
-    """
+    """A generator by name; a parameter may be a text, as on the command line (:func:`read_value`). Raises ValueError: an unknown name, an
+    unknown or missing parameter, a text of another type, or a value out of range."""
     if name not in REGION_GENERATOR_REGISTRY:
         raise ValueError(f"region generator: found {name!r}; expected one of {', '.join(sorted(REGION_GENERATOR_REGISTRY))}")
     cls = REGION_GENERATOR_REGISTRY[name]
@@ -57,11 +54,8 @@ def build_generator(name: str, **params: object) -> RegionGenerator:
 
 
 def grid_label_map(height: int, width: int, n: int) -> np.ndarray:
-    """n x n equal rectangles, row by row: pixel (y, x) has id (y * n // height) * n + x * n // width.
-
-    Returns:
-        uint16 (height, width). Raises ValueError unless 1 <= n <= 255 (n * n ids, 65535 means no region).
-    """
+    """n x n equal rectangles, row by row: pixel (y, x) has id (y * n // height) * n + x * n // width; uint16 (height, width). Raises
+    ValueError unless 1 <= n <= 255 (n * n ids, 65535 means no region)."""
     if not 1 <= n <= 255:
         raise ValueError(f"grid: found {n}; expected 1..255 (n x n regions, at most 65,535)")
     rows, columns = np.arange(height) * n // height, np.arange(width) * n // width

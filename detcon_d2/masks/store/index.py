@@ -48,10 +48,7 @@ def format_name(index: dict) -> str:
 def make_index(root: Path, wanted: dict, *, same_images: bool) -> None:
     """Write ``index.json`` of a folder, which is made if it does not exist, or check the one that it has.
 
-    Args:
-        root: the folder.
-        wanted: "format", "generator", "params", "source" (the data set) and more.
-        same_images: accept another data set.
+    ``wanted``: "format", "generator", "params", "source" (the data set) and more; ``same_images``: accept another data set.
 
     Raises:
         ValueError: another format, generator, parameters or data set, or files without an index.

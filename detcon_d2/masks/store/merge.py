@@ -66,13 +66,8 @@ class CheckResult:
 
 
 def check(store: LabelMapStore, records: list[dict], *, sizes: bool = False, progress: bool = False) -> CheckResult:
-    """Read all label maps of a data set.
-
-    Args:
-        store: where they are.
-        records: dataset dicts with "key", and "file_name" if ``sizes`` are to be compared with those of the images.
-        progress: show a progress bar.
-    """
+    """Read all label maps of a data set: dataset dicts with "key", and "file_name" if the ``sizes`` are compared with those of the images;
+    ``progress``: show a progress bar."""
     present, failed = store.keys(), read_failed(store.root)
     result = CheckResult(len(records), others=len(present - {record["key"] for record in records}))
     for record in tqdm(records, unit=" label maps", disable=not progress):

@@ -47,11 +47,7 @@ def encode_png(stack: np.ndarray) -> bytes:
 
 
 def decode_png(data: bytes, layer: int = 0, layers: int = 1) -> np.ndarray:
-    """Label map number ``layer`` of the ``layers`` in a grey PNG, uint16 (H, W).
-
-    Raises:
-        ValueError: damaged, no grey PNG of 8 or 16 bits, or no such layer.
-    """
+    """Label map number ``layer`` of the ``layers`` in a PNG, uint16 (H, W). Raises ValueError: damaged, not grey, or not 8 or 16 bits."""
     label_map = _decode_fast(data, layer, layers)
     return _decode_any(data, layers)[layer] if label_map is None else label_map
 
@@ -123,10 +119,7 @@ def _decode_any(data: bytes, layers: int) -> np.ndarray:
 
 def read_label_map(reference: str | os.PathLike | LabelMapReference, layer: int = 0) -> np.ndarray:
     """The label map that ``record["label_map_file_name"]`` names (see :mod:`detcon_d2.io.references`), uint16 (H, W), 65535 = no region.
-
-    Raises:
-        ValueError: missing, damaged, no grey PNG, or no such layer.
-    """
+    Raises ValueError: missing, damaged, no grey PNG, or no such layer."""
     if not isinstance(reference, LabelMapReference):
         reference = parse_label_map(reference)
     path, layers, offset, length = reference

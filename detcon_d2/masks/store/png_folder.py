@@ -42,7 +42,6 @@ class LabelMapStore:
         """Open a folder for writing; make it and its index if it does not exist.
 
         Args:
-            root, layers: see the class.
             generator, params: registered name, and parameters as plain values.
             dataset: data set spec or catalog name. Two data sets can have equal keys, so another one is refused.
             same_images: accept another ``dataset``: the same images at another place, or more of them.
