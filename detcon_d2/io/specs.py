@@ -83,7 +83,11 @@ def _list_folder(rest: str) -> list[dict]:
         found = ", ".join(f"{count} x {ending}" for ending, count in endings) or "no files"
         raise ValueError(f"folder:{rest}: found {found}; expected images ({' '.join(sorted(IMAGE_EXTENSIONS))}) in it or below it")
     records = [_record(path, path.relative_to(root).as_posix()) for path in paths]
-    _add_class_labels(records)
+    # If all images are in folders, the first folder is the class; labels are the ranks of the sorted names.
+    classes = [record["key"].partition("/")[0] for record in records if "/" in record["key"]]
+    if len(classes) == len(records):
+        labels = {name: label for label, name in enumerate(sorted(set(classes)))}
+        records = [record | {"label": labels[name]} for record, name in zip(records, classes)]
     return records
 
 
@@ -98,15 +102,6 @@ def _walk(root: Path) -> Iterator[Path]:
 
 def _raise(error: OSError) -> None:
     raise ValueError(f"cannot list {error.filename}: {error.strerror}") from error
-
-
-def _add_class_labels(records: list[dict]) -> None:
-    """If all images are in folders, the first folder is the class; labels are the ranks of the sorted names."""
-    classes = [record["key"].partition("/")[0] for record in records if "/" in record["key"]]
-    if len(classes) == len(records):
-        labels = {name: label for label, name in enumerate(sorted(set(classes)))}
-        for record, name in zip(records, classes):
-            record["label"] = labels[name]
 
 
 def _list_coco(rest: str) -> list[dict]:

@@ -97,15 +97,15 @@ def test_annotations_follow_the_exif_orientation(tmp_path):
 
 def test_keys_and_annotations_are_checked_before_anything_is_made(photos, tmp_path):
     with pytest.raises(ValueError, match="found no annotations in the data set"):
-        run(f"folder:{photos}", tmp_path / "none", build_generator("annotations"))
+        run(f"folder:{photos}", tmp_path / "a", build_generator("annotations"))
     file_name = str(next(photos.rglob("*.png")))
     for records, message in (
         ([{"file_name": file_name, "key": "../a.png"}], "expected a path below the root"),
         ([{"file_name": file_name, "key": "a.png"}, {"file_name": "/other.png", "key": "a.png"}], "two images with the key 'a.png'"),
     ):
         with pytest.raises(ValueError, match=message):
-            run("x", tmp_path, records=records)
-    assert run("x", tmp_path, records=[{"file_name": file_name, "key": "a.png"}] * 2).total == 1
+            run("x", tmp_path / "m", records=records)
+    assert run("x", tmp_path / "m", records=[{"file_name": file_name, "key": "a.png"}] * 2).total == 1
 
 
 def test_a_full_disk_in_a_worker_process_stops_the_run_and_loses_nothing(photos, tmp_path):

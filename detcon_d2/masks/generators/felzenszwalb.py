@@ -175,7 +175,8 @@ def _scratch(name: str, dtype: type, *shape: int) -> np.ndarray:
 
 def _compiled(kernels: ModuleType, image: np.ndarray, pairs: Iterable[tuple[float, int]], sigma: float) -> np.ndarray:
     """:func:`felzenszwalb_scales` of an image float64 (H, W, 3), C-contiguous; ``pairs``: (scale, min_size)."""
-    costs = _costs(kernels, _smooth(kernels, image, float(sigma)))
+    smooth = functools.partial(_own_blur, kernels) if _same_blur(kernels, float(sigma)) else _blur
+    costs = _costs(kernels, smooth(image, float(sigma)))
     as_here, as_numpy = functools.cache(lambda: _sorted(kernels, costs)), functools.cache(lambda: _as_numpy_sorts(costs))
 
     def segment(scale: float, min_size: int) -> np.ndarray:
@@ -211,11 +212,6 @@ def _as_numpy_sorts(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return flat[order], np.concatenate([part.ravel() for part in _parts(edges)])[order]
 
 
-def _smooth(kernels: ModuleType, image: np.ndarray, sigma: float) -> np.ndarray:
-    """The smoothing of scikit-image before segmentation, float64 (H, W, 3)."""
-    return _own_blur(kernels, image, sigma) if _same_blur(kernels, sigma) else _blur(image, sigma)
-
-
 @functools.cache
 def _same_blur(kernels: ModuleType, sigma: float) -> bool:
     noise = np.random.default_rng(0).random((31, 37, 3))
@@ -232,6 +228,7 @@ def _own_blur(kernels: ModuleType, image: np.ndarray, sigma: float) -> np.ndarra
 
 
 def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    """The smoothing of scikit-image before segmentation, float64 (H, W, 3)."""
     return skimage.filters.gaussian(image, sigma=[sigma, sigma, 0], mode="reflect", channel_axis=-1)
 
 

@@ -76,16 +76,13 @@ class WatershedRegions(RegionGenerator):
     sigma: float = parameter(2.0, _SIGMA_HELP, at_least=0)
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator, record: dict | None = None) -> np.ndarray:
-        markers = min(self.markers, image.shape[0] * image.shape[1])
-        return _contiguous(skimage.segmentation.watershed(self._gradient(image), markers, compactness=self.compactness))
-
-    def _gradient(self, image: np.ndarray) -> np.ndarray:
-        """Length of the gradient over all channels, float32 (H, W)."""
         lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
         if self.sigma:
             lab = cv2.GaussianBlur(lab, (0, 0), self.sigma)
         along = [cv2.Sobel(lab, cv2.CV_32F, dx, 1 - dx) / 8 for dx in (0, 1)]
-        return np.sqrt(sum((derivative**2).sum(axis=2) for derivative in along))
+        gradient = np.sqrt(sum((derivative**2).sum(axis=2) for derivative in along))  # of all channels, float32 (H, W)
+        markers = min(self.markers, image.shape[0] * image.shape[1])
+        return _contiguous(skimage.segmentation.watershed(gradient, markers, compactness=self.compactness))
 
     def advice(self, height: int, width: int) -> str | None:
         return f"--markers {max(16, 2 * self.markers)}"

@@ -74,7 +74,10 @@ def check(store: LabelMapStore, records: list[dict], *, sizes: bool = False, pro
         key = record["key"]
         if key in present:
             try:
-                _check_image(store, record, sizes)
+                shapes = {store.read(key, layer).shape for layer in range(store.layers)}
+                if sizes and shapes != {expected := image_size(record["file_name"])}:
+                    found = next(iter(shapes))
+                    raise ValueError(f"found a size of {found}; expected {expected} (height, width), that of {record['file_name']}")
             except ValueError as error:
                 result.damaged[key] = str(error)
         elif key in failed:
@@ -167,9 +170,3 @@ def _open_tars(pattern: str) -> _Input:
         return encode_png(labels[None].astype(np.uint16))
 
     return _Input(Path(pattern).parent, index, set(places), read_png)
-
-
-def _check_image(store: LabelMapStore, record: dict, sizes: bool) -> None:
-    shapes = {store.read(record["key"], layer).shape for layer in range(store.layers)}
-    if sizes and shapes != {expected := image_size(record["file_name"])}:
-        raise ValueError(f"found a size of {next(iter(shapes))}; expected {expected} (height, width), that of {record['file_name']}")
