@@ -15,8 +15,6 @@ _PIXEL_MASK = np.uint32((1 << 26) - 1)
 MAX_PIXELS = 1 << 26
 # Non-negative float64 sort like their bits. The sign bit and the last 27 bits of the mantissa make room for the edge.
 _DROPPED_BITS = np.uint64(27)
-# For longer runs insertion sort would be slower.
-_LONG_RUN = 32
 
 
 @njit(nogil=True, cache=True)
@@ -114,21 +112,8 @@ def in_order(keys: np.ndarray, costs: np.ndarray, sorted_costs: np.ndarray, sort
             start -= 1
         while stop < count and keys[start] >> _EDGE_BITS == keys[stop] >> _EDGE_BITS:
             stop += 1
-        _sort_run(sorted_costs[start:stop], sorted_edges[start:stop])
-
-
-@njit(nogil=True, cache=True)
-def _sort_run(costs: np.ndarray, edges: np.ndarray) -> None:
-    if len(costs) >= _LONG_RUN:
-        order = np.argsort(costs, kind="mergesort")
-        costs[:], edges[:] = costs[order], edges[order]
-        return
-    for i in range(1, len(costs)):
-        cost, edge, place = costs[i], edges[i], i
-        while place > 0 and costs[place - 1] > cost:
-            costs[place], edges[place] = costs[place - 1], edges[place - 1]
-            place -= 1
-        costs[place], edges[place] = cost, edge
+        order = start + np.argsort(sorted_costs[start:stop], kind="mergesort")
+        sorted_costs[start:stop], sorted_edges[start:stop] = sorted_costs[order], sorted_edges[order]
 
 
 @njit(nogil=True, cache=True)
