@@ -86,6 +86,7 @@ def test_a_source_is_one_text(everything):
         ("everything fast=1", "found fast '1'; expected true or false"),
         ("everything levels=1,x", "found levels '1,x'; expected a number, such as 1,2.5"),
         ("grid scale=3", "found parameter scale; expected size"),
+        ("grid name=fh", "found parameter name; expected size"),
         ("nothing", "found 'nothing'; expected one of"),
         ("", "found ''; expected one of"),
         ("imported", "found no parameter masks"),

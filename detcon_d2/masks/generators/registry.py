@@ -34,7 +34,7 @@ REGION_GENERATOR_REGISTRY: dict[str, type[RegionGenerator]] = {
 """Name -> class, as in the index of a folder of label maps and on the command line."""
 
 
-def build_generator(name: str, **params: object) -> RegionGenerator:
+def build_generator(name: str, /, **params: object) -> RegionGenerator:
     """A generator by name; a parameter may be a text, as on the command line (:func:`read_value`). Raises ValueError: an unknown name, an
     unknown or missing parameter, a text of another type, or a value out of range."""
     if name not in REGION_GENERATOR_REGISTRY:

@@ -96,7 +96,8 @@ def _refuse_mixing(root: Path, found: dict, wanted: dict, same_images: bool) -> 
         )
     old, new = found["versions"], wanted["versions"]
     if changed := ", ".join(f"{name} {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name]):
-        _log.warning("%s was begun with other versions (%s): new label maps may differ from those of an uninterrupted run", root, changed)
+        text = "%s was begun with other versions (%s): new label maps may differ slightly from those of an uninterrupted run"
+        _log.warning(text, root, changed)
 
 
 def _make_folder(root: Path) -> bool:

@@ -16,7 +16,7 @@ def halves(height: int = 60, width: int = 90) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 2), (3, 5), (40, 31)])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 2), (40, 31)])
 def test_labels_have_no_gaps_whatever_the_size(name, shape):
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3)).astype(np.uint8)
     label_map = build_generator(name)(image, RNG)
