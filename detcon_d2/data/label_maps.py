@@ -12,7 +12,7 @@ from detcon_d2.io.specs import canonical_spec
 from detcon_d2.masks.command_lines import generate_command, merge_command
 from detcon_d2.masks.generators.base import RegionGenerator
 from detcon_d2.masks.store.formats import open_store
-from detcon_d2.masks.store.read import read_label_map
+from detcon_d2.masks.store.png import read_label_map
 from detcon_d2.views.position import Stream, position_rng
 
 logger = logging.getLogger(__name__)

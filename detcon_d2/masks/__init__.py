@@ -5,8 +5,8 @@ from detcon_d2.io.specs import is_dataset_spec, list_images
 from detcon_d2.masks.cells import NO_REGION, label_map_to_cells
 from detcon_d2.masks.generators.registry import REGION_GENERATOR_REGISTRY, build_generator, grid_label_map
 from detcon_d2.masks.store.formats import create_store, open_store
+from detcon_d2.masks.store.png import read_label_map
 from detcon_d2.masks.store.png_folder import LabelMapStore
-from detcon_d2.masks.store.read import read_label_map
 
 __all__ = [
     "NO_REGION",
