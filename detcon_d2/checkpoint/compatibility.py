@@ -54,8 +54,7 @@ def check_weights(cfg: "d2.CfgNode", path: str) -> list[str]:
     local = d2.PathManager.get_local_path(path.partition("?")[0])
     if not os.path.isfile(local):
         raise FileNotFoundError(f"MODEL.WEIGHTS is {path}, which does not exist.")
-    # A fine-tuning run reads the file twice more: for its metadata and to load the weights.
-    checkpoint = load_checkpoint_file(local, keep=True)
+    checkpoint = load_checkpoint_file(local)
     checkpoint = checkpoint if isinstance(checkpoint, dict) else {}
     _check_converted(checkpoint.get("model", checkpoint), path)
     metadata = checkpoint.get("metadata")

@@ -9,7 +9,7 @@ import torch
 
 from detcon_d2 import d2
 from detcon_d2.checkpoint.convert.spec import IMAGE_KEYS, BackboneSpec, read_key
-from detcon_d2.checkpoint.safe_load.files import is_kept, load_checkpoint_file
+from detcon_d2.checkpoint.safe_load.files import load_checkpoint_file
 
 PRETRAINED = "pretrained_"
 """Prefix of the entries that a fine-tuned checkpoint has from the weights that it started from."""
@@ -23,17 +23,12 @@ _BEFORE = {"padding": "symmetric"}
 class CheckpointMetadata:
     """The checkpointable ``metadata``: written with every checkpoint, compared on resume.
 
-    Its ``values`` are str, int, float or lists of them.
+    Its ``values`` are str, int, float or lists of them, see :func:`pretraining_metadata` and :func:`finetuning_metadata`.
     """
 
     def __init__(self, values: dict[str, Any], strict: bool = True):
-        """
-        Args:
-            values: see :func:`pretraining_metadata` and :func:`finetuning_metadata`.
-            strict: refuse to resume a checkpoint made with another seed, batch, list of images, length or masks.
-        """
-        self.values = dict(values)
-        self.strict = strict
+        """With ``strict``, a checkpoint made with another seed, batch, list of images, length or masks is not resumed."""
+        self.values, self.strict = dict(values), strict
 
     def state_dict(self) -> dict[str, Any]:
         """The values, to be saved."""
@@ -61,10 +56,10 @@ class CheckpointMetadata:
             if key in before and before[key] != now.get(key)
         ]
         if differing and self.strict:
+            listed = "\n  ".join(differing)
             raise ValueError(
-                "This run cannot continue the checkpoint in OUTPUT_DIR exactly:\n  "
-                + "\n  ".join(differing)
-                + "\nRestore these settings, choose another OUTPUT_DIR, or set DETCON.SOLVER.STRICT_RESUME False to continue nevertheless."
+                f"This run cannot continue the checkpoint in OUTPUT_DIR exactly:\n  {listed}\n"
+                "Restore these settings, choose another OUTPUT_DIR, or set DETCON.SOLVER.STRICT_RESUME False to continue nevertheless."
             )
         self.values |= {key: value for key, value in found.items() if key.startswith(PRETRAINED)}
 
@@ -152,5 +147,5 @@ def read_metadata(path: str | Path) -> dict[str, Any] | None:
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"No checkpoint at {path}.")
-    checkpoint = load_checkpoint_file(path, keep=is_kept(path))
+    checkpoint = load_checkpoint_file(path)
     return checkpoint.get("metadata") if isinstance(checkpoint, dict) else None

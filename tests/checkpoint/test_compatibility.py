@@ -8,9 +8,8 @@ import torch
 import torchvision
 
 from detcon_d2 import add_detcon_config, d2
-from detcon_d2.checkpoint import DetConCheckpointer, check_weights, describe_missing, load_checkpoint_file, read_metadata
+from detcon_d2.checkpoint import DetConCheckpointer, check_weights, describe_missing, load_checkpoint_file
 from detcon_d2.checkpoint.convert.converter import convert
-from detcon_d2.checkpoint.safe_load import files
 from tests.checkpoint.pretrained import write_pretrained
 
 
@@ -192,17 +191,6 @@ def test_no_weights_and_absent_weights_have_different_messages(converted):
     assert check_weights(config(converted), "") == ["MODEL.WEIGHTS is empty: the whole model is newly initialised."]
     with pytest.raises(FileNotFoundError, match=r"MODEL.WEIGHTS is /nowhere/w.pkl, which does not exist"):
         check_weights(config(converted), "/nowhere/w.pkl")
-
-
-def test_fine_tuning_reads_its_weights_once_and_keeps_nothing(converted, monkeypatch):
-    read, paths = files._read, []
-    monkeypatch.setattr(files, "_read", lambda path: paths.append(path) or read(path))
-    cfg = config(converted, "MODEL.RESNETS.NORM", "BN", "MODEL.FPN.NORM", "BN")
-    check_weights(cfg, str(converted))
-    assert read_metadata(converted)["depth"] == 50 and files.is_kept(converted)
-    DetConCheckpointer(torch.nn.ModuleDict({"backbone": d2.build_backbone(cfg)})).resume_or_load(str(converted), resume=False)
-    assert paths == [str(converted)] and not files.is_kept(converted) and not files._kept
-    assert read_metadata(converted)["depth"] == 50 and not files.is_kept(converted)
 
 
 HEADS = [

@@ -37,7 +37,7 @@ def detectron2_yaml(spec: BackboneSpec, metadata: Mapping[str, Any], weights: Pa
     It is plain Detectron2's, with a width multiplier written out as channels. Where that cannot build the backbone (depth 200, a wider
     ResNet-18 or -34, SAME padding, no res5) it names ``build_detcon_resnet_fpn_backbone`` and sets DETCON's keys.
     """
-    known, guessed = ASSUMED | dict(metadata), _guessed(metadata)
+    known, guessed = _with_assumed(metadata)
     config = yaml.safe_load(_TEMPLATE.read_text())
     for key, value in _values(spec, known, weights).items():
         *sections, name = key.split(".")
@@ -78,11 +78,11 @@ def _values(spec: BackboneSpec, known: Mapping[str, Any], weights: Path) -> dict
 
 def metadata_json(metadata: Mapping[str, Any]) -> str:
     """Metadata of weights for torchvision or timm; ``mean`` and ``std`` are the pixel statistics for RGB images in [0, 1]."""
-    known = ASSUMED | dict(metadata)
+    known, guessed = _with_assumed(metadata)
     scaled = {name: [value / 255 for value in known[key]] for name, key in (("mean", "pixel_mean"), ("std", "pixel_std"))}
-    return json.dumps(known | scaled | {"assumed": sorted(_guessed(metadata))}, indent=2) + "\n"
+    return json.dumps(known | scaled | {"assumed": sorted(guessed)}, indent=2) + "\n"
 
 
-def _guessed(metadata: Mapping[str, Any]) -> list[str]:
-    """The names in :data:`ASSUMED` that the checkpoint does not report itself."""
-    return [name for name in ASSUMED if name not in metadata]
+def _with_assumed(metadata: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The metadata completed by :data:`ASSUMED`, and the names of the entries that were assumed."""
+    return ASSUMED | dict(metadata), [name for name in ASSUMED if name not in metadata]

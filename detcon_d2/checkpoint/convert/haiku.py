@@ -1,12 +1,10 @@
-"""Checkpoints of JAX and Haiku, as DetCon and BYOL were released: their names, array layouts and outer containers."""
+"""Checkpoints of JAX and Haiku, as DetCon and BYOL were released: their array layouts and outer containers."""
 
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-
-from detcon_d2.checkpoint.convert.spec import Convolution
 
 TARGET = "target:"
 """Put before the names of the target network, which has those of the online one."""
@@ -15,28 +13,6 @@ _COLLECTIONS = {"params": "", "state": "", "online_params": "", "online_state": 
 # Around the networks in a file of the training loop.
 _WRAPPER = "experiment_state"
 _STATISTICS = re.compile(r"/~/(mean|var)_ema/")
-
-
-def haiku_names(conv: Convolution) -> dict[str, str]:
-    """``block_group_0/~/block_0/~/conv_0/w`` and its norm, below the network's own name.
-
-    The running statistics are the ``average`` of Haiku's moving averages (``hidden`` is not corrected for its start at zero).
-    """
-    place = "" if conv.stage == 1 else f"block_group_{conv.stage - 2}/~/block_{conv.block}/~/"
-    if conv.stage == 1:
-        name, norm = "initial_conv", "initial_batchnorm"
-    elif conv.part == "shortcut":
-        name, norm = "shortcut_conv", "shortcut_batchnorm"
-    else:
-        index = int(conv.part[-1]) - 1
-        name, norm = f"conv_{index}", f"batchnorm_{index}"
-    return {
-        "weight": f"{place}{name}/w",
-        "norm.weight": f"{place}{norm}/scale",
-        "norm.bias": f"{place}{norm}/offset",
-        "norm.running_mean": f"{place}{norm}/~/mean_ema/average",
-        "norm.running_var": f"{place}{norm}/~/var_ema/average",
-    }
 
 
 def from_haiku(name: str, tensor: torch.Tensor) -> torch.Tensor:

@@ -37,24 +37,66 @@ def target_keys(target: str, spec: BackboneSpec) -> dict[str, str]:
     return family_keys(torchvision_names, spec)
 
 
+def _torch_keys(conv: str, norm: str) -> dict[str, str]:
+    return {"weight": f"{conv}.weight", **{f"norm.{tensor}": f"{norm}.{tensor}" for tensor in _NORM_TENSORS}}
+
+
 def detectron2_names(conv: Convolution) -> dict[str, str]:
     """``res2.0.conv1.weight``, ``res2.0.conv1.norm.bias``: the names used throughout this package."""
     return _torch_keys(conv.name, f"{conv.name}.norm")
 
 
-def torchvision_names(conv: Convolution) -> dict[str, str]:
-    """``layer1.0.conv1.weight``, ``layer1.0.bn1.bias``, ``layer1.0.downsample.{0,1}``."""
-    return _torch_keys(*_modules(conv, f"layer{conv.stage - 1}."))
+def _resnet_names(stem: tuple[str, str], stage: str, first: int) -> Naming:
+    """Names of torchvision's ResNet: ``stem`` is its convolution and norm, ``stage`` comes before a stage's number, ``first`` for res2."""
+
+    def names(conv: Convolution) -> dict[str, str]:
+        if conv.stage == 1:
+            return _torch_keys(*stem)
+        place = f"{stage}{conv.stage - 2 + first}.{conv.block}."
+        if conv.part == "shortcut":
+            return _torch_keys(f"{place}downsample.0", f"{place}downsample.1")
+        return _torch_keys(f"{place}{conv.part}", f"{place}bn{conv.part[-1]}")
+
+    return names
 
 
-def sequential_names(conv: Convolution) -> dict[str, str]:
-    """torchvision's ResNet as ``nn.Sequential(*resnet.children())``: 0 and 1 are the stem, 4..7 the stages."""
-    return _torch_keys("0", "1") if conv.stage == 1 else _torch_keys(*_modules(conv, f"{conv.stage + 2}."))
+torchvision_names = _resnet_names(("conv1", "bn1"), "layer", 1)
+"""``layer1.0.conv1.weight``, ``layer1.0.bn1.bias``, ``layer1.0.downsample.{0,1}``."""
+sequential_names = _resnet_names(("0", "1"), "", 4)
+"""torchvision's ResNet as ``nn.Sequential(*resnet.children())``: 0 and 1 are the stem, 4..7 the stages."""
+staged_names = _resnet_names(("C1.0", "C1.1"), "C", 2)
+"""The stages as attributes C1..C5: ``C1.0`` and ``C1.1`` are the stem, ``C2.0.conv1`` is in res2."""
 
 
-def staged_names(conv: Convolution) -> dict[str, str]:
-    """The stages as attributes C1..C5: ``C1.0`` and ``C1.1`` are the stem, ``C2.0.conv1`` is in res2."""
-    return _torch_keys("C1.0", "C1.1") if conv.stage == 1 else _torch_keys(*_modules(conv, f"C{conv.stage}."))
+def haiku_names(conv: Convolution) -> dict[str, str]:
+    """``block_group_0/~/block_0/~/conv_0/w`` and its norm, below the network's own name.
+
+    The running statistics are the ``average`` of Haiku's moving averages (``hidden`` is not corrected for its start at zero).
+    """
+    place = "" if conv.stage == 1 else f"block_group_{conv.stage - 2}/~/block_{conv.block}/~/"
+    if conv.stage == 1:
+        name, norm = "initial_conv", "initial_batchnorm"
+    elif conv.part == "shortcut":
+        name, norm = "shortcut_conv", "shortcut_batchnorm"
+    else:
+        index = int(conv.part[-1]) - 1
+        name, norm = f"conv_{index}", f"batchnorm_{index}"
+    return {
+        "weight": f"{place}{name}/w",
+        "norm.weight": f"{place}{norm}/scale",
+        "norm.bias": f"{place}{norm}/offset",
+        "norm.running_mean": f"{place}{norm}/~/mean_ema/average",
+        "norm.running_var": f"{place}{norm}/~/var_ema/average",
+    }
+
+
+NAMINGS = {
+    "torchvision": torchvision_names,
+    "detectron2": detectron2_names,
+    "sequential": sequential_names,
+    "staged": staged_names,
+    "haiku": haiku_names,
+}
 
 
 def family_keys(naming: Naming, spec: BackboneSpec) -> dict[str, str]:
@@ -70,18 +112,6 @@ def known_keys(naming: Naming) -> dict[str, str]:
         for block in range(_MANY):
             parts += [Convolution(stage, block, part, (0, 0, 0, 0)) for part in ("shortcut", "conv1", "conv2", "conv3")]
     return {key: f"{conv.name}.{tensor}" for conv in parts for tensor, key in naming(conv).items()}
-
-
-def _modules(conv: Convolution, stage: str) -> tuple[str, str]:
-    """Names of a convolution and its norm inside a block of torchvision's kind."""
-    place = "" if conv.stage == 1 else f"{stage}{conv.block}."
-    if conv.part == "shortcut":
-        return f"{place}downsample.0", f"{place}downsample.1"
-    return f"{place}{conv.part}", f"{place}bn{conv.part[-1]}"
-
-
-def _torch_keys(conv: str, norm: str) -> dict[str, str]:
-    return {"weight": f"{conv}.weight", **{f"norm.{tensor}": f"{norm}.{tensor}" for tensor in _NORM_TENSORS}}
 
 
 def grouped(keys: Iterable[str]) -> list[str]:

@@ -4,6 +4,7 @@ The kind of a file follows from its content. torch files are read with ``weights
 that knows only numpy arrays and plain containers (:mod:`detcon_d2.checkpoint.safe_load.pickles`); safetensors cannot hold code.
 """
 
+import io
 import json
 import os
 import re
@@ -13,11 +14,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from detcon_d2.checkpoint.safe_load.errors import UnsafeCheckpointError, refused_name
-from detcon_d2.checkpoint.safe_load.numpy_file import NPY_MAGIC, read_npy_checkpoint, read_npz
-from detcon_d2.checkpoint.safe_load.pickles import read_pickle
-from detcon_d2.checkpoint.safe_load.torch_file import LEGACY_MAGIC, read_torch
+import numpy as np
 
+from detcon_d2.checkpoint.safe_load.pickles import read_pickle
+from detcon_d2.checkpoint.safe_load.plain import UnsafeCheckpointError, check_shape, refused_name
+from detcon_d2.checkpoint.safe_load.torch_file import LEGACY_MAGIC, check_zip, read_torch
+
+_NPY_MAGIC = b"\x93NUMPY"
+_NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _OTHER_FILES = (
     (rb"$", "the file is empty, so cut short or damaged on its way here"),
     (rb"(\xef\xbb\xbf)?\s*<", "this looks like a web page, perhaps the error page of a download: download it again"),
@@ -30,20 +34,13 @@ _OTHER_FILES = (
 _MAX_HEADER = 100_000_000
 """Bytes of a safetensors header at most; the limit of the format."""
 
-_kept: dict[tuple[Any, ...], Any] = {}
 
-
-def load_checkpoint_file(path: str | Path, *, keep: bool = False) -> Any:
+def load_checkpoint_file(path: str | Path) -> Any:
     """The content of a checkpoint of any kind; the kind follows from the content and not from the file's name.
 
     Kinds: ``torch.save`` (zip and legacy), pickles of any protocol (Detectron2, Caffe2, haiku), ``.npy`` with a pickled object (the
     released DetCon files), ``.npz`` (a dict of its members), and safetensors: ``{"model": tensors}``, with "metadata" where the header has
     that entry (a JSON object).
-
-    Args:
-        path: the file.
-        keep: hold the content in memory for the next call with this file. Only the set-up of a run needs that, because it reads
-            MODEL.WEIGHTS several times. A call without ``keep`` returns what was held and lets it go.
 
     Returns:
         dicts, lists and tuples of tensors (torch files, safetensors), numpy arrays (the others), numbers and text. haiku's mappings and
@@ -53,17 +50,12 @@ def load_checkpoint_file(path: str | Path, *, keep: bool = False) -> Any:
         FileNotFoundError: no such file.
         UnsafeCheckpointError: naming the file, what it asks for or what is wrong with it, and what to do.
     """
-    identity = _identity(path)
-    content = _kept.pop(identity) if identity in _kept else _read(path)
-    _kept.clear()
-    if keep:
-        _kept[identity] = content
-    return content
-
-
-def is_kept(path: str | Path) -> bool:
-    """Whether :func:`load_checkpoint_file` holds this file's content."""
-    return _identity(path) in _kept
+    with open(path, "rb") as file:
+        start = file.read(1024)
+    try:
+        return _reader(path, start)(path)
+    except Exception as error:
+        raise UnsafeCheckpointError(f"Cannot load the checkpoint {path}: {_reason(error)}") from error
 
 
 def require_safetensors() -> ModuleType:
@@ -75,36 +67,49 @@ def require_safetensors() -> ModuleType:
     return safetensors
 
 
-def _identity(path: str | Path) -> tuple[Any, ...]:
-    status = os.stat(path)
-    return os.path.realpath(path), status.st_mtime_ns, status.st_size
-
-
-def _read(path: str | Path) -> Any:
-    with open(path, "rb") as file:
-        start = file.read(1024)
-    try:
-        return _reader(path, start)(path)
-    except Exception as error:
-        raise UnsafeCheckpointError(f"Cannot load the checkpoint {path}: {_reason(error)}") from error
-
-
 def _reader(path: str | Path, start: bytes) -> Callable[[str | Path], Any]:
     """The function that reads a file with these first bytes."""
     if start.startswith(b"PK"):
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-        return read_npz if names and all(name.endswith(".npy") for name in names) else read_torch
+        return _read_npz if names and all(name.endswith(".npy") for name in names) else read_torch
     if LEGACY_MAGIC in start[:32]:
         return read_torch
-    if start.startswith(NPY_MAGIC):
-        return read_npy_checkpoint
+    if start.startswith(_NPY_MAGIC):
+        return _read_npy_checkpoint
     if _is_safetensors(path, start):
         return _read_safetensors
     for pattern, reason in _OTHER_FILES:
         if re.match(pattern, start):
             raise UnsafeCheckpointError(reason)
     return lambda path: read_pickle(Path(path).read_bytes())
+
+
+def _read_npy(content: bytes) -> Any:
+    """The array of an ``.npy`` file, or the plain object that it holds pickled."""
+    file = io.BytesIO(content)
+    version = np.lib.format.read_magic(file)
+    if version not in _NPY_HEADERS:
+        raise UnsafeCheckpointError(f"it is a numpy file of version {version}; expected {' or '.join(map(str, _NPY_HEADERS))}")
+    shape, fortran, dtype = _NPY_HEADERS[version](file)
+    if dtype.hasobject:
+        return read_pickle(content, file.tell())
+    check_shape(shape, dtype.itemsize, len(content) - file.tell())
+    return np.ndarray(shape, dtype, content, file.tell(), order="F" if fortran else "C").copy("K")
+
+
+def _read_npy_checkpoint(path: str | Path) -> Any:
+    """The object in an ``.npy`` file; an array of numbers is no checkpoint."""
+    value = _read_npy(Path(path).read_bytes())
+    if isinstance(value, np.ndarray):
+        raise UnsafeCheckpointError(f"it holds one array of shape {value.shape} and type {value.dtype}, not named weights")
+    return value
+
+
+def _read_npz(path: str | Path) -> dict[str, Any]:
+    with zipfile.ZipFile(path) as archive:
+        check_zip(archive, path)
+        return {name.removesuffix(".npy"): _read_npy(archive.read(name)) for name in archive.namelist()}
 
 
 def _is_safetensors(path: str | Path, start: bytes) -> bool:

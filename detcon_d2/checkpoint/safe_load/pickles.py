@@ -9,8 +9,7 @@ import pickle
 import pickletools
 from typing import Any, BinaryIO
 
-from detcon_d2.checkpoint.safe_load.errors import ADVICE, UnsafeCheckpointError, refused_name, short
-from detcon_d2.checkpoint.safe_load.plain import CALLS, Named, check_keys, plain
+from detcon_d2.checkpoint.safe_load.plain import ADVICE, CALLS, Named, UnsafeCheckpointError, check_keys, plain, refused_name, short
 
 _OPCODES = {ord(opcode.code): opcode for opcode in pickletools.opcodes}
 # Other calls than REDUCE and NEWOBJ, objects that are named by a number or are outside the file, and sets, whose items would be hashed

@@ -2,22 +2,32 @@
 
 While a pickle is read, nothing that it names is imported or called: names and calls are recorded as :class:`Named`. Afterwards
 :func:`plain` makes the values of the few calls that it knows, and compares what they claim with what the file holds before it allocates
-memory.
+memory. Values from a file are quoted by reprlib: the full text of a value in a small file can exceed the memory.
 """
 
 import math
 import re
 from collections.abc import Callable, Iterable
+from reprlib import repr as short
 from typing import Any
 
 import numpy as np
 
-from detcon_d2.checkpoint.safe_load.errors import ADVICE, UnsafeCheckpointError, short
-
+ADVICE = "Open it in the environment of its authors and save its state dict alone."
 MAX_DEPTH, MAX_ITEMS, _MAX_AXES = 100, 5_000_000, 64
 _DTYPE = re.compile(r"[<>|=]?[biufcSUV]\d*|\|?O8?")
 # jax's 16-bit floats are the upper half of a float32. No file can ask for this type by its code.
 _BFLOAT16 = np.dtype([("bfloat16", "u2")])
+
+
+class UnsafeCheckpointError(ValueError):
+    """A checkpoint needs more than tensors, arrays and plain containers, or it cannot be read at all."""
+
+
+def refused_name(path: str) -> UnsafeCheckpointError:
+    """The refusal of a class or function that a file names."""
+    reason = "only tensors, arrays and plain containers are loaded, because other classes can run code"
+    return UnsafeCheckpointError(f"asks for {path}; {reason}. {ADVICE}")
 
 
 class Named:
@@ -48,6 +58,8 @@ class Named:
 
 
 class _Plain:
+    """Replaces calls by their results, with limits on the number of values and on the bytes that all calls together make."""
+
     def __init__(self, budget: int) -> None:
         self.count, self.budget = 0, budget
 

@@ -11,10 +11,8 @@ from typing import Any, BinaryIO
 
 import torch
 
-from detcon_d2.checkpoint.safe_load.errors import ADVICE, UnsafeCheckpointError
-from detcon_d2.checkpoint.safe_load.numpy_file import check_zip
 from detcon_d2.checkpoint.safe_load.pickles import RestrictedUnpickler
-from detcon_d2.checkpoint.safe_load.plain import CALLS, Named, check_keys, plain
+from detcon_d2.checkpoint.safe_load.plain import ADVICE, CALLS, Named, UnsafeCheckpointError, check_keys, plain
 
 LEGACY_MAGIC = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
 """The pickled number at the start of files from before torch 1.6, after the protocol."""
@@ -91,6 +89,14 @@ class _Inspector(RestrictedUnpickler):
         if not 0 <= claimed <= limit:
             raise UnsafeCheckpointError(f"has a tensor that claims {claimed} bytes, where there are {limit}")
         return Named("storage", ())
+
+
+def check_zip(archive: zipfile.ZipFile, path: str | Path) -> None:
+    """Refuse an archive that claims far more than the file can hold: more than 100 times its size and more than 256 MiB."""
+    size, claimed = Path(path).stat().st_size, sum(entry.file_size for entry in archive.infolist())
+    stored = sum(entry.file_size for entry in archive.infolist() if entry.compress_type == zipfile.ZIP_STORED)
+    if stored > size or claimed > max(100 * size, 2**28):
+        raise UnsafeCheckpointError(f"it is a zip file of {size} bytes that claims to hold {claimed} bytes")
 
 
 def _inspect_zip(path: str | Path) -> None:

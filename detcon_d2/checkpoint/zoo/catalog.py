@@ -11,6 +11,8 @@ import yaml
 
 from detcon_d2.checkpoint.convert.spec import IMAGENET
 
+PREFIX = "detcon://"
+
 
 @dataclass(frozen=True)
 class Result:
@@ -94,17 +96,21 @@ ZOO: dict[str, Entry] = {
 """Name -> entry; another project may add its own."""
 
 
-def find_entry(name: str) -> Entry:
-    """The entry of that name.
+def find_entry(name: str) -> tuple[Entry, str]:
+    """Entry and branch of ``[detcon://]NAME[/BRANCH]``; without BRANCH, the entry's first one.
 
     Raises:
-        ValueError: there is none; with the nearest names.
+        ValueError: there is no such entry, with the nearest names; or no such branch.
     """
-    if name in ZOO:
-        return ZOO[name]
-    nearest = difflib.get_close_matches(name, ZOO, n=3, cutoff=0.4)
-    found = f"nearest: {', '.join(nearest)}" if nearest else f"expected one of {', '.join(ZOO)}"
-    raise ValueError(f"No {name!r} in the model zoo; {found}. python tools/zoo.py list shows all.")
+    name, _, branch = name.removeprefix(PREFIX).partition("/")
+    if name not in ZOO:
+        nearest = difflib.get_close_matches(name, ZOO, n=3, cutoff=0.4)
+        found = f"nearest: {', '.join(nearest)}" if nearest else f"expected one of {', '.join(ZOO)}"
+        raise ValueError(f"No {name!r} in the model zoo; {found}. python tools/zoo.py list shows all.")
+    entry = ZOO[name]
+    if branch and branch not in entry.branches:
+        raise ValueError(f"{name} has no branch {branch!r}; expected {' or '.join(entry.branches)} ({PREFIX}{name}/BRANCH).")
+    return entry, branch or entry.branches[0]
 
 
 def markdown_table(entries: Iterable[Entry]) -> list[str]:
@@ -112,17 +118,11 @@ def markdown_table(entries: Iterable[Entry]) -> list[str]:
     lines = ["| name | method | network | pretraining | file from | licence | padding | checksum |", "|---|---|---|---|---|---|---|---|"]
     for entry in entries:
         length = f"{entry.epochs} epochs" if entry.epochs else "epochs not stated"
-        checksum = _checksum(entry)
         note = f" ({entry.note})" if entry.note else ""
+        digests = (("SHA-256", entry.sha256 and entry.sha256[:12]), ("SHA-256", entry.sha256_prefix), ("MD5", entry.md5_prefix))
+        checksum = ", ".join(f"{kind} {digits}..." for kind, digits in digests if digits) or "recorded at first use"
         lines.append(
             f"| `{entry.name}` | [{entry.method}]({entry.paper}) | R-{entry.depth} | {entry.pretraining_data}, {length}{note} "
             f"| [{entry.file_name}]({entry.url}), [source]({entry.source}) | {entry.licence} | {entry.padding} | {checksum} |"
         )
     return lines
-
-
-def _checksum(entry: Entry) -> str:
-    if entry.sha256:
-        return f"SHA-256 {entry.sha256[:12]}..."
-    prefixes = (("SHA-256", entry.sha256_prefix), ("MD5", entry.md5_prefix))
-    return ", ".join(f"{kind} {digits}..." for kind, digits in prefixes if digits) or "recorded at first use"

@@ -15,7 +15,6 @@ import yaml
 
 from detcon_d2 import d2
 from detcon_d2.checkpoint import DetConCheckpointer, load_checkpoint_file, read_metadata
-from detcon_d2.checkpoint.convert.conversion import prepare_conversion
 from detcon_d2.checkpoint.convert.converter import convert
 from detcon_d2.engine import load_config
 from tests.checkpoint.pretrained import pretraining_config, rewrite, write_pretrained
@@ -229,7 +228,7 @@ def test_impossible_arguments_are_named(pretrained_s, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"ends in '.bin'; expected .pth, .safetensors, .pkl"):
         convert(pretrained_s, tmp_path / "w.bin")
     with pytest.raises(ValueError, match="Found encoder 'both'"):
-        prepare_conversion(pretrained_s, "both")
+        convert(pretrained_s, tmp_path / "w.pth", branch="both")
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     with pytest.raises(ValueError, match="pip install safetensors"):
         convert(pretrained_s, tmp_path / "w.safetensors")

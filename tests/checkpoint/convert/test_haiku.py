@@ -10,11 +10,11 @@ import yaml
 
 from detcon_d2.checkpoint import load_checkpoint_file
 from detcon_d2.checkpoint.convert.converter import convert
-from detcon_d2.checkpoint.convert.haiku import from_haiku, haiku_names
-from detcon_d2.checkpoint.convert.key_maps import family_keys
-from detcon_d2.checkpoint.convert.matching import match_file
+from detcon_d2.checkpoint.convert.haiku import from_haiku
+from detcon_d2.checkpoint.convert.key_maps import family_keys, haiku_names
 from detcon_d2.checkpoint.convert.readers import read_checkpoint
 from detcon_d2.checkpoint.convert.spec import BackboneSpec
+from detcon_d2.checkpoint.convert.styles import match_file
 from tests.checkpoint.released import LAYOUTS, WITH_TARGET, backbone_tensors, haiku_trees, write_npy
 from tests.modeling.test_same_padding import STAGES, haiku_tiny, normalised
 

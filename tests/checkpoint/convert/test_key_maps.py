@@ -7,11 +7,11 @@ import torch
 import torchvision
 
 from detcon_d2 import d2
-from detcon_d2.checkpoint.convert.haiku import haiku_names
 from detcon_d2.checkpoint.convert.key_maps import (
     backbone_shapes,
     family_keys,
     grouped,
+    haiku_names,
     known_keys,
     sequential_names,
     staged_names,

@@ -6,7 +6,7 @@ import torch
 from detcon_d2.checkpoint.convert.converter import convert
 from detcon_d2.checkpoint.convert.key_maps import target_keys
 from detcon_d2.checkpoint.convert.readers import read_checkpoint
-from detcon_d2.checkpoint.convert.style import STYLES
+from detcon_d2.checkpoint.convert.styles import STYLES
 from tests.checkpoint.published import PUBLISHED, WITHOUT_EMA, extra, inner_state, publish, under
 
 

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from detcon_d2.checkpoint.convert.style import STYLES
+from detcon_d2.checkpoint.convert.styles import STYLES
 from tests.checkpoint.published import publish
 
 

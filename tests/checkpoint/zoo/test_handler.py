@@ -16,10 +16,9 @@ import torch
 from detcon_d2 import add_detcon_config, d2
 from detcon_d2.checkpoint import DetConCheckpointer, check_weights, load_checkpoint_file, read_metadata, resolve_entry
 from detcon_d2.checkpoint.convert.converter import convert
-from detcon_d2.checkpoint.zoo.cache import CACHE_VARIABLE, CachedEntry, ChecksumError
 from detcon_d2.checkpoint.zoo.catalog import ZOO, Entry
 from detcon_d2.checkpoint.zoo.download import DownloadError
-from detcon_d2.checkpoint.zoo.handler import MIRROR_VARIABLE
+from detcon_d2.checkpoint.zoo.handler import CACHE_VARIABLE, MIRROR_VARIABLE, CachedEntry, ChecksumError
 from tests.checkpoint.http_server import Site, serve
 from tests.checkpoint.pretrained import rewrite
 from tests.conftest import PATIENCE, REPO
