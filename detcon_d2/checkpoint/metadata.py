@@ -31,7 +31,6 @@ class CheckpointMetadata:
         self.values, self.strict = dict(values), strict
 
     def state_dict(self) -> dict[str, Any]:
-        """The values, to be saved."""
         return dict(self.values)
 
     def completed(self, iterations: int) -> None:
@@ -80,14 +79,10 @@ def network_metadata(cfg: "d2.CfgNode") -> dict[str, Any]:
 
 
 def pretraining_metadata(cfg: "d2.CfgNode", dataset_size: int, dataset_digest: str, method: Mapping[str, str]) -> dict[str, Any]:
-    """The metadata of a pretraining run before the first iteration.
+    """The metadata of a pretraining run before the first iteration; ``dataset_digest`` is a hash of the images' keys.
 
-    Args:
-        cfg: the resolved config.
-        dataset_size: number of images.
-        dataset_digest: hash of their keys.
-        method: what the model reports about itself: "method", "encoder" (where its encoders are in the checkpoint), "mask_parameters" (one
-            line on the regions).
+    ``method`` is what the model reports about itself: "method", "encoder" (where its encoders are in the checkpoint), "mask_parameters"
+    (one line on the regions).
     """
     return {
         "format": "detcon_d2 1",
@@ -101,14 +96,10 @@ def pretraining_metadata(cfg: "d2.CfgNode", dataset_size: int, dataset_digest: s
 def finetuning_metadata(
     cfg: "d2.CfgNode", dataset_size: int, dataset_digest: str, classes: list[str], category_ids: list[int]
 ) -> dict[str, Any]:
-    """The metadata of a fine-tuning run before the first iteration.
+    """The metadata of a fine-tuning run before the first iteration; ``dataset_digest`` is a hash of the training images.
 
-    Args:
-        cfg: the resolved config.
-        dataset_size: number of training images.
-        dataset_digest: hash of these images.
-        classes: names of the classes, in the order of the model's outputs; empty where unknown.
-        category_ids: the data set's ids of these classes, in the same order.
+    ``classes`` are the names of the classes in the order of the model's outputs, empty where unknown; ``category_ids`` are the data set's
+    ids of these classes in the same order.
     """
     return {
         "format": "detcon_d2 1",

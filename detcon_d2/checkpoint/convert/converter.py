@@ -1,4 +1,4 @@
-"""A checkpoint of any known style as files with weights: complete, checked, and with what their user needs next to them."""
+"""Converted weights as files: complete, checked, and with a config that fits them, so that nobody has to know which keys matter."""
 
 import json
 import os
@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from detcon_d2 import d2
-from detcon_d2.checkpoint.convert.config_yaml import detectron2_yaml, metadata_json
 from detcon_d2.checkpoint.convert.key_maps import TARGETS, target_keys
 from detcon_d2.checkpoint.convert.readers import read_checkpoint
-from detcon_d2.checkpoint.convert.spec import BackboneSpec
+from detcon_d2.checkpoint.convert.spec import ASSUMED, IMAGE_KEYS, KEYS, BackboneSpec
 from detcon_d2.checkpoint.convert.verify import verify_conversion
 from detcon_d2.checkpoint.safe_load.files import require_safetensors
 from detcon_d2.checkpoint.zoo.download import file_digest
@@ -25,6 +25,7 @@ _PLAIN_PADDING = (
     "Plain padding in place of it costs about 20 % relative difference of res5 at 224 pixels (random weights); at sizes 32k + 1 the two "
     "are equal."
 )
+_TEMPLATE = Path(__file__).with_name("mask_rcnn_fpn.yaml")
 
 
 def convert(
@@ -142,3 +143,74 @@ def _padding_notes(spec: BackboneSpec, target: str) -> list[str]:
     if target == "detectron2":
         return [f"padding: trained with SAME padding; the YAML sets DETCON.BACKBONE.PADDING to it. {_PLAIN_PADDING}"]
     return [f"Warning: trained with SAME padding, which {target} does not have. {_PLAIN_PADDING}"]
+
+
+class _Dumper(yaml.SafeDumper):
+    """Mappings in blocks and lists in one line, each written out where it occurs."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Dumper.add_representer(list, lambda dumper, items: dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True))
+
+
+def detectron2_yaml(spec: BackboneSpec, metadata: Mapping[str, Any], weights: Path) -> str:
+    """The text of a config for fine-tuning from ``weights`` (an absolute path).
+
+    It is plain Detectron2's, with a width multiplier written out as channels. Where that cannot build the backbone (depth 200, a wider
+    ResNet-18 or -34, SAME padding, no res5) it names ``build_detcon_resnet_fpn_backbone`` and sets DETCON's keys.
+    """
+    known, guessed = _with_assumed(metadata)
+    config = yaml.safe_load(_TEMPLATE.read_text())
+    for key, value in _values(spec, known, weights).items():
+        *sections, name = key.split(".")
+        node = config
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[name] = value
+    source, digest = known["source_file"], known["source_sha256"]
+    header = [
+        f"Mask R-CNN FPN from {weights.name}",
+        f"Written by tools/convert_to_d2.py from {source} (sha256 {digest[:12]}...), {known['encoder']} encoder.",
+        "Plain Detectron2 reads it, and so does tools/train_net.py."
+        if spec.is_plain
+        else "Its backbone is of detcon_d2: run it with detcon_d2's tools/train_net.py (or call add_detcon_config first).",
+        'Schedule and heads: protocol "standard", 1x, 16 images per batch. Leave NORM and FREEZE_AT: BatchNorm of self-supervised weights '
+        "must adapt.",
+        "MODEL.WEIGHTS is an absolute path: change it when the file moves.",
+    ]
+    if guessed:
+        header.append(f"The checkpoint does not report these settings, so these are DetCon's: {', '.join(guessed)}. Check them.")
+    comments = "".join(f"# {line}\n" for line in header)
+    return comments + yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def _values(spec: BackboneSpec, known: Mapping[str, Any], weights: Path) -> dict[str, Any]:
+    """Config key -> value, of what depends on the weights."""
+    levels = [f"p{number}" for number in range(2, spec.last_stage + 2)]
+    backbone = spec.settings() if not spec.is_plain else spec.written_out.settings()
+    # Fine-tuning may use any trained BatchNorm; the template's is the usual one.
+    unused = (KEYS["norm"], *((KEYS["width_multiplier"], KEYS["padding"]) if spec.is_plain else ()))
+    return {
+        "MODEL.WEIGHTS": str(weights),
+        "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone" if spec.is_plain else "build_detcon_resnet_fpn_backbone",
+        **{key: value for key, value in backbone.items() if key not in unused},
+        **{key: known[name] for name, key in IMAGE_KEYS.items()},
+        "MODEL.FPN.IN_FEATURES": list(spec.stage_names),
+        "MODEL.ANCHOR_GENERATOR.SIZES": [[32 * 2**index] for index in range(len(levels))],
+        "MODEL.RPN.IN_FEATURES": levels,
+        "MODEL.ROI_HEADS.IN_FEATURES": levels[:-1],
+    }
+
+
+def metadata_json(metadata: Mapping[str, Any]) -> str:
+    """Metadata of weights for torchvision or timm; ``mean`` and ``std`` are the pixel statistics for RGB images in [0, 1]."""
+    known, guessed = _with_assumed(metadata)
+    scaled = {name: [value / 255 for value in known[key]] for name, key in (("mean", "pixel_mean"), ("std", "pixel_std"))}
+    return json.dumps(known | scaled | {"assumed": sorted(guessed)}, indent=2) + "\n"
+
+
+def _with_assumed(metadata: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The metadata completed by :data:`ASSUMED`, and the names of the entries that were assumed."""
+    return ASSUMED | dict(metadata), [name for name in ASSUMED if name not in metadata]

@@ -16,11 +16,9 @@ _STATISTICS = re.compile(r"/~/(mean|var)_ema/")
 
 
 def from_haiku(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """Haiku's layout -> torch's: kernels HWIO -> OIHW, the norm's [1, 1, 1, C] -> [C]; another shape stays, to be refused by its name.
+    """Haiku's layout -> torch's: kernels HWIO -> OIHW, the norm's [1, 1, 1, C] -> [C]; ``name`` is Detectron2's.
 
-    Args:
-        name: Detectron2's.
-        tensor: as in the file.
+    A tensor of another shape stays as it is, to be refused by its name.
     """
     if ".norm." not in name:
         return tensor.permute(3, 2, 0, 1) if tensor.ndim == 4 else tensor
@@ -28,14 +26,11 @@ def from_haiku(name: str, tensor: torch.Tensor) -> torch.Tensor:
 
 
 def haiku_state(data: Any) -> tuple[dict[str, Any], list[str]] | None:
-    """The arrays of a file as ``module/leaf``, those of the target network with :data:`TARGET` before; None for no such file.
+    """The arrays of a file as ``module/leaf``, and the names of what else it holds (optimizer, step, random key); None for no such file.
 
     Layouts: {params, state}, the same as a tuple, one merged dict, {online_params, online_state, target_params, ...}, and any of them under
     ``experiment_state``, there also as the tuple (online_params, target_params, online_state, target_state, opt_state); modules with a dict
-    of leaves each, or flat.
-
-    Returns:
-        The arrays, and the names of what else the file holds (optimizer, step, random key).
+    of leaves each, or flat. Keys of the target network begin with :data:`TARGET`.
     """
     outside: list[str] = []
     if isinstance(data, Mapping) and _WRAPPER in data:

@@ -87,15 +87,10 @@ class Match:
 
 
 def match_file(data: Any, style: str | None, branch: str) -> Match:
-    """Find the style of a file's content, or read it in the style that is given.
+    """Find the style of a file's content (``style`` None), or read it in the style that is given; ``branch`` is "online" or "ema".
 
     A style fits when the stem's convolution is where it should be. Of those that fit, the one that leaves the fewest keys unknown is taken,
     and of equals that read the file alike, the first of the table.
-
-    Args:
-        data: what :func:`~detcon_d2.checkpoint.load_checkpoint_file` returned.
-        style: its name, None to detect it.
-        branch: "online" or "ema".
 
     Raises:
         ValueError: no style or several fit, with the known styles and the first keys.

@@ -27,13 +27,12 @@ def verify_conversion(backbone: Backbone, target: str, weights: Path, companion:
     Their sides are no multiples of 32, so that the padding matters. Before: the pretraining encoder with its own pixel statistics. After:
     the network that a user of the target builds (for Detectron2 from the written YAML), loaded from the written file by the usual loader.
 
+    Returns the lines to print.
+
     Args:
         backbone: what was converted.
         target: whose names the weights have.
         weights, companion: the two written files.
-
-    Returns:
-        Lines to print.
 
     Raises:
         ValueError: features differ, naming stage and difference, or are not finite.

@@ -1,7 +1,7 @@
 """The public checkpoints that ``detcon://NAME`` knows; ``catalog.yaml`` lists them."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,17 +48,17 @@ class Entry:
     sha256_prefix: str | None = None
     """First digits, as torchvision's file names carry them."""
     md5_prefix: str | None = None
-    branches: tuple[str, ...] = ("online",)
+    branches: Sequence[str] = ("online",)
     """Encoders in the file; the first one is what ``detcon://NAME`` means, the others are ``detcon://NAME/BRANCH``."""
     style: str | None = None
     """Key style for the reader; None: detected."""
     channel_order: str = "RGB"
-    pixel_mean: tuple[float, ...] = tuple(IMAGENET["pixel_mean"])
-    pixel_std: tuple[float, ...] = tuple(IMAGENET["pixel_std"])
+    pixel_mean: Sequence[float] = tuple(IMAGENET["pixel_mean"])
+    pixel_std: Sequence[float] = tuple(IMAGENET["pixel_std"])
     stride_in_1x1: bool = False
     padding: str = "symmetric"
-    published: tuple[Result, ...] = ()
-    reproduced: tuple[Result, ...] = ()
+    published: Sequence[Result] = ()
+    reproduced: Sequence[Result] = ()
     """Measured by this project, with backend."""
     note: str = ""
 
@@ -69,25 +69,14 @@ class Entry:
 
     def facts(self) -> dict[str, Any]:
         """What the file does not report about itself, for the metadata of the converted weights."""
-        facts = {
-            "method": self.method,
-            "epochs": self.epochs,
-            "datasets": [self.pretraining_data],
-            "channel_order": self.channel_order,
-            "pixel_mean": list(self.pixel_mean),
-            "pixel_std": list(self.pixel_std),
-            "stride_in_1x1": self.stride_in_1x1,
-            "padding": self.padding,
-            "licence": self.licence,
-            "source_url": self.url,
-        }
+        facts = {"method": self.method, "epochs": self.epochs, "datasets": [self.pretraining_data], "channel_order": self.channel_order}
+        facts |= {"pixel_mean": list(self.pixel_mean), "pixel_std": list(self.pixel_std), "stride_in_1x1": self.stride_in_1x1}
+        facts |= {"padding": self.padding, "licence": self.licence, "source_url": self.url}
         return {key: value for key, value in facts.items() if value is not None}
 
 
 def _entry(name: str, row: dict[str, Any]) -> Entry:
-    results = {key: tuple(Result(*result) for result in row.pop(key, ())) for key in ("published", "reproduced")}
-    lists = {key: tuple(row.pop(key)) for key in ("branches", "pixel_mean", "pixel_std") if key in row}
-    return Entry(name, **row, **results, **lists)
+    return Entry(name, **row | {key: [Result(*result) for result in row.get(key, ())] for key in ("published", "reproduced")})
 
 
 ZOO: dict[str, Entry] = {

@@ -48,7 +48,7 @@ def resolve_entry(name: str, *, cache: str | Path | None = None, mirror: str | N
     Raises:
         ValueError: no such entry or branch, or the converter's reason.
         ChecksumError: the file is another one; it was moved aside.
-        DownloadError: with the reason, the URL, and where to put a file that was downloaded by hand.
+        DownloadError: see :func:`~detcon_d2.checkpoint.zoo.download.download`.
     """
     entry, branch = find_entry(name)
     cached = CachedEntry.of(entry, cache)

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from detcon_d2 import add_detcon_config, d2
-from detcon_d2.checkpoint.convert.config_yaml import detectron2_yaml
+from detcon_d2.checkpoint.convert.converter import detectron2_yaml
 from detcon_d2.checkpoint.convert.spec import UNIT, BackboneSpec
 
 CONFIGS = Path(__file__).parent / "configs"
