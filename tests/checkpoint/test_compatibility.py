@@ -119,16 +119,12 @@ def test_a_detector_with_more_stages_than_the_weights_is_refused(tmp_path):
 
 
 def test_all_disagreements_are_reported_at_once(converted):
+    defaults = d2.get_cfg()
+    add_detcon_config(defaults)
     with pytest.raises(ValueError) as error:
-        check_weights(d2_defaults(), str(converted))
+        check_weights(defaults, str(converted))
     for key in ("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "STRIDE_IN_1X1", "RES2_OUT_CHANNELS", "MODEL.RESNETS.NORM"):
         assert key in str(error.value)
-
-
-def d2_defaults() -> "d2.CfgNode":
-    cfg = d2.get_cfg()
-    add_detcon_config(cfg)
-    return cfg
 
 
 def test_frozen_layers_get_a_warning(converted):

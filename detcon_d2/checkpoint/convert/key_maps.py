@@ -13,8 +13,6 @@ TARGETS = ("detectron2", "torchvision", "timm")
 _BACKBONE_PREFIX = "backbone.bottom_up."
 # BatchNorm's tensors; the count of batches is a scalar, the others hold one value per channel.
 _NORM_TENSORS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-Naming = Callable[[Convolution], dict[str, str]]
-"""A family of names: a convolution -> its tensors, as Detectron2 calls them after ``<convolution>.``, with their keys in the family."""
 # More blocks than any stage of any ResNet has.
 _MANY = 64
 
@@ -34,19 +32,14 @@ def target_keys(target: str, spec: BackboneSpec) -> dict[str, str]:
     has no counterpart."""
     if target == "detectron2":
         return {name: f"{_BACKBONE_PREFIX}{name}" for name in backbone_shapes(spec)}
-    return family_keys(torchvision_names, spec)
+    return family_keys("torchvision", spec)
 
 
 def _torch_keys(conv: str, norm: str) -> dict[str, str]:
     return {"weight": f"{conv}.weight", **{f"norm.{tensor}": f"{norm}.{tensor}" for tensor in _NORM_TENSORS}}
 
 
-def detectron2_names(conv: Convolution) -> dict[str, str]:
-    """``res2.0.conv1.weight``, ``res2.0.conv1.norm.bias``: the names used throughout this package."""
-    return _torch_keys(conv.name, f"{conv.name}.norm")
-
-
-def _resnet_names(stem: tuple[str, str], stage: str, first: int) -> Naming:
+def _resnet_names(stem: tuple[str, str], stage: str, first: int) -> Callable[[Convolution], dict[str, str]]:
     """Names of torchvision's ResNet: ``stem`` is its convolution and norm, ``stage`` comes before a stage's number, ``first`` for res2."""
 
     def names(conv: Convolution) -> dict[str, str]:
@@ -60,15 +53,7 @@ def _resnet_names(stem: tuple[str, str], stage: str, first: int) -> Naming:
     return names
 
 
-torchvision_names = _resnet_names(("conv1", "bn1"), "layer", 1)
-"""``layer1.0.conv1.weight``, ``layer1.0.bn1.bias``, ``layer1.0.downsample.{0,1}``."""
-sequential_names = _resnet_names(("0", "1"), "", 4)
-"""torchvision's ResNet as ``nn.Sequential(*resnet.children())``: 0 and 1 are the stem, 4..7 the stages."""
-staged_names = _resnet_names(("C1.0", "C1.1"), "C", 2)
-"""The stages as attributes C1..C5: ``C1.0`` and ``C1.1`` are the stem, ``C2.0.conv1`` is in res2."""
-
-
-def haiku_names(conv: Convolution) -> dict[str, str]:
+def _haiku_names(conv: Convolution) -> dict[str, str]:
     """``block_group_0/~/block_0/~/conv_0/w`` and its norm, below the network's own name.
 
     The running statistics are the ``average`` of Haiku's moving averages (``hidden`` is not corrected for its start at zero).
@@ -90,28 +75,29 @@ def haiku_names(conv: Convolution) -> dict[str, str]:
     }
 
 
-NAMINGS = {
-    "torchvision": torchvision_names,
-    "detectron2": detectron2_names,
-    "sequential": sequential_names,
-    "staged": staged_names,
-    "haiku": haiku_names,
+NAMINGS: dict[str, Callable[[Convolution], dict[str, str]]] = {
+    "torchvision": _resnet_names(("conv1", "bn1"), "layer", 1),
+    "sequential": _resnet_names(("0", "1"), "", 4),  # torchvision's ResNet as nn.Sequential(*resnet.children())
+    "staged": _resnet_names(("C1.0", "C1.1"), "C", 2),  # the stages as attributes C1..C5
+    "detectron2": lambda conv: _torch_keys(conv.name, f"{conv.name}.norm"),
+    "haiku": _haiku_names,
 }
+"""Family of names -> the function from a convolution to its tensors, as Detectron2 calls them after ``<convolution>.``, with their keys."""
 
 
-def family_keys(naming: Naming, spec: BackboneSpec) -> dict[str, str]:
-    """Detectron2's name -> key of the family, for every tensor of the backbone that the family has."""
-    return {f"{conv.name}.{tensor}": key for conv in convolutions(spec) for tensor, key in naming(conv).items()}
+def family_keys(family: str, spec: BackboneSpec) -> dict[str, str]:
+    """Detectron2's name -> key of a family of :data:`NAMINGS`, for every tensor of the backbone that the family has."""
+    return {f"{conv.name}.{tensor}": key for conv in convolutions(spec) for tensor, key in NAMINGS[family](conv).items()}
 
 
 @lru_cache
-def known_keys(naming: Naming) -> dict[str, str]:
+def known_keys(family: str) -> dict[str, str]:
     """Key of the family -> Detectron2's name, for every tensor that a ResNet of any depth can have."""
     parts = [Convolution(1, 0, "conv1", (0, 0, 0, 0))]
     for stage in range(2, 6):
         for block in range(_MANY):
             parts += [Convolution(stage, block, part, (0, 0, 0, 0)) for part in ("shortcut", "conv1", "conv2", "conv3")]
-    return {key: f"{conv.name}.{tensor}" for conv in parts for tensor, key in naming(conv).items()}
+    return {key: f"{conv.name}.{tensor}" for conv in parts for tensor, key in NAMINGS[family](conv).items()}
 
 
 def grouped(keys: Iterable[str]) -> list[str]:

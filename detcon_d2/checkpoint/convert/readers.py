@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from detcon_d2.checkpoint.convert.haiku import from_haiku
-from detcon_d2.checkpoint.convert.key_maps import BRANCHES, backbone_shapes, family_keys, grouped, haiku_names
+from detcon_d2.checkpoint.convert.key_maps import BRANCHES, backbone_shapes, family_keys, grouped
 from detcon_d2.checkpoint.convert.spec import ASSUMED, COUNTED, BackboneSpec, spec_from_tensors
 from detcon_d2.checkpoint.convert.styles import Match, match_file
 from detcon_d2.checkpoint.metadata import with_defaults
@@ -69,7 +69,7 @@ def read_checkpoint(path: str | Path, style: str | None = None, branch: str = "o
         raise ValueError(f"{path} {error}" if str(error)[0].islower() else f"{path}: {error}") from None
     match.dropped.pop("metadata", None)
     tensors = {name: _tensor(value, match.keys[name], path) for name, value in match.backbone.items()}
-    if match.style.naming is haiku_names:
+    if match.style.naming == "haiku":
         tensors = {name: from_haiku(name, tensor) for name, tensor in tensors.items()}
     saved = data.get("metadata") if isinstance(data, Mapping) else None
     # Metadata that describe the network are from this package. What they leave open, the style cannot know either.

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from detcon_d2.checkpoint.convert.haiku import haiku_state
-from detcon_d2.checkpoint.convert.key_maps import NAMINGS, Naming, haiku_names, known_keys, torchvision_names
+from detcon_d2.checkpoint.convert.key_maps import known_keys
 from detcon_d2.checkpoint.convert.spec import IMAGENET
 
 COMMON: dict[str, Any] = {"channel_order": "RGB", **IMAGENET, "stride_in_1x1": False, "norm": "BN", "padding": "symmetric"}
@@ -28,7 +28,7 @@ class Style:
     publishes: str
     online: Sequence[str]
     ema: Sequence[str] = ()
-    naming: Naming = torchvision_names
+    naming: str = "torchvision"
     states: Sequence[Sequence[str]] = (("state_dict",), ("model",), ("",))
     drops: Mapping[str, str] = field(default_factory=dict)
     marks: str = ""
@@ -38,8 +38,6 @@ class Style:
 
 
 def _style(name: str, row: dict[str, Any]) -> Style:
-    if "naming" in row:
-        row["naming"] = NAMINGS[row["naming"]]
     if "facts" in row:
         row["facts"] = {} if row["facts"] is None else COMMON | row["facts"]
     if row.pop("from_code", False):
@@ -127,7 +125,7 @@ def _match(style: Style, data: Any, branch: str) -> Match | None:
 
 def _states(style: Style, data: Any) -> Iterator[tuple[str, dict[str, Any], list[str]]]:
     """Every state dict that the style could mean: its place, its tensors without a wrapper's prefix, and what else the file holds."""
-    if style.naming is haiku_names:
+    if style.naming == "haiku":
         collected = haiku_state(data)
         if collected is not None:
             yield "", _tensors(collected[0]), collected[1] + _others(collected[0])

@@ -81,11 +81,6 @@ def test_errors_are_one_message_with_status_2(tool, site):
     assert status == 2 and "HTTP 403" in err and "Traceback" not in err
 
 
-def test_help_teaches_by_examples(tool):
-    status, out, _ = tool("--help")
-    assert status == 0 and out.count("zoo.py ") >= 4 and "detcon://" in out and "DETCON_D2_CACHE" in out
-
-
 def test_the_table_in_model_zoo_md_is_that_of_the_code(tool):
     printed = tool("list", "--markdown")[1]
     assert printed == "\n".join(markdown_table(ZOO.values())) + "\n"
