@@ -41,32 +41,27 @@ def test_every_kind_of_trained_batch_norm_is_accepted(converted, norm):
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "message"),
+    ("key", "value", "expected"),
     [
-        ("INPUT.FORMAT", "BGR", "INPUT.FORMAT is 'BGR'; expected 'RGB'."),
-        (
-            "MODEL.PIXEL_MEAN",
-            [103.53, 116.28, 123.675],
-            "MODEL.PIXEL_MEAN is [103.53, 116.28, 123.675]; expected [123.675, 116.28, 103.53].",
-        ),
-        ("MODEL.PIXEL_STD", [1.0, 1.0, 1.0], "MODEL.PIXEL_STD is [1.0, 1.0, 1.0]; expected [58.395, 57.12, 57.375]."),
-        ("MODEL.RESNETS.STRIDE_IN_1X1", True, "MODEL.RESNETS.STRIDE_IN_1X1 is True; expected False."),
-        ("MODEL.RESNETS.DEPTH", 101, "MODEL.RESNETS.DEPTH is 101; expected 50."),
-        ("MODEL.RESNETS.RES2_OUT_CHANNELS", 256, "MODEL.RESNETS.RES2_OUT_CHANNELS is 256; expected 16."),
-        ("MODEL.RESNETS.STEM_OUT_CHANNELS", 64, "MODEL.RESNETS.STEM_OUT_CHANNELS is 64; expected 8."),
-        ("MODEL.RESNETS.NORM", "FrozenBN", "MODEL.RESNETS.NORM is 'FrozenBN'; expected 'SyncBN'."),
-        ("MODEL.RESNETS.NORM", "", "MODEL.RESNETS.NORM is ''; expected 'SyncBN'."),
+        ("INPUT.FORMAT", "BGR", "RGB"),
+        ("MODEL.PIXEL_MEAN", [103.53, 116.28, 123.675], [123.675, 116.28, 103.53]),
+        ("MODEL.PIXEL_STD", [1.0, 1.0, 1.0], [58.395, 57.12, 57.375]),
+        ("MODEL.RESNETS.STRIDE_IN_1X1", True, False),
+        ("MODEL.RESNETS.DEPTH", 101, 50),
+        ("MODEL.RESNETS.RES2_OUT_CHANNELS", 256, 16),
+        ("MODEL.RESNETS.STEM_OUT_CHANNELS", 64, 8),
+        ("MODEL.RESNETS.NORM", "FrozenBN", "SyncBN"),
+        ("MODEL.RESNETS.NORM", "", "SyncBN"),
     ],
 )
-def test_a_disagreement_is_refused_with_key_found_and_expected(converted, key, value, message):
+def test_a_disagreement_is_refused_with_key_found_and_expected(converted, key, value, expected):
+    message = f"{key} is {value!r}; expected {expected!r}."
     with pytest.raises(ValueError, match=r"DETCON\.CHECK_WEIGHTS False starts nevertheless") as error:
         check_weights(config(converted, key, value), str(converted))
     assert message in str(error.value) and str(converted) in str(error.value)
     lines = check_weights(config(converted, key, value, "DETCON.CHECK_WEIGHTS", False), str(converted))
-    assert [line for line in lines if line.startswith("Warning:")] == [
-        f"Warning: {message} Started nevertheless, because DETCON.CHECK_WEIGHTS is False."
-    ]
-    assert "agrees" not in lines[0]
+    started = f"Warning: {message} Started nevertheless, because DETCON.CHECK_WEIGHTS is False."
+    assert [line for line in lines if line.startswith("Warning:")] == [started] and "agrees" not in lines[0]
 
 
 OURS = ("MODEL.BACKBONE.NAME", "build_detcon_resnet_fpn_backbone")

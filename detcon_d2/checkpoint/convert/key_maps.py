@@ -1,5 +1,6 @@
 """Exact key maps: every tensor has one name on each side, made from the network's structure and never by editing strings."""
 
+import itertools
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 
@@ -9,8 +10,6 @@ BRANCHES = {"online": "encoder.", "ema": "target.encoder."}
 """Encoder branch -> prefix of its tensors in a pretraining checkpoint."""
 TARGETS = ("detectron2", "torchvision", "timm")
 """Whose names the converted tensors get."""
-# Prefix of the ResNet's tensors in a Mask R-CNN FPN.
-_BACKBONE_PREFIX = "backbone.bottom_up."
 # BatchNorm's tensors; the count of batches is a scalar, the others hold one value per channel.
 _NORM_TENSORS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 # More blocks than any stage of any ResNet has.
@@ -31,7 +30,7 @@ def target_keys(target: str, spec: BackboneSpec) -> dict[str, str]:
     """Name of every tensor of the backbone -> its key in a Mask R-CNN FPN or, for "torchvision" and "timm", in their ResNets, whose ``fc``
     has no counterpart."""
     if target == "detectron2":
-        return {name: f"{_BACKBONE_PREFIX}{name}" for name in backbone_shapes(spec)}
+        return {name: f"backbone.bottom_up.{name}" for name in backbone_shapes(spec)}
     return family_keys("torchvision", spec)
 
 
@@ -93,11 +92,9 @@ def family_keys(family: str, spec: BackboneSpec) -> dict[str, str]:
 @lru_cache
 def known_keys(family: str) -> dict[str, str]:
     """Key of the family -> Detectron2's name, for every tensor that a ResNet of any depth can have."""
-    parts = [Convolution(1, 0, "conv1", (0, 0, 0, 0))]
-    for stage in range(2, 6):
-        for block in range(_MANY):
-            parts += [Convolution(stage, block, part, (0, 0, 0, 0)) for part in ("shortcut", "conv1", "conv2", "conv3")]
-    return {key: f"{conv.name}.{tensor}" for conv in parts for tensor, key in NAMINGS[family](conv).items()}
+    parts = itertools.product(range(2, 6), range(_MANY), ("shortcut", "conv1", "conv2", "conv3"))
+    convs = [Convolution(*part, (0, 0, 0, 0)) for part in ((1, 0, "conv1"), *parts)]
+    return {key: f"{conv.name}.{tensor}" for conv in convs for tensor, key in NAMINGS[family](conv).items()}
 
 
 def grouped(keys: Iterable[str]) -> list[str]:

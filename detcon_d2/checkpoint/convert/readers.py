@@ -29,14 +29,10 @@ class Backbone:
     style: str
     branch: str
     spec: BackboneSpec
-    tensors: dict[str, torch.Tensor]
-    """By Detectron2's names without a prefix, in the order of the network."""
-    metadata: dict[str, Any]
-    """What the file, its style and the caller report about it."""
-    dropped: dict[str, str]
-    """Key of the file that is not part of the backbone -> what it is."""
-    notes: list[str]
-    """Lines to print."""
+    tensors: dict[str, torch.Tensor]  # by Detectron2's names without a prefix, in the order of the network
+    metadata: dict[str, Any]  # what the file, its style and the caller report about it
+    dropped: dict[str, str]  # key of the file that is not part of the backbone -> what it is
+    notes: list[str]  # lines to print
 
 
 def read_checkpoint(path: str | Path, style: str | None = None, branch: str = "online", facts: Mapping[str, Any] | None = None) -> Backbone:
@@ -62,24 +58,32 @@ def read_checkpoint(path: str | Path, style: str | None = None, branch: str = "o
     facts = _checked_facts(facts or {})
     data = load_checkpoint_file(path)
     try:
-        match = match_file(data, style, branch)
-        if match.prefix is None:
-            raise ValueError(f"has no {_absent(match)}")
+        return _backbone(data, style, branch, facts)
     except ValueError as error:
         raise ValueError(f"{path} {error}" if str(error)[0].islower() else f"{path}: {error}") from None
+
+
+def _backbone(data: Any, style: str | None, branch: str, facts: Mapping[str, Any]) -> Backbone:
+    match = match_file(data, style, branch)
+    if match.prefix is None:
+        kind, other = ("EMA", "online") if branch == "ema" else ("online", "ema")
+        reason = f"that style {match.style.name} knows"
+        if match.style.name == "detcon_d2":
+            reason = f"(keys {BRANCHES[branch] + '*'!r}): the method of this checkpoint keeps none"
+        raise ValueError(f"has no {kind} encoder {reason}. Use --encoder {other}.")
     match.dropped.pop("metadata", None)
-    tensors = {name: _tensor(value, match.keys[name], path) for name, value in match.backbone.items()}
+    tensors = {name: _tensor(value, match.keys[name]) for name, value in match.backbone.items()}
     if match.style.naming == "haiku":
         tensors = {name: from_haiku(name, tensor) for name, tensor in tensors.items()}
     saved = data.get("metadata") if isinstance(data, Mapping) else None
     # Metadata that describe the network are from this package. What they leave open, the style cannot know either.
     ours = isinstance(saved, dict) and "depth" in saved
     metadata = {**(with_defaults(saved) if ours else match.style.facts), **facts}
-    spec, notes = _spec(tensors, metadata, path)
+    spec, notes = _spec(tensors, metadata)
     notes = [match.describe(), *([match.style.note] if match.style.note else []), *notes, *_describe_dropped(match)]
     if "depth" not in metadata:
         metadata = spec.metadata(counted=True) | metadata
-    _check(tensors, match, spec, path)
+    _check(tensors, match, spec)
     tensors, changed = _uniform(tensors, spec)
     return Backbone(match.style.name, branch, spec, tensors, metadata | {"style": match.style.name}, match.dropped, notes + changed)
 
@@ -98,31 +102,22 @@ def _checked_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in facts.items()}
 
 
-def _tensor(value: Any, key: str, path: str | Path) -> torch.Tensor:
+def _tensor(value: Any, key: str) -> torch.Tensor:
     if isinstance(value, torch.Tensor):
         return value
     try:
         # torch takes this machine's byte order only.
         return torch.as_tensor(np.asarray(value, dtype=value.dtype.newbyteorder("=")))
     except TypeError:
-        raise ValueError(f"{path}: {key} is an array of {value.dtype}; expected one of float32 (or an integer count of batches).") from None
+        raise ValueError(f"Tensor {key} is an array of {value.dtype}; expected one of float32 (or an integer count of batches).") from None
 
 
-def _absent(match: Match) -> str:
-    kind, other = ("EMA", "online") if match.branch == "ema" else ("online", "ema")
-    if match.style.name == "detcon_d2":
-        return f"{kind} encoder (keys {BRANCHES[match.branch] + '*'!r}): the method of this checkpoint keeps none. Use --encoder {other}."
-    return f"{kind} encoder that style {match.style.name} knows. Use --encoder {other}."
-
-
-def _spec(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any], path: str | Path) -> tuple[BackboneSpec, list[str]]:
+def _spec(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> tuple[BackboneSpec, list[str]]:
     if "depth" in metadata:
         return BackboneSpec.from_metadata(metadata), []
-    try:
-        spec = spec_from_tensors(tensors)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    spec = replace(spec, **{name: metadata[name] for name in ("stride_in_1x1", "norm", "padding") if name in metadata})
+    spec = replace(
+        spec_from_tensors(tensors), **{name: metadata[name] for name in ("stride_in_1x1", "norm", "padding") if name in metadata}
+    )
     note = f"The checkpoint has no metadata. From its tensors: {spec.describe()}."
     missing = [key for key in (*ASSUMED, "padding") if key not in metadata]
     if missing:
@@ -143,7 +138,7 @@ def _describe_dropped(match: Match) -> list[str]:
     return lines
 
 
-def _check(tensors: Mapping[str, torch.Tensor], match: Match, spec: BackboneSpec, path: str | Path) -> None:
+def _check(tensors: Mapping[str, torch.Tensor], match: Match, spec: BackboneSpec) -> None:
     """Raise a ValueError that lists every tensor that does not fit, by the file's names without the prefix."""
     keys, shapes = family_keys(match.style.naming, spec), backbone_shapes(spec)
     lines = [f"missing: {key}" for key in grouped(keys[name] for name in keys if name not in tensors and not name.endswith(_COUNT))]
@@ -162,7 +157,7 @@ def _check(tensors: Mapping[str, torch.Tensor], match: Match, spec: BackboneSpec
     except ValueError:
         other = ""
     listed = "\n  ".join(lines)
-    raise ValueError(f"The encoder in {path} (style {match.style.name}) is not the {spec.describe()} that it should be.{other}\n  {listed}")
+    raise ValueError(f"The encoder (style {match.style.name}) is not the {spec.describe()} that it should be.{other}\n  {listed}")
 
 
 def _misfits(tensor: torch.Tensor, key: str, shape: tuple[int, ...], is_count: bool) -> list[str]:

@@ -56,23 +56,14 @@ class Match:
     """A file's keys in the terms of one style."""
 
     style: Style
-    branch: str
-    place: str
-    """Where the state dict is in the file."""
-    prefix: str | None
-    """What comes before the backbone's names; None where the branch is absent."""
-    backbone: dict[str, Any]
-    """Detectron2's name -> array or tensor, as it is in the file."""
-    keys: dict[str, str]
-    """Detectron2's name -> key of the style, without the prefix."""
-    dropped: dict[str, str]
-    """Key of what is not part of the backbone -> reason."""
-    unknown: list[str]
-    """Keys that no rule of the style explains."""
-    marked: bool
-    """A key that only this style has is present."""
-    also: tuple[str, ...] = ()
-    """Other styles that read the file alike."""
+    place: str  # where the state dict is in the file
+    prefix: str | None  # what comes before the backbone's names; None where the branch is absent
+    backbone: dict[str, Any]  # Detectron2's name -> array or tensor, as it is in the file
+    keys: dict[str, str]  # Detectron2's name -> key of the style, without the prefix
+    dropped: dict[str, str]  # key of what is not part of the backbone -> reason
+    unknown: list[str]  # keys that no rule of the style explains
+    marked: bool  # a key that only this style has is present
+    also: tuple[str, ...] = ()  # other styles that read the file alike
 
     def describe(self) -> str:
         """Which style, and why."""
@@ -205,7 +196,7 @@ def _sort(
         else:
             unknown.append(key)
     marked = not style.marks or any(re.match(style.marks, key) for key in state)
-    return Match(style, branch, place, prefix, backbone, keys, dropped, unknown, marked)
+    return Match(style, place, prefix, backbone, keys, dropped, unknown, marked)
 
 
 def _reading(match: Match) -> tuple[Any, ...]:

@@ -18,14 +18,11 @@ PREFIX = "detcon://"
 class Result:
     """AP of Mask R-CNN FPN on COCO val2017, fine-tuned from an entry or from weights of its method."""
 
-    schedule: str
-    """1x or 2x."""
+    schedule: str  # 1x or 2x
     box_ap: float
     mask_ap: float
-    by: str
-    """Who measured it, and on which weights where these are not the entry's own."""
-    backend: str = ""
-    """``d2.describe_backend()`` of a result of ours."""
+    by: str  # who measured it, and on which weights where these are not the entry's own
+    backend: str = ""  # ``d2.describe_backend()`` of a result of ours
 
 
 @dataclass(frozen=True)
@@ -34,32 +31,27 @@ class Entry:
 
     name: str
     url: str
-    source: str
-    """The page that gives the file's address and content."""
+    source: str  # the page that gives the file's address and content
     paper: str
     licence: str
     method: str
     depth: int
     epochs: int | None
     pretraining_data: str = "ImageNet-1k"
-    size: int | None = None
-    """Bytes."""
+    size: int | None = None  # bytes
     sha256: str | None = None
-    sha256_prefix: str | None = None
-    """First digits, as torchvision's file names carry them."""
+    sha256_prefix: str | None = None  # first digits, as torchvision's file names carry them
     md5_prefix: str | None = None
     branches: Sequence[str] = ("online",)
     """Encoders in the file; the first one is what ``detcon://NAME`` means, the others are ``detcon://NAME/BRANCH``."""
-    style: str | None = None
-    """Key style for the reader; None: detected."""
+    style: str | None = None  # key style for the reader; None: detected
     channel_order: str = "RGB"
     pixel_mean: Sequence[float] = tuple(IMAGENET["pixel_mean"])
     pixel_std: Sequence[float] = tuple(IMAGENET["pixel_std"])
     stride_in_1x1: bool = False
     padding: str = "symmetric"
     published: Sequence[Result] = ()
-    reproduced: Sequence[Result] = ()
-    """Measured by this project, with backend."""
+    reproduced: Sequence[Result] = ()  # measured by this project, with backend
     note: str = ""
 
     @property

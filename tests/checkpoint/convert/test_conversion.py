@@ -16,16 +16,12 @@ import yaml
 from detcon_d2 import d2
 from detcon_d2.checkpoint import DetConCheckpointer, load_checkpoint_file, read_metadata
 from detcon_d2.checkpoint.convert.converter import convert
+from detcon_d2.checkpoint.convert.readers import read_checkpoint
 from detcon_d2.engine import load_config
 from tests.checkpoint.pretrained import rewrite, write_pretrained
 
-FORMATS = [
-    "pkl",
-    "pth",
-    pytest.param(
-        "safetensors", marks=pytest.mark.skipif(not importlib.util.find_spec("safetensors"), reason="safetensors is not installed")
-    ),
-]
+OPTIONAL = pytest.mark.skipif(not importlib.util.find_spec("safetensors"), reason="safetensors is not installed")
+FORMATS = ["pkl", "pth", pytest.param("safetensors", marks=OPTIONAL)]
 AGREE = "features before and after conversion agree"
 
 
@@ -240,3 +236,20 @@ def test_a_conversion_that_stops_half_way_leaves_the_old_files_and_no_rest(pretr
     with pytest.raises(KeyboardInterrupt):
         convert(pretrained_s, tmp_path / "w.pth", overwrite=True, check=True)
     assert {name: (tmp_path / name).read_text() for name in os.listdir(tmp_path)} == {"w.pth": "old", "w.yaml": "old"}
+
+
+@pytest.mark.parametrize("suffix", FORMATS[1:])
+@pytest.mark.parametrize("target", ["torchvision", "timm"])
+def test_the_converter_goes_there_and_back(tmp_path, target, suffix):
+    torch.manual_seed(0)
+    state = torchvision.models.resnet18().state_dict()
+    torch.save(state, tmp_path / "in.pth")
+    convert(tmp_path / "in.pth", tmp_path / "d2.pkl", facts={"licence": "MIT"})
+    convert(tmp_path / "d2.pkl", tmp_path / f"back.{suffix}", target=target)
+    convert(tmp_path / f"back.{suffix}", tmp_path / "again.pkl")
+    first, last = (read_checkpoint(tmp_path / name).tensors for name in ("d2.pkl", "again.pkl"))
+    torch.testing.assert_close(last, first, rtol=0, atol=0)
+    back = read_checkpoint(tmp_path / f"back.{suffix}")
+    assert torch.equal(back.tensors["res4.0.shortcut.weight"], state["layer3.0.downsample.0.weight"])
+    # A bare state dict, as load_state_dict takes it, has no place for metadata.
+    assert back.metadata.get("licence") == ("MIT" if suffix == "safetensors" else None)

@@ -59,6 +59,8 @@ def test_names_are_those_of_the_released_models_map(shared_dir):
     pairs = {entry["detectron2"]: entry["torchvision"] for entry in oracle}
     ours = target_keys("torchvision", published(50))
     assert pairs == {name: target for name, target in ours.items() if not name.endswith("num_batches_tracked")}
+    released = {entry["detectron2"]: f"{entry['module']}/{entry['leaf']}" for entry in oracle}
+    assert released == {name: f"res_net50/~/{key}" for name, key in family_keys("haiku", BackboneSpec(50)).items()}
 
 
 @pytest.mark.parametrize("spec", [spec for spec in SPECS if spec.last_stage == 5], ids=str)

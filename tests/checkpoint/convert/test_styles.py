@@ -182,7 +182,7 @@ def test_arrays_of_other_machines_are_read_and_those_of_no_number_named(tmp_path
     if dtype == ">f4":
         assert torch.equal(read_checkpoint("in.pkl").tensors["res2.0.conv1.norm.bias"], torch.from_numpy(value))
     else:
-        with pytest.raises(ValueError, match=r"in.pkl: layer1.0.bn1.bias is an array of .*expected one of float32"):
+        with pytest.raises(ValueError, match=r"in.pkl: Tensor layer1.0.bn1.bias is an array of .*expected one of float32"):
             read_checkpoint("in.pkl")
 
 
