@@ -86,6 +86,10 @@ def test_libraries_load_their_names_strictly_except_for_fc(request, tmp_path, ta
     loaded = load_checkpoint_file(tmp_path / f"w.{suffix}")
     report = library(f"resnet{depth}").load_state_dict(loaded["model"] if suffix == "safetensors" else loaded, strict=False)
     assert set(report.missing_keys) == {"fc.weight", "fc.bias"} and not report.unexpected_keys
+    # And back: the same tensors, bit by bit. A bare state dict, as load_state_dict takes it, has no place for metadata.
+    back = read_checkpoint(tmp_path / f"w.{suffix}")
+    torch.testing.assert_close(back.tensors, encoder_of(source), rtol=0, atol=0)
+    assert back.metadata.get("epochs") == (2.0 if suffix == "safetensors" else None)
     companion = json.loads((tmp_path / "w.json").read_text())
     assert companion["mean"] == pytest.approx([0.485, 0.456, 0.406]) and companion["channel_order"] == "RGB" and companion["epochs"] == 2.0
 
@@ -166,18 +170,17 @@ def test_every_tensor_that_does_not_fit_is_named(pretrained_s, tmp_path, change,
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("hello, this is a text", "cut short or damaged"),
         ([1, 2], "holds no state dict: expected a dict of tensors, such as a DetCon pretraining checkpoint. It is a list"),
         (
             {"model": {"blocks.0.attn.qkv.weight": torch.zeros(2)}, "epoch": 1},
             r"is of no known style.*first keys: model: blocks.0.attn.qkv.weight ...; epoch. Known styles: detcon_d2, haiku",
         ),
     ],
-    ids=["text", "list", "transformer"],
+    ids=["list", "transformer"],
 )
 def test_an_unrelated_file_is_refused_clearly_and_nothing_is_written(tmp_path, content, message):
     source = tmp_path / "in.pth"
-    source.write_text(content) if isinstance(content, str) else torch.save(content, source)
+    torch.save(content, source)
     with pytest.raises(ValueError, match=message) as error:
         convert(source, tmp_path / "w.pth")
     assert str(source) in str(error.value) and os.listdir(tmp_path) == [source.name]
@@ -236,20 +239,3 @@ def test_a_conversion_that_stops_half_way_leaves_the_old_files_and_no_rest(pretr
     with pytest.raises(KeyboardInterrupt):
         convert(pretrained_s, tmp_path / "w.pth", overwrite=True, check=True)
     assert {name: (tmp_path / name).read_text() for name in os.listdir(tmp_path)} == {"w.pth": "old", "w.yaml": "old"}
-
-
-@pytest.mark.parametrize("suffix", FORMATS[1:])
-@pytest.mark.parametrize("target", ["torchvision", "timm"])
-def test_the_converter_goes_there_and_back(tmp_path, target, suffix):
-    torch.manual_seed(0)
-    state = torchvision.models.resnet18().state_dict()
-    torch.save(state, tmp_path / "in.pth")
-    convert(tmp_path / "in.pth", tmp_path / "d2.pkl", facts={"licence": "MIT"})
-    convert(tmp_path / "d2.pkl", tmp_path / f"back.{suffix}", target=target)
-    convert(tmp_path / f"back.{suffix}", tmp_path / "again.pkl")
-    first, last = (read_checkpoint(tmp_path / name).tensors for name in ("d2.pkl", "again.pkl"))
-    torch.testing.assert_close(last, first, rtol=0, atol=0)
-    back = read_checkpoint(tmp_path / f"back.{suffix}")
-    assert torch.equal(back.tensors["res4.0.shortcut.weight"], state["layer3.0.downsample.0.weight"])
-    # A bare state dict, as load_state_dict takes it, has no place for metadata.
-    assert back.metadata.get("licence") == ("MIT" if suffix == "safetensors" else None)
