@@ -10,16 +10,12 @@ from detcon_d2.masks.worker import image_rng
 
 
 class StoredRegions:
-    """Reads the label maps in a folder, by the key of the image: uint16 (layers, H, W)."""
+    """Reads the label maps in a folder, by the key of the image: uint16 (layers, H, W).
+
+    Raises ValueError for no such folder or a damaged one; when called, for an image without a label map.
+    """
 
     def __init__(self, root: str | os.PathLike) -> None:
-        """
-        Args:
-            root: the folder.
-
-        Raises:
-            ValueError: no such folder, or a damaged one; when called: no label map for the image.
-        """
         self._store = open_store(root)
 
     def __str__(self) -> str:

@@ -72,9 +72,6 @@ def test_several_annotators_are_averaged_and_their_objects_pooled():
     scores = score_label_map(HALVES, [one, two])
     assert scores.covering == pytest.approx((1 + 0.5) / 2) and scores.best_overlap == pytest.approx((1 + 1 + 0.5) / 3)
     assert scores.asa == 1 and scores.boundary_recall == 1 and scores.objects == 3  # the second has no boundary, and does not count
-
-
-def test_sizes_must_agree():
     with pytest.raises(ValueError, match=r"label map of \(4, 4\) and a ground truth of \(4, 5\)"):
         contingency_table(HALVES, GroundTruth(np.zeros((4, 5), int)))
 
