@@ -12,9 +12,6 @@ from matplotlib.figure import Figure
 COLORS = ("#2f7bf0", "#d9730d", "#0f9a78", "#9a63dd", "#d0458a", "#7a838c")
 """Colours that a chart refers to by index, readable on white and on black."""
 
-Points = list[tuple[int, float]]
-"""(x, y) pairs in the order of x, for example iteration and loss."""
-
 _GRAY, _TRACK = COLORS[-1], "#88888840"
 _STYLE = {f"axes.spines.{side}": False for side in ("left", "right", "top", "bottom")} | {
     # The same input gives the same bytes; text stays text.
@@ -25,22 +22,18 @@ _STYLE = {f"axes.spines.{side}": False for side in ("left", "right", "top", "bot
 
 
 class Line(NamedTuple):
-    """One curve: its name, at least one point, and the index of its colour, taken modulo the number of ``COLORS``."""
+    """One curve: its name, at least one point (x, y), and the index of its colour, taken modulo the number of ``COLORS``."""
 
     label: str
-    points: Points
+    points: Sequence[tuple[int, float]]
     color: int
 
 
 class Panel(NamedTuple):
-    """Bars of one quantity, one bar for each row of the chart.
+    """Bars of one quantity: a heading, which may be empty, and a value >= 0 and the text after its bar for each row of the chart.
 
-    Attributes:
-        name: heading of the panel, may be empty.
-        values: one for each row, >= 0; None or NaN has no bar.
-        labels: text after each bar.
-        full: value of a bar of full length; None: the largest value.
-        colors: index of each bar's colour; None: 0 for all.
+    A value None or NaN has no bar. ``full`` is the value of a bar of full length, None: the largest. ``colors`` are the indices of the
+    bars' colours, None: 0 for all.
     """
 
     name: str

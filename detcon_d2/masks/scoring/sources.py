@@ -31,8 +31,7 @@ Source = RegionGenerator | StoredRegions
 def named_layers(title: str, source: Source, image: np.ndarray, record: dict) -> list[tuple[str, np.ndarray]]:
     """The label maps of an image, each uint16 (H, W) with its title: ``title``, or ``title [layer]`` if there are several.
 
-    Raises:
-        ValueError: as the source raises it, or for label maps of another size.
+    Raises ValueError as the source raises it, or for label maps of another size.
     """
     label_maps = source(image, image_rng(record["key"]), record)
     label_maps = label_maps[None] if label_maps.ndim == 2 else label_maps

@@ -3,8 +3,8 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -31,16 +31,10 @@ def check_inputs(folder: Path, runs: Sequence[Run]) -> None:
         raise ValueError("\n".join(lines))
 
 
-@dataclass(frozen=True)
-class Thing:
-    """An object or a detection.
+class Thing(NamedTuple):
+    """An object or a detection: COCO id of its category, mask bool (H, W), box (x, y, width, height) in pixels.
 
-    Attributes:
-        category: COCO id.
-        mask: bool (H, W).
-        box: x, y, width, height in pixels.
-        score: of a detection.
-        correct: of a detection: it matches an object of its category with mask IoU >= 0.5, each object once.
+    A detection has a score, and is correct if it matches an object of its category with mask IoU >= 0.5, each object once.
     """
 
     category: int
@@ -95,7 +89,7 @@ def match(found: Sequence[Thing], objects: Sequence[Thing]) -> list[Thing]:
         iou, best = max(candidates, default=(0.0, 0))
         if iou >= 0.5:
             del free[best]
-        result.append(replace(thing, correct=iou >= 0.5))
+        result.append(thing._replace(correct=iou >= 0.5))
     return result
 
 

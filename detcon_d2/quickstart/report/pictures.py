@@ -41,18 +41,14 @@ def _draw_things(axes: Axes, images: LabelledImages, index: int, things: Sequenc
         text = images.categories[thing.category] + ("" if thing.score is None else f" {thing.score:.2f}")
         # Centred on the box, but inside the image.
         x, y = np.clip(np.array(thing.box[:2]) + np.array(thing.box[2:]) / 2, 0.15 * len(image), 0.85 * len(image))
-        style = {"color": "white", "size": 7, "ha": "center", "va": "center", "weight": "bold"}
-        axes.text(x, y, text, path_effects=[withStroke(linewidth=2, foreground="black")], **style)
+        effects = [withStroke(linewidth=2, foreground="black")]
+        axes.text(x, y, text, color="white", size=7, ha="center", va="center", weight="bold", path_effects=effects)
 
 
 class Pair(NamedTuple):
-    """A query region and an image to search.
+    """The indices of a query image and of an image to search, and the COCO id of a category.
 
-    Attributes:
-        query, target: indices of the two images.
-        category: COCO id of the region.
-        region: bool (H, W), the query object in its image.
-        objects: bool (H, W), all objects of the category in the target image.
+    ``region`` bool (H, W) is the query object in its image, ``objects`` bool (H, W) are all objects of the category in the target image.
     """
 
     query: int
@@ -63,9 +59,9 @@ class Pair(NamedTuple):
 
 
 def choose_pairs(images: LabelledImages, num_images: int) -> list[Pair]:
-    """Every pair of an object and the next image with its category, within the first images; results play no part in the choice.
+    """Every pair of an object and the next image with its category, within the first images, sorted by category, then by image.
 
-    For each category and each image that has it, the largest object of the category; sorted by category, then by image.
+    The object is the largest of its category in its image; results play no part in the choice.
     """
     pairs = []
     objects = [images.objects(index) for index in range(min(num_images, len(images)))]

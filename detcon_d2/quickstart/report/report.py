@@ -61,15 +61,10 @@ def main(argv: list[str] | None = None) -> int | None:
 
 
 def write_report(folder: Path, runs: Sequence[Run], output: Path) -> None:
-    """Write the report of a quickstart's folder.
+    """Write the report of a quickstart's folder to an html file, which is replaced atomically.
 
-    Args:
-        folder: with ``views.png``, ``data`` and ``stages`` (records of the commands that ran).
-        runs: the baseline, which is not pretrained, and one or more pretrained runs.
-        output: the html file, replaced atomically.
-
-    Raises:
-        ValueError: a file is missing or damaged; names the file and the tool that writes it.
+    The first run is the baseline, which is not pretrained; the others are pretrained. Raises ValueError if a file is missing or damaged;
+    the message names the file and the tool that writes it.
     """
     check_inputs(folder, runs)
     parts = _Parts(folder, runs)

@@ -1,7 +1,6 @@
 """Pairs are chosen by annotations in order, the maps are those of the pure functions, and everything is drawn."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -52,6 +51,6 @@ def test_sheets_have_a_picture_for_every_image_and_method(images):
     one, two = (draw_similarity(images, choose_pairs(images, len(images))[:count], encoders) for count in (1, 2))
     assert one.dtype == np.uint8 and one.shape[1] == two.shape[1] and two.shape[0] > 1.7 * one.shape[0]
     objects = [images.objects(index) for index in range(3)]
-    wrong = [[replace(thing, score=0.5, correct=False) for thing in things] for things in objects]
+    wrong = [[thing._replace(score=0.5, correct=False) for thing in things] for things in objects]
     filled, dotted = (draw_detections(images, {"one": found, "other": objects}) for found in (objects, wrong))
     assert filled.shape == dotted.shape and (filled != dotted).any()

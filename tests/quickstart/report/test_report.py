@@ -6,15 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from detcon_d2.quickstart.quickstart import quickstart_runs
-from detcon_d2.quickstart.report.report import write_report
+from detcon_d2.quickstart.report.report import main
 from tests.quickstart.fake import BOX_AP
 
 
 @pytest.fixture(scope="module")
 def document(quickstart: Path, tmp_path_factory: pytest.TempPathFactory) -> ElementTree.Element:
     output = tmp_path_factory.mktemp("report") / "new" / "report.html"
-    write_report(quickstart, quickstart_runs(quickstart), output)
+    assert main([str(quickstart), "--output", str(output)]) is None and not (quickstart / "report.html").exists()
     return ElementTree.fromstring(output.read_text(encoding="utf-8"))
 
 
@@ -55,12 +54,6 @@ def test_how_it_was_made_has_commands_times_and_settings_without_the_path_of_the
     for fact in ("depth 50", "iterations 4", "mask parameters fh scale=300", "160 iterations; 0.80 s per iteration", "subset 0.6"):
         assert fact in text, fact
     assert str(quickstart) not in text and re.search(r"DetCon_B, FH regions [01]\.\d{3} [01]\.\d{3}", text)
-
-
-def test_the_tool_writes_the_report_to_the_given_file(quickstart, tmp_path, run_tool):
-    done = run_tool("report.py", quickstart, "--output", tmp_path / "own.html")
-    assert (tmp_path / "own.html").is_file() and f"{tmp_path / 'own.html'}: open it" in done.stdout
-    assert not (quickstart / "report.html").exists()
 
 
 def test_the_tool_names_missing_files_and_the_tools_that_write_them(tmp_path, run_tool):
