@@ -57,8 +57,8 @@ def test_methods_have_equal_budgets_and_the_regions_that_they_name(data_set):
 
 
 def test_options_come_last_so_that_they_win_and_fine_tuning_has_none(data_set):
-    method, options = METHODS["detcon_s"], ("SOLVER.AMP.ENABLED", "False", "DETCON.SOLVER.EPOCHS", "3.0")
-    training = TRAINING._replace(pretrain_options=options)
+    method = METHODS["detcon_s"]
+    training = TRAINING._replace(pretrain_options=("SOLVER.AMP.ENABLED", "False", "DETCON.SOLVER.EPOCHS", "3.0"))
     cfg = pretraining_config(data_set, method, training)
     assert not cfg.SOLVER.AMP.ENABLED and cfg.DETCON.SOLVER.EPOCHS == 3.0
     assert data_set.commands(method, training)[-1] == data_set.commands(method, TRAINING)[-1]
