@@ -91,4 +91,5 @@ def three_digits(value: float) -> str:
 def _svg(figure: Figure) -> str:
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return file.getvalue()
+    text = file.getvalue()
+    return text[text.index("<svg") :]
