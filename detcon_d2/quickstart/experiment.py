@@ -75,10 +75,7 @@ def run_experiment(output: Path, data_sets: Sequence[str], methods: Sequence[str
     The output folder gets a folder per data set, ``evidence.md`` and ``evidence.json``. The names are those in ``DATA_SETS`` and
     ``METHODS``; methods that a data set does not have are left out there. There is a training for each seed.
 
-    Raises:
-        ValueError: the folder holds other images, or results of other commands.
-        BlockingIOError: another call works in the folder.
-        subprocess.CalledProcessError: a command failed.
+    Raises ValueError if the folder holds other images, and as :func:`lock_folder` and :func:`run_chains`.
     """
     output, seeds, start, done = output.resolve(), [training.seed for training in trainings], time.perf_counter(), []
     places = {name: DataSet(output / name, DATA_SETS[name][0]) for name in data_sets}

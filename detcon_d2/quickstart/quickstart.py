@@ -67,10 +67,7 @@ def quickstart_plan(data_set: DataSet, training: Training) -> dict[str, dict[str
 def run_quickstart(output: Path, training: Training) -> None:
     """Run what is not finished yet, and print which files to open. The seed of the training is also that of the data set.
 
-    Raises:
-        ValueError: ``output`` holds the data set of another seed, or results of other commands.
-        BlockingIOError: another call works in the folder.
-        subprocess.CalledProcessError: a command failed.
+    Raises ValueError if ``output`` holds the data set of another seed, and as :func:`lock_folder` and :func:`run_chains`.
     """
     start = time.perf_counter()
     data_set = DataSet(output.resolve(), ShapesConfig(seed=training.seed))

@@ -81,8 +81,7 @@ def generate_shapes(root: str | Path, config: ShapesConfig, workers: int = 2, pr
     A split is complete if its json exists, which is written last. An interrupted split is generated again, a complete one is kept. One
     worker works in this process, several are processes.
 
-    Raises:
-        ValueError: ``root`` holds a split of another configuration.
+    Raises ValueError if ``root`` holds a split of another configuration.
     """
     paths = {split: split_paths(root, split) for split in SPLITS}
     missing = [split for split in SPLITS if not _is_complete(paths[split], config, split)]

@@ -24,13 +24,9 @@ _HEADINGS = _SHARES | {"regions": "regions", "median_regions": "median", "millis
 
 
 def score_sources(sources: dict[str, Source], records: list[dict], *, workers: int = 1, progress: bool = True) -> list[dict]:
-    """Score sources on the same images.
+    """Score sources, by title, on the same images, which are records of ``list_bsds`` or ``list_coco``.
 
-    Args:
-        sources: title -> source. One with several layers has a result for each, with the time of all.
-        records: of ``list_bsds`` or ``list_coco``.
-        workers: processes; 1 works in this one.
-        progress: show a progress bar.
+    A source with several layers has a result for each, with the time of all. One worker works in this process, several are processes.
 
     Returns:
         for each source: ``source``, its title; ``images``, their number; the means over the images of ``covering``, ``boundary_recall``

@@ -39,12 +39,9 @@ class LabelMapScores(NamedTuple):
 
 
 class ContingencyTable(NamedTuple):
-    """How many labelled pixels each region shares with each segment.
+    """How many labelled pixels each region shares with each segment: int64 (R, G).
 
-    Attributes:
-        pixels: int64 (R, G), pixels of region i in segment j.
-        segment_area: int64 (G,), pixels of segment j, also those in no region.
-        is_object: bool (G,), False for the background.
+    ``segment_area`` int64 (G,) also counts the pixels in no region; ``is_object`` bool (G,) is False for the background.
     """
 
     pixels: np.ndarray
@@ -53,11 +50,7 @@ class ContingencyTable(NamedTuple):
 
 
 def contingency_table(label_map: np.ndarray, truth: GroundTruth) -> ContingencyTable:
-    """Count the pixels of every pair of region and segment of a label map, integer (H, W), ids in 0..65535.
-
-    Raises:
-        ValueError: the ground truth has another size.
-    """
+    """The table of a label map, integer (H, W), ids in 0..65535. Raises ValueError if the ground truth has another size."""
     if label_map.shape != truth.segments.shape:
         raise ValueError(f"found a label map of {label_map.shape} and a ground truth of {truth.segments.shape}; expected the same (H, W)")
     labelled = truth.segments != NO_REGION

@@ -47,10 +47,8 @@ class Thing(NamedTuple):
 class LabelledImages:
     """The images of a split of the built-in data set, in the order of their file names.
 
-    Attributes:
-        agreement: probability with which the material of an object agrees with its category.
-        categories: COCO id -> name.
-        counts: COCO id -> number of objects.
+    ``agreement`` is the probability that the material of an object agrees with its category; ``categories`` are names by COCO id, and
+    ``counts`` numbers of objects by COCO id.
     """
 
     def __init__(self, data: Path, split: str):
