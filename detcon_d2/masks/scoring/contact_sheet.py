@@ -16,15 +16,9 @@ SIDE = 288
 
 
 def write_contact_sheet(sources: dict[str, Source], records: list[dict], output: str | os.PathLike, title: str) -> str:
-    """Make the regions, draw and write a sheet; returns one line on what was written.
+    """Make the regions, draw and write a sheet, a .png or .jpg, with a title as its first line; returns one line on what was written.
 
-    Args:
-        sources, records: see :func:`draw_rows`.
-        output: a .png or .jpg.
-        title: first line of the sheet.
-
-    Raises:
-        ValueError: no images, another extension, or as :func:`draw_rows`.
+    Raises ValueError for no images or another extension, and as :func:`draw_rows`.
     """
     picture_format(output)  # before the work
     if not records:
@@ -35,15 +29,10 @@ def write_contact_sheet(sources: dict[str, Source], records: list[dict], output:
 
 
 def draw_rows(sources: dict[str, Source], records: list[dict]) -> tuple[list[str], list[list[tuple[np.ndarray, str]]]]:
-    """The headings, and for each image the pictures with their captions.
+    """The headings, and for each image the pictures with their captions. A source with several layers has a column for each.
 
-    Args:
-        sources: title -> source; one with several layers has a column for each.
-        records: dataset dicts. If all have ground truth (those of ``list_bsds`` and ``list_coco``), it is shown; of several people's
-            segmentations, the one with the median number of segments.
-
-    Raises:
-        ValueError: an image, ground truth or label map that cannot be read or has another size.
+    If all records have ground truth (those of ``list_bsds`` and ``list_coco``), it is shown; of several people's segmentations, the one
+    with the median number of segments. Raises ValueError for an image, ground truth or label map that is damaged or of another size.
     """
     with_truth, headings, rows = all(map(has_ground_truth, records)), [], []
     for record in records:

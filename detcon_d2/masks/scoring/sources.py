@@ -10,16 +10,12 @@ from detcon_d2.masks.worker import image_rng
 
 
 class StoredRegions:
-    """Reads the label maps in a folder, by the key of the image: uint16 (layers, H, W)."""
+    """Reads the label maps in a folder, by the key of the image: uint16 (layers, H, W).
+
+    Raises ValueError for no such folder or a damaged one; when called, for an image without a label map.
+    """
 
     def __init__(self, root: str | os.PathLike) -> None:
-        """
-        Args:
-            root: the folder.
-
-        Raises:
-            ValueError: no such folder, or a damaged one; when called: no label map for the image.
-        """
         self._store = open_store(root)
 
     def __str__(self) -> str:
@@ -35,8 +31,7 @@ Source = RegionGenerator | StoredRegions
 def named_layers(title: str, source: Source, image: np.ndarray, record: dict) -> list[tuple[str, np.ndarray]]:
     """The label maps of an image, each uint16 (H, W) with its title: ``title``, or ``title [layer]`` if there are several.
 
-    Raises:
-        ValueError: as the source raises it, or for label maps of another size.
+    Raises ValueError as the source raises it, or for label maps of another size.
     """
     label_maps = source(image, image_rng(record["key"]), record)
     label_maps = label_maps[None] if label_maps.ndim == 2 else label_maps
