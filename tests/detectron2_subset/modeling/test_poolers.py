@@ -3,7 +3,6 @@
 import pytest
 import torch
 from torch.testing import assert_close
-from torchvision.ops import roi_align
 
 SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
 
@@ -37,15 +36,6 @@ def test_results_are_in_the_order_of_the_boxes_of_all_images(backend):
     assert pooled[:, 0, 1, 1].tolist() == [3.0, 0.0, 3.0, 20.0, 23.0]
     pooled.sum().backward()
     assert [level.grad is not None and bool(level.grad.any()) for level in features] == [True, False, False, True]
-
-
-@pytest.mark.parametrize(("pooler_type", "aligned"), [("ROIAlignV2", True), ("ROIAlign", False)])
-@pytest.mark.parametrize("ratio", [0, 2])
-def test_one_level_is_roi_align(backend, pooler_type, aligned, ratio):
-    features = torch.randn(2, 3, 16, 20, generator=torch.Generator().manual_seed(0))
-    rows = torch.tensor([[0.0, 3.0, 5.0, 40.0, 33.0], [1.0, 0.5, 0.5, 9.0, 60.0]])
-    pooled = make(backend, 5, (1 / 4,), ratio, pooler_type)([features], [boxes(backend, row[1:].tolist()) for row in rows])
-    assert_close(pooled, roi_align(features, rows, 5, 1 / 4, ratio, aligned))
 
 
 def test_without_boxes_the_result_is_empty_and_has_its_shape(backend):

@@ -50,18 +50,6 @@ def test_predictions_that_are_not_finite_stop_training_and_are_removed_in_infere
     assert find(utils, boxes, logits).proposal_boxes.tensor.tolist() == [[0, 0, 8, 8]]
 
 
-def test_both_backends_find_the_same_proposals(subset, real):
-    generator = torch.manual_seed(0)
-    boxes = [torch.rand(2, count, 2, 2, generator=generator) * 60 - 10 for count in (300, 80)]
-    boxes = [torch.cat([level.amin(2), level.amax(2)], dim=-1) for level in boxes]
-    logits = [torch.randn(level.shape[:2], generator=generator) for level in boxes]
-    arguments = boxes, logits, [(40, 50), (30, 30)], 0.5, 100, 60, 2.0, True
-    module = "modeling.proposal_generator.proposal_utils"
-    for mine, other in zip(*(each.get(module).find_top_rpn_proposals(*arguments) for each in (subset, real)), strict=True):
-        assert torch.equal(mine.proposal_boxes.tensor, other.proposal_boxes.tensor)
-        assert torch.equal(mine.objectness_logits, other.objectness_logits)
-
-
 def test_ground_truth_joins_the_proposals_with_a_high_score(utils, backend):
     structures = backend.get("structures")
     truth = structures.Instances(IMAGE, gt_boxes=structures.Boxes([[2, 2, 4, 4], [3, 3, 9, 9]]), gt_classes=torch.zeros(2))

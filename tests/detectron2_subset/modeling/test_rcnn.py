@@ -1,5 +1,6 @@
 """Mask R-CNN as a whole, on both backends, with the same numbers."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,18 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from tests.detectron2_subset.modeling.tiny_detector import SIZES, batch, build_tiny, detect, spread_weights, tiny_config, train_step
+from tests.detectron2_subset.modeling.tiny_detector import (
+    RECORDED,
+    SIZES,
+    VARIANTS,
+    batch,
+    build_tiny,
+    detect,
+    measure,
+    spread_weights,
+    tiny_config,
+    train_step,
+)
 
 LOSSES = ["loss_cls", "loss_box_reg", "loss_mask", "loss_rpn_cls", "loss_rpn_loc"]
 
@@ -20,19 +32,6 @@ def test_training_gives_five_losses_that_reach_every_parameter(backend, dtype):
     assert list(losses) == LOSSES and {name.split("/")[0] for name in scalars} == {"rpn", "roi_head", "fast_rcnn", "mask_rcnn"}
     sum(losses.values()).backward()
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
-
-
-def test_a_few_steps_on_two_images_lower_the_loss(backend):
-    torch.manual_seed(0)
-    model = backend.get("modeling").build_model(tiny_config(backend, PIXEL_STD=[60.0, 60.0, 60.0]))
-    optimizer, inputs, totals = torch.optim.Adam(model.parameters(), lr=0.003), batch(backend), []
-    for _ in range(12):
-        total = sum(train_step(backend, model, inputs)[0].values())
-        optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
-        totals.append(total.item())
-    assert totals[-1] < 0.8 * totals[0]
 
 
 def test_detections_come_at_the_size_of_the_input_or_of_the_image(backend):
@@ -82,17 +81,13 @@ def test_the_subset_has_no_pictures_while_training(subset):
         subset.get("modeling").build_model(cfg)
 
 
-HEAD_NORMS = {"ROI_BOX_HEAD__NORM": "naiveSyncBN_N", "ROI_MASK_HEAD__NORM": "naiveSyncBN_N"}
-STATISTICS = {"PIXEL_MEAN": [123.675, 116.28, 103.53], "PIXEL_STD": [58.395, 57.12, 57.375]}
-VARIANTS = {
-    "standard": {},
-    "resnet18": {"RESNETS__DEPTH": 18, "RESNETS__RES2_OUT_CHANNELS": 64, "RESNETS__STEM_OUT_CHANNELS": 64},
-    "frozen": {"RESNETS__NORM": "FrozenBN", "BACKBONE__FREEZE_AT": 2},
-    "4conv1fc": {"FPN__NORM": "naiveSyncBN", "ROI_BOX_HEAD__NUM_CONV": 4, "ROI_BOX_HEAD__NUM_FC": 1, **HEAD_NORMS},
-    "group_norm": {"FPN__NORM": "GN", "ROI_MASK_HEAD__NORM": "GN"},
-    "agnostic": {"ROI_BOX_HEAD__CLS_AGNOSTIC_BBOX_REG": True, "ROI_MASK_HEAD__CLS_AGNOSTIC_MASK": True, "FPN__FUSE_TYPE": "avg"},
-    "rgb_statistics": {"ROI_HEADS__SCORE_THRESH_TEST": 0.0, **STATISTICS},
-}
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_weights_losses_gradients_and_detections_are_those_recorded_of_detectron2(backend, variant):
+    found, expected = measure(backend, variant), json.loads(RECORDED.read_text())[variant]
+    # Initial weights are random on each backend; only their spread is the same.
+    assert_close(found.pop("initial"), expected.pop("initial"), rtol=0.15, atol=0)
+    # Other processors add up in another order, which moves these numbers by about 1e-5.
+    assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
 def assert_same_detections(ours: list, theirs: list) -> None:
@@ -125,24 +120,6 @@ def assert_same_model(subset, real, ours: nn.Module, theirs: nn.Module) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_both_backends_are_the_same_model(subset, real, variant):
     assert_same_model(subset, real, build_tiny(subset, **VARIANTS[variant]), build_tiny(real, **VARIANTS[variant]))
-
-
-@pytest.mark.parametrize("masks", ["polygon", "bitmask"])
-def test_both_backends_train_alike_for_three_steps(subset, real, masks):
-    initial = {key: value.clone() for key, value in build_tiny(real).state_dict().items()}
-    histories = []
-    for backend in (subset, real):
-        model = build_tiny(backend)
-        model.load_state_dict(initial)
-        optimizer, totals = torch.optim.SGD(model.parameters(), lr=0.002, momentum=0.9), []
-        for step, images in enumerate(((0, 1), (1, 2), (2, 0))):
-            losses, _ = train_step(backend, model, batch(backend, images, masks), seed=step)
-            optimizer.zero_grad()
-            sum(losses.values()).backward()
-            optimizer.step()
-            totals.append(torch.stack(list(losses.values())).detach())
-        histories.append(torch.stack(totals))
-    assert_close(histories[0], histories[1], atol=1e-4, rtol=1e-4)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch.testing import assert_close
 
 SIZE = (64, 80)
@@ -44,27 +43,6 @@ def anchors_of(backend, rpn):
     return rpn.anchor_generator([make_inputs(backend)[1][name] for name in LEVELS])
 
 
-def test_parameters_have_their_public_names_and_start_small(backend):
-    state = make_rpn(backend).state_dict()
-    layers = ("conv", "objectness_logits", "anchor_deltas")
-    assert list(state) == [f"rpn_head.{layer}.{kind}" for layer in layers for kind in ("weight", "bias")]
-    assert all((value == 0).all() if name.endswith("bias") else 0.005 < value.std() < 0.02 for name, value in state.items())
-    several = make_rpn(backend, "MODEL.RPN.CONV_DIMS", [-1, 6]).state_dict()
-    assert several["rpn_head.conv.conv0.weight"].shape == (8, 8, 3, 3) and several["rpn_head.conv.conv1.weight"].shape == (6, 8, 3, 3)
-
-
-def test_without_offsets_proposals_are_anchors_clipped_to_their_image(backend):
-    rpn, structures = make_rpn(backend, "MODEL.RPN.NMS_THRESH", 1.0, "MODEL.RPN.POST_NMS_TOPK_TEST", 5000), backend.get("structures")
-    torch.nn.init.zeros_(rpn.rpn_head.anchor_deltas.weight)
-    proposals, losses, _ = run(backend, rpn, training=False)
-    assert losses == {}
-    for size, found in zip([SIZE, (50, 60)], proposals, strict=True):
-        clipped = structures.Boxes.cat(anchors_of(backend, rpn))
-        clipped.clip(size)
-        assert found.image_size == size
-        assert_close(found.proposal_boxes.tensor.unique(dim=0), clipped[clipped.nonempty()].tensor.unique(dim=0), rtol=0, atol=1e-4)
-
-
 def test_logits_and_offsets_belong_to_the_anchor_of_their_cell(backend):
     rpn = make_rpn(backend, "MODEL.RPN.POST_NMS_TOPK_TEST", 1).eval()
     images, features, _ = make_inputs(backend)
@@ -91,27 +69,6 @@ def test_numbers_of_proposals_differ_between_training_and_inference(backend, tra
     assert not proposals[0].proposal_boxes.tensor.requires_grad and not proposals[0].objectness_logits.requires_grad
 
 
-def test_losses_are_sums_over_sampled_anchors_divided_by_images_and_batch_size(backend):
-    rpn = make_rpn(backend, "MODEL.RPN.LOSS_WEIGHT", 0.5, "MODEL.RPN.BBOX_REG_LOSS_WEIGHT", 3.0)
-    anchors, truths = anchors_of(backend, rpn), make_inputs(backend, boxes=(4, 2))[2]
-    labels, matched = rpn.label_and_sample_anchors(anchors, truths)
-    split = [len(level) for level in anchors]
-    logits, deltas = torch.randn(2, sum(split)), torch.randn(2, sum(split), 4)
-    with backend.get("utils.events").EventStorage() as storage:
-        losses = rpn.losses(anchors, logits.split(split, 1), labels, deltas.split(split, 1), matched)
-    cross_entropy = regression = 0.0
-    boxes = backend.get("structures").Boxes.cat(anchors).tensor
-    for image in range(2):
-        sampled, positive = labels[image] >= 0, labels[image] == 1
-        cross_entropy += F.binary_cross_entropy_with_logits(logits[image][sampled], labels[image][sampled].float(), reduction="sum")
-        target = rpn.box2box_transform.get_deltas(boxes[positive], matched[image][positive])
-        regression += (deltas[image][positive] - target).abs().sum()
-    assert_close(losses["loss_rpn_cls"], 0.5 * cross_entropy / 64)
-    assert_close(losses["loss_rpn_loc"], 1.5 * regression / 64)
-    for name, label in (("pos", 1), ("neg", 0)):
-        assert storage.latest()[f"rpn/num_{name}_anchors"][0] == sum((each == label).sum().item() for each in labels) / 2
-
-
 def test_sampled_anchors_fill_the_batch_and_positives_overlap_their_box(backend):
     rpn, structures = make_rpn(backend), backend.get("structures")
     anchors = anchors_of(backend, rpn)
@@ -129,14 +86,6 @@ def test_anchors_beyond_the_border_are_not_used_with_a_threshold(backend):
     anchors = anchors_of(backend, rpn)
     labels, _ = rpn.label_and_sample_anchors(anchors, make_inputs(backend)[2])
     assert (labels[1] >= 0).tolist() == backend.get("structures").Boxes.cat(anchors).inside_box(SIZE).tolist()
-
-
-def test_images_without_ground_truth_train_the_objectness_only(backend):
-    rpn = make_rpn(backend)
-    _, losses, _ = run(backend, rpn, boxes=(0, 0))
-    assert losses["loss_rpn_loc"] == 0 and losses["loss_rpn_cls"] > 0
-    sum(losses.values()).backward()
-    assert (rpn.rpn_head.anchor_deltas.weight.grad == 0).all() and rpn.rpn_head.objectness_logits.weight.grad.any()
 
 
 def test_training_stops_without_ground_truth_or_with_predictions_that_are_not_finite(backend):
@@ -166,33 +115,3 @@ def test_impossible_heads_are_refused(backend, channels, options):
 def test_the_subset_names_what_it_does_not_have(subset, key, error):
     with pytest.raises(error, match=key.split()[1]):
         make_rpn(subset, *key.split())
-
-
-VARIANTS = {
-    "default": [],
-    "two convolutions": ["MODEL.RPN.CONV_DIMS", [-1, 6]],
-    "smooth L1": ["MODEL.RPN.SMOOTH_L1_BETA", 0.1],
-    "boundary": ["MODEL.RPN.BOUNDARY_THRESH", 0],
-    "limits": ["MODEL.RPN.PRE_NMS_TOPK_TRAIN", 100, "MODEL.RPN.POST_NMS_TOPK_TRAIN", 30, "MODEL.PROPOSAL_GENERATOR.MIN_SIZE", 6],
-    "weights": ["MODEL.RPN.LOSS_WEIGHT", 0.5, "MODEL.RPN.BBOX_REG_WEIGHTS", (2.0, 2.0, 1.0, 1.0), "MODEL.ANCHOR_GENERATOR.OFFSET", 0.5],
-}
-
-
-@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
-def test_one_seed_gives_the_same_weights_losses_gradients_and_proposals_on_both_backends(subset, real, options):
-    rpns, outcomes = [make_rpn(each, *options) for each in (subset, real)], []
-    for each, rpn in zip((subset, real), rpns):
-        outcomes.append(run(each, rpn, boxes=(4, 6)))
-        sum(outcomes[-1][1].values()).backward()
-    for (name, mine), (other_name, other) in zip(*(rpn.named_parameters() for rpn in rpns), strict=True):
-        assert name == other_name and torch.equal(mine, other)
-        assert_close(mine.grad, other.grad, rtol=1e-5, atol=1e-6)
-    (ours, our_losses, our_scalars), (theirs, their_losses, their_scalars) = outcomes
-    assert_close(our_losses, their_losses, rtol=0, atol=1e-5)
-    assert our_scalars == their_scalars
-    ours += run(subset, rpns[0], training=False)[0]
-    theirs += run(real, rpns[1], training=False)[0]
-    for mine, other in zip(ours, theirs, strict=True):
-        assert mine.image_size == other.image_size and len(mine) > 0
-        assert_close(mine.proposal_boxes.tensor, other.proposal_boxes.tensor, rtol=0, atol=1e-5)
-        assert_close(mine.objectness_logits, other.objectness_logits, rtol=0, atol=1e-5)
