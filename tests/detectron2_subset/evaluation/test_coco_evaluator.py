@@ -157,14 +157,6 @@ def test_a_json_without_annotations_saves_results_and_no_scores(backend, dataset
     assert results == {} and json.loads((tmp_path / "out" / "coco_instances_results.json").read_text())
 
 
-def test_a_single_category_has_no_score_of_its_own(backend, dataset):
-    source = json.loads(dataset.read_text())
-    for annotation in source["annotations"]:
-        annotation["category_id"] = 3
-    dataset.write_text(json.dumps(source | {"categories": source["categories"][:1]}))
-    assert list(evaluate(backend, dataset)["bbox"]) == SIX
-
-
 def test_what_the_subset_cannot_evaluate_is_named(subset, dataset):
     evaluator = subset.get("evaluation").COCOEvaluator
     with registered(subset, dataset), pytest.raises(NotImplementedError, match=r"keypoints.*install detectron2"):

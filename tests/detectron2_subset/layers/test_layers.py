@@ -1,7 +1,5 @@
 """Convolutions and normalisation layers behave as documented on both backends, and give the same numbers."""
 
-from collections import OrderedDict
-
 import pytest
 import torch
 from torch import nn
@@ -63,19 +61,6 @@ def test_freezing_a_block_converts_batch_norms_and_stops_training(layers):
     frozen = layers.FrozenBatchNorm2d
     assert [type(one) for one in (block.conv.norm, *block.others[:3])] == [frozen, frozen, frozen, nn.GroupNorm]
     assert isinstance(block.others[3][0], frozen)
-
-
-@pytest.mark.parametrize(("version", "complete"), [(None, True), (1, True), (2, False), (3, False)])
-def test_old_state_dicts_may_have_no_statistics(layers, version, complete):
-    frozen = layers.FrozenBatchNorm2d(2)
-    state = OrderedDict(weight=torch.full((2,), 3.0), bias=torch.ones(2))
-    state._metadata = OrderedDict({"": {"version": version}})
-    if not complete:
-        with pytest.raises(RuntimeError, match="running_mean"):
-            frozen.load_state_dict(state)
-        return
-    frozen.load_state_dict(state)
-    assert frozen.running_mean.tolist() == [0, 0] and frozen.running_var.tolist() == [1, 1] and frozen.weight.tolist() == [3, 3]
 
 
 @pytest.mark.parametrize("name", NORMS)

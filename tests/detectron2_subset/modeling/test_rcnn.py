@@ -1,6 +1,5 @@
 """Mask R-CNN as a whole, on both backends, with the same numbers."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -8,18 +7,8 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from tests.detectron2_subset.modeling.tiny_detector import (
-    RECORDED,
-    SIZES,
-    VARIANTS,
-    batch,
-    build_tiny,
-    detect,
-    measure,
-    spread_weights,
-    tiny_config,
-    train_step,
-)
+from tests.detectron2_subset.modeling.tiny_detector import CASES, SIZES, batch, build_tiny, detect, measure, spread, tiny_config, train_step
+from tests.detectron2_subset.recorded import numbers_of_detectron2
 
 LOSSES = ["loss_cls", "loss_box_reg", "loss_mask", "loss_rpn_cls", "loss_rpn_loc"]
 
@@ -81,9 +70,9 @@ def test_the_subset_has_no_pictures_while_training(subset):
         subset.get("modeling").build_model(cfg)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", CASES)
 def test_weights_losses_gradients_and_detections_are_those_recorded_of_detectron2(backend, variant):
-    found, expected = measure(backend, variant), json.loads(RECORDED.read_text())[variant]
+    found, expected = measure(backend, variant), numbers_of_detectron2("modeling.tiny_detector", variant)
     # Initial weights are random on each backend; only their spread is the same.
     assert_close(found.pop("initial"), expected.pop("initial"), rtol=0.15, atol=0)
     # Other processors add up in another order, which moves these numbers by about 1e-5.
@@ -117,9 +106,9 @@ def assert_same_model(subset, real, ours: nn.Module, theirs: nn.Module) -> None:
             assert (our.grad - their.grad).abs().max() <= 1e-4 * max(their.grad.abs().max().item(), 1.0), name
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", CASES)
 def test_both_backends_are_the_same_model(subset, real, variant):
-    assert_same_model(subset, real, build_tiny(subset, **VARIANTS[variant]), build_tiny(real, **VARIANTS[variant]))
+    assert_same_model(subset, real, build_tiny(subset, **CASES[variant]), build_tiny(real, **CASES[variant]))
 
 
 @pytest.fixture
@@ -137,7 +126,7 @@ def test_the_official_mask_rcnn_is_the_same_model_on_both_backends(subset, real,
         cfg = backend.get("config").get_cfg()
         cfg.merge_from_file(str(official_config))
         cfg.MODEL.DEVICE, cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = "cpu", 0.0
-        models.append(spread_weights(backend.get("modeling").build_model(cfg)))
+        models.append(spread(backend.get("modeling").build_model(cfg)))
     # Constants like those of trained networks: with random ones, the activations of 50 layers grow to millions.
     for name, value in models[1].named_buffers():
         if name.endswith("norm.weight"):

@@ -5,14 +5,14 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from tests.detectron2_subset.modeling.tiny_detector import SIZES, spread_weights, tiny_config, truth
+from tests.detectron2_subset.modeling.tiny_detector import SIZES, spread, tiny_config, truth
 
 
 def make(backend, **options):
     """The heads of the tiny model on random maps of 32 channels."""
     shapes = {f"p{level}": backend.get("layers").ShapeSpec(channels=32, stride=2**level) for level in range(2, 6)}
     torch.manual_seed(0)
-    return spread_weights(backend.get("modeling").build_roi_heads(tiny_config(backend, **options), shapes))
+    return spread(backend.get("modeling").build_roi_heads(tiny_config(backend, **options), shapes))
 
 
 def random_proposals(backend, images, count=40):

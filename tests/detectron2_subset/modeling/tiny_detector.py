@@ -1,11 +1,6 @@
-"""A complete Mask R-CNN that runs in milliseconds, images for it, and its numbers, which are the same on both backends.
+"""A complete Mask R-CNN that runs in milliseconds, images for it, and its numbers, which are the same on both backends."""
 
-``python -m tests.detectron2_subset.modeling.tiny_detector`` records the numbers of the installed Detectron2 in :data:`RECORDED`.
-"""
-
-import json
 import zlib
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -49,21 +44,21 @@ HEAD_NORMS = {"ROI_BOX_HEAD__NORM": "naiveSyncBN_N", "ROI_MASK_HEAD__NORM": "nai
 STATISTICS = {"PIXEL_MEAN": [123.675, 116.28, 103.53], "PIXEL_STD": [58.395, 57.12, 57.375]}
 RPN_LIMITS = {"RPN__PRE_NMS_TOPK_TRAIN": 80, "RPN__POST_NMS_TOPK_TRAIN": 30, "RPN__NMS_THRESH": 0.5, "PROPOSAL_GENERATOR__MIN_SIZE": 6}
 LOSSES = {"RPN__SMOOTH_L1_BETA": 0.1, "RPN__LOSS_WEIGHT": 0.5, "RPN__BBOX_REG_LOSS_WEIGHT": 3.0, "RPN__BBOX_REG_WEIGHTS": (2, 2, 1, 1)}
-VARIANTS = {
+ALL = {"ROI_HEADS__SCORE_THRESH_TEST": 0.0}
+CASES = {
     "standard": {},
     "resnet18": {"RESNETS__DEPTH": 18, "RESNETS__RES2_OUT_CHANNELS": 64, "RESNETS__STEM_OUT_CHANNELS": 64},
     "frozen": {"RESNETS__NORM": "FrozenBN", "BACKBONE__FREEZE_AT": 2},
     "4conv1fc": {"FPN__NORM": "naiveSyncBN", "ROI_BOX_HEAD__NUM_CONV": 4, "ROI_BOX_HEAD__NUM_FC": 1, **HEAD_NORMS},
     "group_norm": {"FPN__NORM": "GN", "ROI_MASK_HEAD__NORM": "GN"},
     "agnostic": {"ROI_BOX_HEAD__CLS_AGNOSTIC_BBOX_REG": True, "ROI_MASK_HEAD__CLS_AGNOSTIC_MASK": True, "FPN__FUSE_TYPE": "avg"},
-    "rgb_statistics": {"ROI_HEADS__SCORE_THRESH_TEST": 0.0, **STATISTICS},
-    "rpn": {"RPN__CONV_DIMS": [-1, 6], "RPN__BOUNDARY_THRESH": 0, "ANCHOR_GENERATOR__OFFSET": 0.5, **RPN_LIMITS},
+    "rgb_statistics": {**ALL, **STATISTICS},
+    "rpn": {"RPN__CONV_DIMS": [-1, 6], "RPN__BOUNDARY_THRESH": 0, "ANCHOR_GENERATOR__OFFSET": 0.5, **RPN_LIMITS, **ALL},
     "losses": {"ROI_BOX_HEAD__SMOOTH_L1_BETA": 0.5, "ROI_BOX_HEAD__BBOX_REG_LOSS_WEIGHT": 3.0, **LOSSES},
     "sampling": {"ROI_HEADS__IOU_THRESHOLDS": [0.1], "ROI_HEADS__POSITIVE_FRACTION": 0.5, "RPN__IOU_THRESHOLDS": [0.1, 0.3]},
-    "roi_align": {"ROI_BOX_HEAD__POOLER_TYPE": "ROIAlign", "ROI_MASK_HEAD__POOLER_SAMPLING_RATIO": 2},
+    "roi_align": {"ROI_BOX_HEAD__POOLER_TYPE": "ROIAlign", "ROI_MASK_HEAD__POOLER_SAMPLING_RATIO": 2, **ALL},
 }
 """Name -> options of :func:`tiny_config`."""
-RECORDED = Path(__file__).parents[2] / "fixtures" / "detectron2_rcnn.json"
 BOXES = {0: [[4.0, 6.0, 40.0, 44.0], [30.0, 20.0, 90.0, 60.0], [10.5, 5.25, 24.0, 30.0]], 1: [[8.0, 8.0, 50.0, 70.0]], 2: []}
 SIZES = {0: (64, 96), 1: (80, 60), 2: (64, 64)}
 
@@ -79,10 +74,10 @@ def tiny_config(backend, **options):
 def build_tiny(backend, **options):
     """Return the model of :func:`tiny_config`, with varied scores and masks."""
     torch.manual_seed(0)
-    return spread_weights(backend.get("modeling").build_model(tiny_config(backend, **options)))
+    return spread(backend.get("modeling").build_model(tiny_config(backend, **options)))
 
 
-def spread_weights(model: nn.Module) -> nn.Module:
+def spread(model: nn.Module) -> nn.Module:
     """Sample the layers that start near zero from wider distributions, and the statistics of norms; in place."""
     generator = torch.Generator().manual_seed(1)
     spreads = {"cls_score": 0.3, "bbox_pred": 0.05, "predictor": 0.3, "objectness_logits": 0.1, "anchor_deltas": 0.05}
@@ -154,7 +149,7 @@ def measure(backend, variant: str) -> dict:
     """Return the numbers of a variant, to six digits: norms of the initial weights, losses, scalars, norms of the gradients, detections."""
     masks = "bitmask" if variant == "roi_align" else "polygon"
     torch.manual_seed(0)
-    model = backend.get("modeling").build_model(tiny_config(backend, **VARIANTS[variant]))
+    model = backend.get("modeling").build_model(tiny_config(backend, **CASES[variant]))
     numbers = {"initial": _norms(model.named_parameters())}
     with torch.no_grad():
         # The order in which layers are initialised differs between the backends.
@@ -162,7 +157,7 @@ def measure(backend, variant: str) -> dict:
             if parameter.dim() > 1:
                 generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
                 parameter.normal_(std=(0.7 / parameter[0].numel()) ** 0.5, generator=generator)
-    found = [one["instances"] for one in detect(spread_weights(model), batch(backend, (0, 1, 2)))]
+    found = [one["instances"] for one in detect(spread(model), batch(backend, (0, 1, 2)))]
     losses, scalars = train_step(backend, model, batch(backend, (0, 1, 2), masks))
     sum(losses.values()).backward()
     gradients = _norms((name, parameter.grad) for name, parameter in model.named_parameters() if parameter.grad is not None)
@@ -186,9 +181,3 @@ def _rounded(value):
     if isinstance(value, dict):
         return {key: _rounded(one) for key, one in value.items()}
     return [_rounded(one) for one in value] if isinstance(value, list) else float(f"{value:.6g}")
-
-
-if __name__ == "__main__":
-    from tests.detectron2_subset.conftest import Backend
-
-    RECORDED.write_text(json.dumps({name: measure(Backend("detectron2"), name) for name in VARIANTS}).replace("]], ", "]],\n") + "\n")

@@ -165,15 +165,6 @@ def test_images_are_padded_with_zeros_at_the_right_and_bottom(structures, divisi
         structures.ImageList.from_tensors([torch.ones(3, 4, 5), torch.ones(1, 4, 5)])
 
 
-def test_both_backends_give_the_same_boxes_and_overlaps(subset, real):
-    ours, theirs = (one.get("structures") for one in (subset, real))
-    first, second = random_boxes(20), random_boxes(30, seed=1)
-    assert torch.allclose(*(lib.pairwise_iou(lib.Boxes(first), lib.Boxes(second)) for lib in (ours, theirs)), atol=1e-7)
-    for box in ([0.1, 0.2, 0.3, 0.4], first.numpy()):
-        converted = [lib.BoxMode.convert(box, lib.BoxMode.XYXY_ABS, lib.BoxMode.XYWH_ABS) for lib in (ours, theirs)]
-        assert np.array_equal(*converted)
-
-
 def test_both_backends_crop_alike(subset, real):
     rng, boxes = np.random.default_rng(0), random_boxes(12, 40)
     polygons = [[rng.uniform(0, 40, 10) for _ in range(1 + index % 2)] for index in range(12)]
