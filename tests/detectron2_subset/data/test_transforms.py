@@ -15,17 +15,6 @@ def transforms(backend):
     return backend.get("data.transforms")
 
 
-def test_uint8_images_are_resized_by_pil_and_keep_channels_and_type(transforms):
-    for filters in ((), (Image.BICUBIC,)):
-        resized = transforms.ResizeTransform(40, 60, 17, 90, *filters).apply_image(PIXELS)
-        assert np.array_equal(resized, np.asarray(Image.fromarray(PIXELS).resize((90, 17), *(filters or (Image.BILINEAR,)))))
-    resize = transforms.ResizeTransform(40, 60, 20, 30)
-    assert resize.apply_image(PIXELS[..., :1]).shape == (20, 30, 1)
-    assert resize.apply_image(PIXELS.astype(np.float32)).dtype == np.float32
-    with pytest.raises(AssertionError):
-        resize.apply_image(PIXELS[:39])
-
-
 def test_augmentations_apply_one_after_the_other(transforms):
     aug_input = transforms.AugInput(PIXELS)
     resize, vertical = transforms.ResizeShortestEdge(20), transforms.RandomFlip(1.0, horizontal=False, vertical=True)

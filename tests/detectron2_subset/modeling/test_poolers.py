@@ -28,16 +28,6 @@ def test_a_box_is_pooled_from_the_level_of_its_area(backend):
     assert pooled[:, 0, 0, 0].tolist() == [*map(float, sides.values()), 2.0, 1.0]
 
 
-def test_results_are_in_the_order_of_the_boxes_of_all_images(backend):
-    features = [torch.stack([level[0] + 10 * image for image in range(3)]).requires_grad_() for level in numbered_maps()]
-    small, large = [0.0, 0.0, 20.0, 20.0], [0.0, 0.0, 450.0, 450.0]
-    lists = [boxes(backend, large, small, large), boxes(backend), boxes(backend, small, large)]
-    pooled = make(backend)(features, lists)
-    assert pooled[:, 0, 1, 1].tolist() == [3.0, 0.0, 3.0, 20.0, 23.0]
-    pooled.sum().backward()
-    assert [level.grad is not None and bool(level.grad.any()) for level in features] == [True, False, False, True]
-
-
 def test_without_boxes_the_result_is_empty_and_has_its_shape(backend):
     features = [level.expand(2, 3, -1, -1) for level in numbered_maps(64, images=2)]
     assert make(backend, 7)(features, [boxes(backend), boxes(backend)]).shape == (0, 3, 7, 7)

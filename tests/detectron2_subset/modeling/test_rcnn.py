@@ -50,10 +50,10 @@ def test_images_are_normalised_and_padded_with_zeros(backend):
         backend.get("modeling").build_model(tiny_config(backend, PIXEL_STD=[1.0]))
 
 
-@pytest.mark.parametrize(("images", "masks"), [((0, 2), "polygon"), ((0, 1), "bitmask"), ((2, 2), "polygon")])
-def test_neither_bitmaps_nor_images_without_objects_stop_training(backend, images, masks):
-    losses, _ = train_step(backend, build_tiny(backend), batch(backend, images, masks))
+def test_a_batch_without_objects_trains_classes_and_objectness_only(backend):
+    losses, _ = train_step(backend, build_tiny(backend), batch(backend, (2, 2)))
     assert list(losses) == LOSSES and all(loss.isfinite() for loss in losses.values())
+    assert losses["loss_mask"] == losses["loss_box_reg"] == losses["loss_rpn_loc"] == 0
     sum(losses.values()).backward()
 
 
@@ -61,6 +61,25 @@ def test_without_masks_it_is_faster_rcnn(backend):
     model = build_tiny(backend, MASK_ON=False)
     losses, _ = train_step(backend, model, batch(backend))
     assert "loss_mask" not in losses and not detect(model, batch(backend))[0]["instances"].has("pred_masks")
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"FPN__IN_FEATURES": ["res2", "res4"]}, AssertionError),
+        ({"FPN__IN_FEATURES": ["res3", "res2"]}, AssertionError),
+        ({"FPN__IN_FEATURES": []}, AssertionError),
+        ({"FPN__FUSE_TYPE": "max"}, AssertionError),
+        ({"FPN__IN_FEATURES": ["res9"]}, KeyError),
+        ({"FPN__NORM": "NoSuchNorm"}, KeyError),
+        ({"ROI_BOX_HEAD__NAME": "NoSuchHead"}, KeyError),
+        ({"ROI_MASK_HEAD__NAME": "NoSuchHead"}, KeyError),
+        ({"ROI_MASK_HEAD__NUM_CONV": -1}, AssertionError),
+    ],
+)
+def test_impossible_pyramids_and_heads_are_refused(backend, options, error):
+    with pytest.raises(error):
+        backend.get("modeling").build_model(tiny_config(backend, **options))
 
 
 def test_the_subset_has_no_pictures_while_training(subset):

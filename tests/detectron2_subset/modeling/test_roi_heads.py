@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-from torch import nn
-from torch.testing import assert_close
 
 from tests.detectron2_subset.modeling.tiny_detector import SIZES, spread, tiny_config, truth
 
@@ -50,28 +48,11 @@ def test_sampling_keeps_to_its_numbers(backend):
     assert sorted(sampled[2].get_fields()) == ["gt_classes", "objectness_logits", "proposal_boxes"]
 
 
-def test_foreground_overlaps_its_object_by_half_and_has_its_fields(backend):
-    for image, one in zip((0, 1), sample(backend, images=(0, 1), ROI_HEADS__BATCH_SIZE_PER_IMAGE=128)[0]):
-        objects = truth(backend, image)
-        best, which = backend.get("structures").pairwise_iou(objects.gt_boxes, one.proposal_boxes).max(dim=0)
-        foreground = one.gt_classes < 5
-        assert foreground.tolist() == (best >= 0.5).tolist() and 0 < foreground.sum() < len(one) == len(one.gt_masks)
-        assert torch.equal(one.gt_classes[foreground], objects.gt_classes[which[foreground]])
-        assert_close(one.gt_boxes.tensor[foreground], objects.gt_boxes.tensor[which[foreground]])
-
-
 @pytest.mark.parametrize("append", [True, False])
 def test_the_ground_truth_is_a_proposal_on_request(backend, append):
     (one,), _ = sample(backend, images=(0,), ROI_HEADS__PROPOSAL_APPEND_GT=append, ROI_HEADS__BATCH_SIZE_PER_IMAGE=200)
     exact = backend.get("structures").pairwise_iou(truth(backend, 0).gt_boxes, one.proposal_boxes).max(dim=1).values > 0.9999
     assert exact.all().item() is append and len(one) == (43 if append else 40)
-
-
-def test_proposals_between_the_thresholds_are_not_sampled(backend):
-    options = {"ROI_HEADS__IOU_THRESHOLDS": [0.3, 0.7], "ROI_HEADS__IOU_LABELS": [0, -1, 1], "ROI_HEADS__BATCH_SIZE_PER_IMAGE": 200}
-    (one,), _ = sample(backend, images=(0,), **options)
-    best = backend.get("structures").pairwise_iou(truth(backend, 0).gt_boxes, one.proposal_boxes).max(dim=0).values
-    assert not ((best > 0.3) & (best < 0.7)).any() and (one.gt_classes >= 0).all() and len(one) < 43
 
 
 @pytest.mark.parametrize(
@@ -82,26 +63,6 @@ def test_what_the_subset_does_not_have_is_named(subset, key):
         make(subset, **{key: True})
     with pytest.raises(KeyError, match="Res5ROIHeads"):
         make(subset, ROI_HEADS__NAME="Res5ROIHeads")
-
-
-def test_the_config_describes_both_heads(backend):
-    spec = backend.get("layers").ShapeSpec(channels=6, height=5, width=5)
-    cfg, modeling = backend.get("config").get_cfg(), backend.get("modeling")
-    box, mask = cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_MASK_HEAD
-    box.merge_from_list(["NAME", "FastRCNNConvFCHead", "NUM_CONV", 4, "CONV_DIM", 8, "NUM_FC", 1, "FC_DIM", 12, "NORM", "BN"])
-    mask.merge_from_list(["NAME", "MaskRCNNConvUpsampleHead", "NUM_CONV", 2, "CONV_DIM", 8, "NORM", "BN"])
-    head = modeling.build_box_head(cfg, spec)
-    assert [tuple(getattr(head, f"conv{i}").weight.shape) for i in (1, 2, 3, 4)] == [(8, 6, 3, 3)] + [(8, 8, 3, 3)] * 3
-    assert head.fc1.weight.shape == (12, 200) and isinstance(head.conv4.norm, nn.BatchNorm2d) and head.conv1.bias is None
-    for agnostic, channels in ((False, 80), (True, 1)):
-        mask.CLS_AGNOSTIC_MASK = agnostic
-        head = modeling.build_mask_head(cfg, spec)
-        assert head.predictor.weight.shape == (channels, 8, 1, 1)
-        assert isinstance(head.mask_fcn2.norm, nn.BatchNorm2d) and not hasattr(head, "mask_fcn3")
-    box.NAME = mask.NAME = "NoSuchHead"
-    for build in (modeling.build_box_head, modeling.build_mask_head):
-        with pytest.raises(KeyError, match="NoSuchHead"):
-            build(cfg, spec)
 
 
 FAR = [[0.0, 0.0, 10.0, 10.0], [20.0, 20.0, 30.0, 30.0], [40.0, 40.0, 50.0, 50.0]]

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch.testing import assert_close
 
 SIZE = (64, 80)
 LEVELS = ("p2", "p3", "p4")
@@ -39,53 +38,12 @@ def run(backend, rpn, *, training=True, boxes=(4, 0)):
     return proposals, losses, storage.latest()
 
 
-def anchors_of(backend, rpn):
-    return rpn.anchor_generator([make_inputs(backend)[1][name] for name in LEVELS])
-
-
-def test_logits_and_offsets_belong_to_the_anchor_of_their_cell(backend):
-    rpn = make_rpn(backend, "MODEL.RPN.POST_NMS_TOPK_TEST", 1).eval()
-    images, features, _ = make_inputs(backend)
-    for level in features.values():
-        level.zero_()
-    # One cell of p3 is active; its second anchor moves right by its own width.
-    features["p3"][0, 0, 5, 3] = 1.0
-    head = rpn.rpn_head
-    with torch.no_grad():
-        for layer in (head.conv, head.objectness_logits, head.anchor_deltas):
-            layer.weight.zero_()
-        head.conv.weight[0, 0, 1, 1] = head.objectness_logits.weight[1, 0] = head.anchor_deltas.weight[4, 0] = 1.0
-    found = rpn(images, features, None)[0][0]
-    center = torch.tensor([3 * 8.0, 5 * 8.0]) + torch.tensor([16.0, 0.0])
-    assert_close(found.proposal_boxes.tensor, torch.cat([center - 8, center + 8])[None], rtol=0, atol=1e-4)
-    assert_close(found.objectness_logits, torch.ones(1))
-
-
 @pytest.mark.parametrize("training, expected", [(True, 7), (False, 5)])
 def test_numbers_of_proposals_differ_between_training_and_inference(backend, training, expected):
     options = ["MODEL.RPN.POST_NMS_TOPK_TRAIN", 7, "MODEL.RPN.POST_NMS_TOPK_TEST", 5]
     proposals, _, _ = run(backend, make_rpn(backend, *options), training=training)
     assert [len(found) for found in proposals] == [expected, expected]
     assert not proposals[0].proposal_boxes.tensor.requires_grad and not proposals[0].objectness_logits.requires_grad
-
-
-def test_sampled_anchors_fill_the_batch_and_positives_overlap_their_box(backend):
-    rpn, structures = make_rpn(backend), backend.get("structures")
-    anchors = anchors_of(backend, rpn)
-    labels, matched = rpn.label_and_sample_anchors(anchors, make_inputs(backend)[2])
-    boxes, positive = structures.Boxes.cat(anchors), labels[0] == 1
-    assert [(each >= 0).sum() for each in labels] == [32, 32] and 0 < positive.sum() <= 16
-    overlaps = structures.pairwise_iou(structures.Boxes(matched[0][positive]), boxes[positive]).diagonal()
-    assert (overlaps > 0.1).all()
-    # The second image has no ground truth: all its anchors are background.
-    assert not (labels[1] == 1).any() and matched[1].shape == boxes.tensor.shape
-
-
-def test_anchors_beyond_the_border_are_not_used_with_a_threshold(backend):
-    rpn = make_rpn(backend, "MODEL.RPN.BOUNDARY_THRESH", 0, "MODEL.RPN.BATCH_SIZE_PER_IMAGE", 10_000)
-    anchors = anchors_of(backend, rpn)
-    labels, _ = rpn.label_and_sample_anchors(anchors, make_inputs(backend)[2])
-    assert (labels[1] >= 0).tolist() == backend.get("structures").Boxes.cat(anchors).inside_box(SIZE).tolist()
 
 
 def test_training_stops_without_ground_truth_or_with_predictions_that_are_not_finite(backend):
