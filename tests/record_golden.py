@@ -7,6 +7,7 @@ the figures of the second backend are then added with ``--figures-only``.
 
 import argparse
 import json
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -57,7 +58,7 @@ def record_label_maps(inputs: Path, folder: Path) -> dict[str, dict]:
 
 
 def main() -> None:
-    """Record for the backend of this process; figures that are those of the other backend are stored once, as those of "both"."""
+    """Record for the backend of this process; numbers that are equal on both backends are stored once, under "both"."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--figures-only", action="store_true", help="keep the stored files, and the figures of the other backend")
     args = parser.parse_args()
@@ -88,17 +89,15 @@ def _by_backend(entry: dict) -> dict:
 
 
 def _pretty(content: dict) -> str:
-    """Json with a line for each scalar and each group of weights."""
-    text = json.dumps(content, indent=1)
-    lines, inside = [], False
-    for line in text.splitlines():
-        if inside:
-            lines[-1] += line.strip() + (" " if line.endswith(",") and line[-2] != "]" else "")
-            inside = not line.strip().startswith("]")
-        else:
-            lines.append(line)
-            inside = line.endswith("[")
-    return "\n".join(lines) + "\n"
+    """Return JSON with one line per list of numbers."""
+    return (
+        re.sub(
+            r"\[[^][]*\]",
+            lambda found: re.sub(r"\n\s*", " ", found[0]).replace("[ ", "[").replace(" ]", "]"),
+            json.dumps(content, indent=1),
+        )
+        + "\n"
+    )
 
 
 if __name__ == "__main__":

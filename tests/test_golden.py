@@ -5,6 +5,7 @@ rounding allows. ``bits``: where versions and processor are those of the recordi
 elsewhere this level is skipped and says how the machines differ. ``record_golden.py`` records both.
 """
 
+import functools
 import json
 import pickle
 import shutil
@@ -21,7 +22,6 @@ from detcon_d2 import add_detcon_config, d2
 from tests import golden
 
 GOLDEN = json.loads(golden.FIGURES.read_text())
-LEVELS = ("tolerance", "bits")
 
 
 def figures_of(name: str) -> dict[str, Any]:
@@ -30,10 +30,13 @@ def figures_of(name: str) -> dict[str, Any]:
     return entry.get("both") or entry[d2.BACKEND]
 
 
-def skip_on_another_machine() -> None:
+@pytest.fixture(params=["tolerance", "bits"])
+def level(request: pytest.FixtureRequest) -> str:
+    """How closely numbers are compared; "bits" on the machine of the recording only."""
     recorded, here = GOLDEN["fingerprints"][d2.BACKEND], golden.fingerprint()
-    if here != recorded:
+    if request.param == "bits" and here != recorded:
         pytest.skip(f"bits are compared on the machine of the recording only: recorded on {recorded}; this is {here}")
+    return request.param
 
 
 def assert_close(found: dict[str, Any], expected: dict[str, Any], tolerance: float) -> None:
@@ -75,26 +78,21 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def figures(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
-    """The figures of a case today; both levels share a run where they meet in a process."""
-    done: dict[str, dict[str, Any]] = {}
+    """The numbers of a case today; both levels share a run if they are in one process."""
 
+    @functools.cache
     def get(name: str) -> dict[str, Any]:
-        if name not in done:
-            folder = tmp_path_factory.mktemp("run")
-            label_maps = golden.label_map_folders(folder / "label_maps")
-            done[name] = golden.run_case(golden.CASES[name], inputs, folder / "output", label_maps)
-            if golden.CASES[name].bf16:
-                assert golden.trained_in_bf16(folder / "output")
-        return done[name]
+        folder = tmp_path_factory.mktemp("run")
+        label_maps = golden.label_map_folders(folder / "label_maps")
+        found = golden.run_case(golden.CASES[name], inputs, folder / "output", label_maps)
+        assert not golden.CASES[name].bf16 or golden.trained_in_bf16(folder / "output")
+        return found
 
     return get
 
 
-@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("name", golden.CASES)
 def test_training(figures, name, level):
-    if level == "bits":
-        skip_on_another_machine()
     case = golden.CASES[name]
     compare(level, figures(name), figures_of(case.golden or name), case.tolerance)
 
@@ -115,10 +113,7 @@ def copy_checkpoint(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("level", LEVELS)
 def test_the_stored_checkpoint_is_resumed(inputs, tmp_path, level):
-    if level == "bits":
-        skip_on_another_machine()
     found = golden.resume(inputs, copy_checkpoint(tmp_path / "output"))
     assert len(found["scalars"]["total_loss"]) == 2
     compare(level, found, figures_of("resume"), 2e-3)
@@ -180,29 +175,20 @@ def test_label_maps_are_those_of_the_pngs(name):
 
 @pytest.mark.parametrize("name", golden.LABEL_MAPS)
 def test_stored_shards_hold_the_label_maps_of_the_pngs(name, tmp_path):
-    found = golden.read_shards(golden.FOLDER / f"{name}_shards", tmp_path / "pngs")
+    found = golden.read_pngs(golden.convert_shards(golden.FOLDER / f"{name}_shards", tmp_path / "pngs", "png"))
     assert golden.tensors_digest(found) == GOLDEN["label_maps"][name]
 
 
 @pytest.fixture(scope="module")
 def made(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, np.ndarray]]:
-    """The label maps of a generator today, made once in a process."""
-    done: dict[str, dict[str, np.ndarray]] = {}
-
-    def get(name: str) -> dict[str, np.ndarray]:
-        if name not in done:
-            done[name] = golden.make_label_maps(inputs, tmp_path_factory.mktemp("made") / "maps", golden.GENERATED[name])
-        return done[name]
-
-    return get
+    """The label maps of a generator today, made once per process."""
+    folder = tmp_path_factory.mktemp("made")
+    return functools.cache(lambda name: golden.make_label_maps(inputs, folder / name, golden.GENERATED[name]))
 
 
-@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("name", golden.GENERATED)
 def test_label_maps_are_made_alike(made, name, level):
     """Another processor's sorting may order neighbours of equal weight in another way; then regions are about as many."""
-    if level == "bits":
-        skip_on_another_machine()
     found = made(name)
     if level == "bits":
         assert golden.tensors_digest(found) == GOLDEN["label_maps"][name]
