@@ -90,14 +90,8 @@ def _by_backend(entry: dict) -> dict:
 
 def _pretty(content: dict) -> str:
     """Return JSON with one line per list of numbers."""
-    return (
-        re.sub(
-            r"\[[^][]*\]",
-            lambda found: re.sub(r"\n\s*", " ", found[0]).replace("[ ", "[").replace(" ]", "]"),
-            json.dumps(content, indent=1),
-        )
-        + "\n"
-    )
+    text = json.dumps(content, indent=1)
+    return re.sub(r"\[\s*([^][]*?)\s*\]", lambda found: "[" + re.sub(r"\n\s*", " ", found[1]) + "]", text) + "\n"
 
 
 if __name__ == "__main__":
