@@ -44,9 +44,6 @@ GENERATED = LABEL_MAPS | {
 """Name -> arguments, of the label maps that the test makes."""
 
 
-# The machine.
-
-
 def fingerprint() -> dict[str, str]:
     """Return everything except the backend that must be equal for the last bit of a number to be equal."""
     return {
@@ -82,16 +79,6 @@ def one_thread() -> Iterator[None]:
         cv2.setNumThreads(cv2_threads)
 
 
-@contextlib.contextmanager
-def bf16_everywhere() -> Iterator[None]:
-    """Train in bf16 also where the CPU has no instructions for it, and the package would rather train in float32."""
-    with mock.patch.object(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True, create=True):
-        yield
-
-
-# Inputs.
-
-
 def write_inputs(folder: Path) -> Path:
     """Write ``images/{a,b}/NNN.png`` of 64 x 80 pixels and ``instances.json``, whose objects are the rectangles in them."""
     # The legacy generator: its numbers are promised never to change.
@@ -114,9 +101,6 @@ def write_inputs(folder: Path) -> Path:
     content = {"images": records, "annotations": annotations, "categories": categories}
     (folder / "instances.json").write_text(json.dumps(content, default=int))
     return folder
-
-
-# Cases.
 
 
 class Case(NamedTuple):
@@ -253,9 +237,6 @@ TO_BE_STORED = _pretrain(
 CHECKPOINT = f"model_{STEPS - 1:07d}.pth"
 
 
-# Running.
-
-
 def run_tool(name: str, *arguments: object) -> None:
     """Run a file of ``tools`` in this process, where everything is imported already."""
     with mock.patch.object(sys, "argv", [name, *map(str, arguments)]):
@@ -270,7 +251,9 @@ def run_case(case: Case, inputs: Path, output: Path, label_maps: Mapping[str, Pa
     places = {"folder": inputs, "images": inputs / "images", "golden": FOLDER} | label_maps
     values = {key: str(value).format_map(places) if "{" in str(value) else value for key, value in case.keys.items()}
     options = [item for pair in values.items() for item in pair]
-    with bf16_everywhere() if case.bf16 else contextlib.nullcontext():
+    # Train in bf16 also if the CPU has no instructions for it: the package would train in float32.
+    forced = mock.patch.object(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True, create=True)
+    with forced if case.bf16 else contextlib.nullcontext():
         return train(output, "--config-file", REPO / case.config, *options)
 
 
@@ -337,9 +320,6 @@ def tensors_digest(tensors: Mapping[str, Any]) -> str:
         array = np.asarray(tensors[key])
         digest.update(f"{key} {array.dtype} {array.shape} ".encode() + np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
-
-
-# Label maps.
 
 
 def make_label_maps(inputs: Path, folder: Path, arguments: tuple, file_format: str = "png") -> dict[str, np.ndarray]:

@@ -63,30 +63,48 @@ def test_without_masks_it_is_faster_rcnn(backend):
     assert "loss_mask" not in losses and not detect(model, batch(backend))[0]["instances"].has("pred_masks")
 
 
-@pytest.mark.parametrize(
-    ("options", "error"),
-    [
-        ({"FPN__IN_FEATURES": ["res2", "res4"]}, AssertionError),
-        ({"FPN__IN_FEATURES": ["res3", "res2"]}, AssertionError),
-        ({"FPN__IN_FEATURES": []}, AssertionError),
-        ({"FPN__FUSE_TYPE": "max"}, AssertionError),
-        ({"FPN__IN_FEATURES": ["res9"]}, KeyError),
-        ({"FPN__NORM": "NoSuchNorm"}, KeyError),
-        ({"ROI_BOX_HEAD__NAME": "NoSuchHead"}, KeyError),
-        ({"ROI_MASK_HEAD__NAME": "NoSuchHead"}, KeyError),
-        ({"ROI_MASK_HEAD__NUM_CONV": -1}, AssertionError),
-    ],
-)
-def test_impossible_pyramids_and_heads_are_refused(backend, options, error):
+REFUSED = [
+    (AssertionError, {"FPN__IN_FEATURES": ["res2", "res4"]}),
+    (AssertionError, {"FPN__IN_FEATURES": ["res3", "res2"]}),
+    (AssertionError, {"FPN__IN_FEATURES": []}),
+    (AssertionError, {"FPN__FUSE_TYPE": "max"}),
+    (KeyError, {"FPN__IN_FEATURES": ["res9"]}),
+    (KeyError, {"FPN__NORM": "NoSuchNorm"}),
+    (AssertionError, {"ANCHOR_GENERATOR__SIZES": [[8], [16], [32]]}),
+    (AssertionError, {"ANCHOR_GENERATOR__SIZES": [[8], [16, 32], [32], [64], [128]]}),
+    (AssertionError, {"ANCHOR_GENERATOR__OFFSET": 1.0}),
+    (ValueError, {"RPN__CONV_DIMS": [0, 4]}),
+    (AssertionError, {"ROI_MASK_HEAD__NUM_CONV": -1}),
+    *((KeyError, {f"{part}__NAME": "NoSuchPart"}) for part in ("ANCHOR_GENERATOR", "PROPOSAL_GENERATOR", "ROI_BOX_HEAD", "ROI_MASK_HEAD")),
+    (KeyError, {"RPN__HEAD_NAME": "NoSuchHead"}),
+]
+
+
+@pytest.mark.parametrize(("error", "options"), REFUSED)
+def test_impossible_parts_are_refused(backend, error, options):
     with pytest.raises(error):
         backend.get("modeling").build_model(tiny_config(backend, **options))
 
 
-def test_the_subset_has_no_pictures_while_training(subset):
-    cfg = tiny_config(subset)
-    cfg.VIS_PERIOD = 10
-    with pytest.raises(NotImplementedError, match=r"VIS_PERIOD.*install detectron2"):
+LACKING = {"RPN__BBOX_REG_LOSS_TYPE": "giou", "ROI_BOX_HEAD__BBOX_REG_LOSS_TYPE": "giou", "KEYPOINT_ON": True}
+LACKING |= {f"ROI_BOX_HEAD__{key}": True for key in ("TRAIN_ON_PRED_BOXES", "USE_FED_LOSS", "USE_SIGMOID_CE")}
+
+
+@pytest.mark.parametrize("key", [*LACKING, "VIS_PERIOD"])
+def test_what_the_subset_does_not_have_is_named(subset, key):
+    cfg = tiny_config(subset, **({key: LACKING[key]} if key in LACKING else {}))
+    cfg.VIS_PERIOD = 10 * (key == "VIS_PERIOD")
+    with pytest.raises(NotImplementedError, match=rf"{key.rpartition('__')[-1]}.*install detectron2"):
         subset.get("modeling").build_model(cfg)
+
+
+def test_training_stops_without_objects_or_with_predictions_that_are_not_finite(backend):
+    model, inputs = build_tiny(backend), batch(backend)
+    with pytest.raises((AssertionError, KeyError)):
+        train_step(backend, model, [{"image": one["image"]} for one in inputs])
+    model.proposal_generator.rpn_head.objectness_logits.bias.data[0] = float("nan")
+    with pytest.raises(FloatingPointError):
+        train_step(backend, model, inputs)
 
 
 @pytest.mark.parametrize("variant", CASES)

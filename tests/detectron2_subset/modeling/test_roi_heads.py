@@ -55,16 +55,6 @@ def test_the_ground_truth_is_a_proposal_on_request(backend, append):
     assert exact.all().item() is append and len(one) == (43 if append else 40)
 
 
-@pytest.mark.parametrize(
-    "key", ["KEYPOINT_ON", *(f"ROI_BOX_HEAD__{key}" for key in ("TRAIN_ON_PRED_BOXES", "USE_FED_LOSS", "USE_SIGMOID_CE"))]
-)
-def test_what_the_subset_does_not_have_is_named(subset, key):
-    with pytest.raises(NotImplementedError, match=f"{key.split('__')[-1]}.*install detectron2"):
-        make(subset, **{key: True})
-    with pytest.raises(KeyError, match="Res5ROIHeads"):
-        make(subset, ROI_HEADS__NAME="Res5ROIHeads")
-
-
 FAR = [[0.0, 0.0, 10.0, 10.0], [20.0, 20.0, 30.0, 30.0], [40.0, 40.0, 50.0, 50.0]]
 
 
@@ -112,10 +102,3 @@ def test_the_config_describes_the_predictions(backend):
     assert (layers.test_score_thresh, layers.test_nms_thresh, layers.test_topk_per_image) == (0.3, 0.4, 9)
     assert layers.smooth_l1_beta == 0.5 and layers.loss_weight["loss_box_reg"] == 2.0
     assert tuple(layers.box2box_transform.weights) == (1.0, 2.0, 3.0, 4.0)
-
-
-def test_loss_types_that_the_subset_does_not_have_are_named(subset):
-    cfg = subset.get("config").get_cfg()
-    cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE = "giou"
-    with pytest.raises(NotImplementedError, match=r"giou.*install detectron2"):
-        subset.get("modeling").FastRCNNOutputLayers(cfg, subset.get("layers").ShapeSpec(channels=8))
