@@ -1,6 +1,6 @@
 """Numbers of Detectron2, so that the subset is compared with it also where Detectron2 is not installed.
 
-``python -m tests.detectron2_subset.recorded`` records those of the installed Detectron2, here of version 0.6 (main branch).
+``python -m tests.detectron2_subset.recorded`` records those of the installed Detectron2; the stored ones are of version 0.6.
 """
 
 import json
