@@ -27,7 +27,7 @@ from detcon_d2 import d2
 from tests.conftest import REPO, TINY
 
 FOLDER = Path(__file__).parent / "fixtures" / "golden"
-FIGURES = FOLDER / "golden.json"
+NUMBERS = FOLDER / "golden.json"
 STEPS = 5
 IMAGES = 12
 LABEL_MAPS = {

@@ -1,8 +1,8 @@
-"""Figures and files of commit f102709, which every later commit must give and read alike.
+"""Numbers and files of commit f102709: every later commit must compute the same numbers and read the same files.
 
 Two levels, named in the tests' ids. ``tolerance``: on any machine, losses and sums over the weights agree as far as another processor's
 rounding allows. ``bits``: where versions and processor are those of the recording, scalars and weights are equal to the last bit;
-elsewhere this level is skipped and says how the machines differ. ``record_golden.py`` records both.
+elsewhere this level is skipped, and the reason names the differences. ``record_golden.py`` records both.
 """
 
 import functools
@@ -21,11 +21,11 @@ import yaml
 from detcon_d2 import add_detcon_config, d2
 from tests import golden
 
-GOLDEN = json.loads(golden.FIGURES.read_text())
+GOLDEN = json.loads(golden.NUMBERS.read_text())
 
 
-def figures_of(name: str) -> dict[str, Any]:
-    """The recorded figures of a case on this backend."""
+def numbers_of(name: str) -> dict[str, Any]:
+    """The recorded numbers of a case on this backend."""
     entry = GOLDEN["cases"][name]
     return entry.get("both") or entry[d2.BACKEND]
 
@@ -75,7 +75,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def figures(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
+def numbers(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
     """The numbers of a case today; both levels share a run if they are in one process."""
 
     @functools.cache
@@ -90,9 +90,9 @@ def figures(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
 
 
 @pytest.mark.parametrize("name", golden.CASES)
-def test_training(figures, name, level):
+def test_training(numbers, name, level):
     case = golden.CASES[name]
-    compare(level, figures(name), figures_of(case.golden or name), case.tolerance)
+    compare(level, numbers(name), numbers_of(case.golden or name), case.tolerance)
 
 
 def test_bf16_as_the_processor_has_it(inputs, tmp_path):
@@ -101,7 +101,7 @@ def test_bf16_as_the_processor_has_it(inputs, tmp_path):
     found = golden.run_case(case._replace(bf16=False), inputs, tmp_path / "output", golden.label_map_folders(tmp_path / "label_maps"))
     in_bf16 = golden.trained_in_bf16(tmp_path / "output")
     twin = "b-files-bf16" if in_bf16 else "b-files"
-    assert_close(found, figures_of(twin), golden.CASES[twin].tolerance)
+    assert_close(found, numbers_of(twin), golden.CASES[twin].tolerance)
 
 
 def copy_checkpoint(folder: Path) -> Path:
@@ -114,7 +114,7 @@ def copy_checkpoint(folder: Path) -> Path:
 def test_the_stored_checkpoint_is_resumed(inputs, tmp_path, level):
     found = golden.resume(inputs, copy_checkpoint(tmp_path / "output"))
     assert len(found["scalars"]["total_loss"]) == 2
-    compare(level, found, figures_of("resume"), 2e-3)
+    compare(level, found, numbers_of("resume"), 2e-3)
 
 
 def resolved(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The import rules of the house, read from the sources."""
+"""The import rules of the package, read from its sources."""
 
 import ast
 from collections.abc import Iterator
@@ -50,7 +50,7 @@ def test_imports_point_forward_only(folder):
                 assert parts[1] in allowed, (path.name, name)
 
 
-def test_every_folder_has_its_place():
+def test_every_folder_is_in_the_order():
     folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
     assert folders == {*ORDER, "detectron2_subset"}
 
@@ -62,7 +62,7 @@ def test_masks_import_neither_torch_nor_the_door():
         assert "detcon_d2.d2" not in set(imported_modules(path)), path
 
 
-def test_every_file_is_one_thing():
+def test_files_are_short():
     tools = PACKAGE.parent / "tools"
     for path in [*sources(), *tools.rglob("*.py")]:
         limit = 100 if path.parent == tools else 300
@@ -70,13 +70,13 @@ def test_every_file_is_one_thing():
     assert len((PACKAGE / "methods" / "base.py").read_text().splitlines()) <= 200
 
 
-def test_no_folder_is_crowded():
+def test_folders_have_few_files():
     for folder in [PACKAGE, *(path for path in PACKAGE.rglob("*") if path.is_dir())]:
         if "detectron2_subset" not in folder.parts:
             assert len(list(folder.glob("*.py"))) <= 14, folder
 
 
-def test_no_method_is_known_by_name_outside_its_room():
+def test_no_module_outside_methods_names_a_method():
     """A method is recognised by its class."""
     for path in sources():
         if path.relative_to(PACKAGE).parts[0] not in ("methods", "__init__.py"):
