@@ -112,6 +112,8 @@ def test_weights_losses_gradients_and_detections_are_those_recorded_of_detectron
     found, expected = measure(backend, variant), numbers_of_detectron2("modeling.tiny_detector", variant)
     # Initial weights are random on each backend; only their spread is the same.
     assert_close(found.pop("initial"), expected.pop("initial"), rtol=0.15, atol=0)
+    # Single detections and pixels of masks at their thresholds may differ on other processors.
+    assert_close(found.pop("detections"), expected.pop("detections"), rtol=2e-3, atol=3)
     # Other processors add up in another order, which moves these numbers by about 1e-5.
     assert_close(found, expected, rtol=1e-3, atol=1e-3)
 

@@ -157,16 +157,18 @@ def measure(backend, variant: str) -> dict:
             if parameter.dim() > 1:
                 generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
                 parameter.normal_(std=(0.7 / parameter[0].numel()) ** 0.5, generator=generator)
-    found = [one["instances"] for one in detect(spread(model), batch(backend, (0, 1, 2)))]
+    numbers["detections"] = [_sums(one["instances"]) for one in detect(spread(model), batch(backend, (0, 1, 2)))]
     losses, scalars = train_step(backend, model, batch(backend, (0, 1, 2), masks))
     sum(losses.values()).backward()
     gradients = _norms((name, parameter.grad) for name, parameter in model.named_parameters() if parameter.grad is not None)
     numbers |= {"losses": {name: loss.item() for name, loss in losses.items()}, "scalars": scalars, "gradients": gradients}
-    for name in ("scores", "pred_classes", "pred_boxes", "pred_masks"):
-        values = [getattr(one[:4], name) for one in found]
-        values = [value.sum(dim=(1, 2)) if name == "pred_masks" else getattr(value, "tensor", value) for value in values]
-        numbers[name] = [value.tolist() for value in values]
-    return _rounded(numbers | {"detections": [len(one) for one in found]})
+    return _rounded(numbers)
+
+
+def _sums(found) -> list[float]:
+    """Number of detections, of each class, sum of the scores, of each coordinate of the boxes and of the areas of the masks."""
+    parts = (found.pred_classes.bincount(minlength=5), found.scores.sum(), found.pred_boxes.tensor.sum(dim=0), found.pred_masks.sum())
+    return [len(found), *(value for part in parts for value in part.flatten().tolist())]
 
 
 def _norms(tensors) -> dict[str, float]:
