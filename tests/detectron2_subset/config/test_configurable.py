@@ -53,9 +53,14 @@ def test_a_subclass_is_built_by_its_own_from_config(config):
 
 
 def test_unknown_arguments_and_a_missing_or_wrong_from_config_are_refused(config):
-    base = make_class(config.configurable)
     with pytest.raises(TypeError, match="zz"):
-        base(config.get_cfg(), zz=1)
+        make_class(config.configurable)(config.get_cfg(), zz=1)
+
+    class Base:
+        @config.configurable
+        def __init__(self, a):
+            pass
+
     for from_config, error in ((None, AttributeError), (lambda self, cfg: {}, TypeError), (classmethod(lambda cls, config: {}), TypeError)):
         with pytest.raises(error, match="from_config"):
-            type("Wrong", (base,), {"from_config": from_config})(config.get_cfg())
+            type("Wrong", (Base,), {"from_config": from_config} if from_config else {})(config.get_cfg())
