@@ -43,7 +43,7 @@ def check_weights(cfg: "d2.CfgNode", path: str) -> list[str]:
     local = d2.PathManager.get_local_path(path.partition("?")[0])
     if not os.path.isfile(local):
         raise FileNotFoundError(f"MODEL.WEIGHTS is {path}, which does not exist.")
-    checkpoint = load_checkpoint_file(local)
+    checkpoint = load_checkpoint_file(local, hold=True)
     checkpoint = checkpoint if isinstance(checkpoint, dict) else {}
     state = checkpoint.get("model", checkpoint)
     if isinstance(state, Mapping) and any(isinstance(key, str) and key.startswith(tuple(BRANCHES.values())) for key in state):

@@ -138,5 +138,5 @@ def read_metadata(path: str | Path) -> dict[str, Any] | None:
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"No checkpoint at {path}.")
-    checkpoint = load_checkpoint_file(path)
+    checkpoint = load_checkpoint_file(path, hold=None)
     return checkpoint.get("metadata") if isinstance(checkpoint, dict) else None

@@ -10,6 +10,8 @@ import torchvision
 from detcon_d2 import add_detcon_config, d2
 from detcon_d2.checkpoint import DetConCheckpointer, check_weights, describe_missing, load_checkpoint_file
 from detcon_d2.checkpoint.convert.converter import convert
+from detcon_d2.checkpoint.metadata import read_metadata
+from detcon_d2.checkpoint.safe_load import files
 from tests.checkpoint.pretrained import write_pretrained
 
 
@@ -182,6 +184,17 @@ def test_no_weights_and_absent_weights_have_different_messages(converted):
     assert check_weights(config(converted), "") == ["MODEL.WEIGHTS is empty: the whole model is newly initialised."]
     with pytest.raises(FileNotFoundError, match=r"MODEL.WEIGHTS is /nowhere/w.pkl, which does not exist"):
         check_weights(config(converted), "/nowhere/w.pkl")
+
+
+def test_fine_tuning_reads_its_weights_once_and_holds_nothing(converted, monkeypatch):
+    read, paths = files._read, []
+    monkeypatch.setattr(files, "_read", lambda path: paths.append(path) or read(path))
+    cfg = config(converted, "MODEL.RESNETS.NORM", "BN", "MODEL.FPN.NORM", "BN")
+    check_weights(cfg, str(converted))
+    assert read_metadata(converted)["depth"] == 50 and files._held
+    DetConCheckpointer(torch.nn.ModuleDict({"backbone": d2.build_backbone(cfg)})).resume_or_load(str(converted), resume=False)
+    assert paths == [str(converted)] and not files._held
+    assert read_metadata(converted)["depth"] == 50 and not files._held
 
 
 HEADS = [

@@ -45,12 +45,18 @@ _ITEM_SIZES = {"Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "In
 _SETS = ("collections.Counter", "builtins.set", "__builtin__.set")
 
 
-def load_checkpoint_file(path: str | Path) -> Any:
+_held: dict[tuple[Any, ...], Any] = {}
+
+
+def load_checkpoint_file(path: str | Path, *, hold: bool | None = False) -> Any:
     """The content of a checkpoint of any kind; the kind follows from the content and not from the file's name.
 
     Kinds: ``torch.save`` (zip and legacy), pickles of any protocol (Detectron2, Caffe2, haiku), ``.npy`` with a pickled object (the
     released DetCon files), ``.npz`` (a dict of its members), and safetensors: ``{"model": tensors}``, with "metadata" where the header has
     that entry (a JSON object).
+
+    The set-up of a run reads MODEL.WEIGHTS several times: ``hold`` keeps the content in memory for the next call with this file, None
+    leaves it as it is, and False lets it go.
 
     Returns:
         dicts, lists and tuples of tensors (torch files, safetensors), numpy arrays (the others), numbers and text. haiku's mappings and
@@ -60,6 +66,17 @@ def load_checkpoint_file(path: str | Path) -> Any:
         FileNotFoundError: no such file.
         UnsafeCheckpointError: naming the file, what it asks for or what is wrong with it, and what to do.
     """
+    status = os.stat(path)
+    identity = os.path.realpath(path), status.st_mtime_ns, status.st_size
+    held = _held.get(identity)
+    content = _read(path) if held is None else held
+    _held.clear()
+    if hold or (hold is None and held is not None):
+        _held[identity] = content
+    return content
+
+
+def _read(path: str | Path) -> Any:
     with open(path, "rb") as file:
         start = file.read(1024)
     try:

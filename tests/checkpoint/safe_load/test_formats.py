@@ -105,6 +105,16 @@ def test_a_brace_where_safetensors_have_their_header_does_not_make_a_pickle_one(
     assert load_checkpoint_file(tmp_path / "w") == value
 
 
+def test_a_held_file_is_read_again_when_it_changes(tmp_path):
+    path = tmp_path / "w.pkl"
+    path.write_bytes(pickle.dumps({"a": 1}))
+    first = load_checkpoint_file(path, hold=True)
+    assert load_checkpoint_file(path, hold=None) is first and load_checkpoint_file(path) is first
+    assert load_checkpoint_file(path, hold=True) is not first
+    path.write_bytes(pickle.dumps({"a": "changed"}))
+    assert load_checkpoint_file(path) == {"a": "changed"}
+
+
 @pytest.mark.parametrize("name", ["haiku_tiny.npy", "haiku_tiny_flatdict.npy", "haiku_tiny_with_heads.npy"])
 def test_the_released_layouts_load_as_numpy_loads_them(shared_dir, name):
     path = shared_dir / "oracles" / name
