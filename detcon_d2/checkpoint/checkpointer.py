@@ -40,8 +40,7 @@ class DetConCheckpointer(d2.DetectionCheckpointer):
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """Continue from ``last_checkpoint`` (everything must fit exactly), or initialise the model from ``path`` ("" for none).
 
-        Raises:
-            ValueError: on resume, listing every key that is missing, unexpected or of another shape.
+        Raises ValueError: on resume, listing every key that is missing, unexpected or of another shape.
         """
         if resume and self.has_checkpoint():
             self._strict = True

@@ -79,8 +79,7 @@ def describe_missing(missing_keys: Sequence[str]) -> str:
     Args:
         missing_keys: the model's keys that were not in the checkpoint (``DetConCheckpointer.missing_keys``).
 
-    Raises:
-        ValueError: tensors of the backbone are among them, listing the keys: features would be random.
+    Raises ValueError: tensors of the backbone are among them, listing the keys: features would be random.
     """
     keys = [key for key in missing_keys if not key.endswith(_NOT_LEARNT) and ".cell_anchors." not in key]
     parts = {key: next((name for prefix, name in _PARTS.items() if key.startswith(prefix)), None) for key in keys}

@@ -45,8 +45,7 @@ class CheckpointMetadata:
     def load_state_dict(self, found: dict[str, Any]) -> None:
         """Compare with the metadata of the checkpoint that is resumed, and keep what it reports about the weights that it started from.
 
-        Raises:
-            ValueError: listing each entry that must stay fixed and does not, found and expected.
+        Raises ValueError: listing each entry that must stay fixed and does not, found and expected.
         """
         before, now = _BEFORE | found, _BEFORE | self.values
         differing = [
@@ -71,8 +70,7 @@ def with_defaults(metadata: Mapping[str, Any]) -> dict[str, Any]:
 def network_metadata(cfg: "d2.CfgNode") -> dict[str, Any]:
     """The backbone and the images that it takes: what pretraining, conversion and fine-tuning must agree on.
 
-    Raises:
-        ValueError: for a DETCON.BACKBONE.PADDING that the backbone does not have.
+    Raises ValueError for a DETCON.BACKBONE.PADDING that the backbone does not have.
     """
     images = {name: read_key(cfg, key) for name, key in IMAGE_KEYS.items()}
     return {"backbone": cfg.MODEL.BACKBONE.NAME, **BackboneSpec.from_config(cfg).metadata(), **images}

@@ -20,8 +20,7 @@ def load_records(name: str) -> list[dict]:
         name: "folder:/path", "coco:/instances.json,/images", "list:/list.txt", "tar:/train-{0..9}.tar" or a name in
             Detectron2's DatasetCatalog.
 
-    Raises:
-        ValueError: an unknown name, or a data set without images.
+    Raises ValueError: an unknown name, or a data set without images.
     """
     if is_dataset_spec(name):
         return list_images(name)
@@ -48,8 +47,7 @@ def load_training_records(cfg: "d2.CfgNode", regions: bool = True) -> list[dict]
     data set has one and the data sets agree on the names of the classes (of class folders; elsewhere on the numbers themselves).
     Otherwise it is dropped with a warning, because a label with two meanings would train the probe to nothing.
 
-    Raises:
-        ValueError: no data set, one that cannot be read, or label maps that are missing (with the command that makes them).
+    Raises ValueError: no data set, one that cannot be read, or label maps that are missing (with the command that makes them).
     """
     names, source = list(cfg.DATASETS.TRAIN), cfg.DETCON.MASKS.SOURCE
     if not names:

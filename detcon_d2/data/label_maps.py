@@ -93,8 +93,7 @@ class LabelMapSource:
     def __call__(self, record: dict, image: np.ndarray, position: int = 0) -> np.ndarray:
         """uint16 (H, W) for an image uint8 (H, W, 3) at a position of the run.
 
-        Raises:
-            ValueError: a damaged label map, or one of another size than the image, naming both files.
+        Raises ValueError: a damaged label map, or one of another size than the image, naming both files.
         """
         if self.grid is not None:
             # A grid uses no random numbers; the signature of generators asks for them.

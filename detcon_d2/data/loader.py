@@ -37,8 +37,7 @@ class PositionDataset(Dataset):
             seed: >= 0; replacements follow from it and the position.
             on_bad_image: "refuse": raise; "skip": another image takes the position, with one warning per file (and worker).
 
-        Raises:
-            ValueError: another ``on_bad_image``.
+        Raises ValueError: another ``on_bad_image``.
         """
         if on_bad_image not in ("refuse", "skip"):
             raise ValueError(f"DETCON.ON_BAD_IMAGE is {on_bad_image!r}; expected 'refuse' or 'skip'.")
@@ -55,8 +54,7 @@ class PositionDataset(Dataset):
     def __getitem__(self, item: tuple[int, int]) -> dict:
         """The views of image ``index`` at ``position``.
 
-        Raises:
-            ValueError: an unreadable image, with file, position and remedy; many in a row when skipping.
+        Raises ValueError: an unreadable image, with file, position and remedy; many in a row when skipping.
         """
         position, index = item
         rng = position_rng(self._seed, position, Stream.REPLACEMENT)
@@ -89,8 +87,7 @@ def build_pretraining_loader(cfg: "d2.CfgNode", records: list[dict], samples: Sa
         samples: makes the sample of an image.
         start_iteration: of the first batch; a resumed run continues the stream exactly.
 
-    Raises:
-        ValueError: config or data that cannot work, with key, found and expected.
+    Raises ValueError: config or data that cannot work, with key, found and expected.
     """
     size = cfg.SOLVER.IMS_PER_BATCH
     share = {"rank": d2.comm.get_rank(), "world_size": d2.comm.get_world_size()}

@@ -31,8 +31,7 @@ class PretrainingMapper:
     def from_config(cls, cfg: "d2.CfgNode", samples: SampleMaker) -> "PretrainingMapper":
         """Reads DETCON.MASKS, DETCON.AUG.MODE and SEED.
 
-        Raises:
-            ValueError: for values outside their ranges, with key, found and expected.
+        Raises ValueError for values outside their ranges, with key, found and expected.
         """
         masks = cfg.DETCON.MASKS
         if cfg.INPUT.FORMAT != "RGB":

@@ -23,8 +23,7 @@ class PositionSampler(Sampler):
             rank, world_size: r and R.
             start_iteration: iteration of the first batch.
 
-        Raises:
-            ValueError: no images, a negative seed, or a batch that R processes cannot share equally.
+        Raises ValueError: no images, a negative seed, or a batch that R processes cannot share equally.
         """
         if size < 1:
             raise ValueError(f"The data set has {size} images; expected at least 1: check DATASETS.TRAIN.")

@@ -32,8 +32,7 @@ DETECTOR_NORMS = {
 def load_config(config_file: str, opts: list[str]) -> "d2.CfgNode":
     """Detectron2's defaults, this package's keys, the file, then ``KEY VALUE`` pairs.
 
-    Raises:
-        ValueError: for an unknown key, with the most similar known one, or a value of another type.
+    Raises ValueError for an unknown key, with the most similar known one, or a value of another type.
     """
     cfg = d2.get_cfg()
     add_detcon_config(cfg)
@@ -110,8 +109,7 @@ def setup_job(
 def check_pretraining_config(cfg: "d2.CfgNode", world_size: int) -> None:
     """Refuse a config that would fail later or, worse, train something other than what the user meant.
 
-    Raises:
-        ValueError: names each wrong key, the value found and what is expected.
+    Raises ValueError: names each wrong key, the value found and what is expected.
     """
     compiler = cfg.DETCON.COMPILE
     compilers = torch.compiler.list_backends if compiler else lambda *_: []  # listing them imports the compiler, which takes seconds

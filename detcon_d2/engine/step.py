@@ -103,8 +103,7 @@ class StepTrainer(d2.TrainerBase):
     def agree_on_start(self, resumed: bool) -> None:
         """Set ``start_iter`` after the checkpointer has loaded. Every process must have loaded the same checkpoint.
 
-        Raises:
-            ValueError: the processes would start at different iterations.
+        Raises ValueError: the processes would start at different iterations.
         """
         if resumed:
             self.start_iter = self.iter + 1

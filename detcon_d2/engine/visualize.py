@@ -36,8 +36,7 @@ class SheetRow(NamedTuple):
 def collect_rows(cfg: "d2.CfgNode", num_images: int, start_position: int = 0) -> list[SheetRow]:
     """What training shows at positions ``start_position`` .. + ``num_images`` - 1, exactly.
 
-    Raises:
-        ValueError: config or data that cannot work, as in training.
+    Raises ValueError: config or data that cannot work, as in training.
     """
     method = pretraining_class(cfg.MODEL.META_ARCHITECTURE)
     if method is None:
@@ -82,8 +81,7 @@ def render_sheet(rows: list[SheetRow], title: str) -> np.ndarray:
 def write_sheet(cfg: "d2.CfgNode", output: str, num_images: int, start_position: int = 0) -> str:
     """Collect, render and write a sheet as a .png or .jpg; returns one line on what was written.
 
-    Raises:
-        ValueError: no row, a negative position, a file name with another extension, and as in training.
+    Raises ValueError: no row, a negative position, a file name with another extension, and as in training.
     """
     if num_images < 1 or start_position < 0:
         raise ValueError(f"{num_images} images from position {start_position}; expected at least 1 image and a position >= 0.")

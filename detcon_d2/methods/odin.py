@@ -63,8 +63,7 @@ class KMeansSettings:
             cfg: the config.
             shapes: of the encoder's outputs.
 
-        Raises:
-            ValueError: for values out of range, an output that the encoder lacks, or more regions than cells.
+        Raises ValueError for values out of range, an output that the encoder lacks, or more regions than cells.
         """
         keys = cfg.DETCON.MASKS.KMEANS
         checks = [
@@ -118,8 +117,7 @@ class LearnedRegions:
     def build(cls, cfg: "d2.CfgNode", shapes: "Mapping[str, d2.ShapeSpec]") -> "LearnedRegions | None":
         """From a config and the shapes of the encoder's outputs; None where DETCON.MASKS.SOURCE is not kmeans.
 
-        Raises:
-            ValueError: as :meth:`KMeansSettings.from_config`.
+        Raises ValueError as :meth:`KMeansSettings.from_config`.
         """
         if cfg.DETCON.MASKS.SOURCE != "kmeans":
             return None

@@ -48,8 +48,7 @@ class LearnedRegionsHook(MethodHook):
     def resume(self, iteration: int) -> None:
         """Read the regions with which an uninterrupted run would enter ``iteration``.
 
-        Raises:
-            ValueError: their file is missing or of other images.
+        Raises ValueError: their file is missing or of other images.
         """
         refresh = self._refresh_before(iteration)
         if refresh not in (None, iteration):

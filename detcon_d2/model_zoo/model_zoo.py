@@ -15,8 +15,7 @@ _CONFIGS = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).resolve().paren
 def get_config_file(config_path: str) -> str:
     """The path of a config by its name relative to ``configs/``, such as "DetCon/detcon_b_R_50_in1k_300ep.yaml".
 
-    Raises:
-        ValueError: no config has this name; the message lists the most similar names.
+    Raises ValueError: no config has this name; the message lists the most similar names.
     """
     names = sorted(path.relative_to(_CONFIGS).as_posix() for path in _CONFIGS.rglob("*.yaml"))
     if config_path not in names:
@@ -31,8 +30,7 @@ def find_config(config_file: str) -> str:
 
     "configs/" may precede the name, so that a command written for a checkout also works without one.
 
-    Raises:
-        ValueError: neither a file nor a name in the model zoo.
+    Raises ValueError: neither a file nor a name in the model zoo.
     """
     if not config_file or "://" in config_file or Path(config_file).is_file():
         return config_file

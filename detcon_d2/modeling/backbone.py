@@ -24,8 +24,7 @@ BLOCKS_PER_STAGE = {
 def backbone_padding(cfg: "d2.CfgNode", builder: str | None = None) -> str:
     """The padding, one of :data:`PADDINGS`, of the backbone that a config describes; ``builder`` is by default MODEL.BACKBONE.NAME.
 
-    Raises:
-        ValueError: DETCON.BACKBONE.PADDING is unknown, or the builder is not DetCon's and would silently pad all sides alike.
+    Raises ValueError: DETCON.BACKBONE.PADDING is unknown, or the builder is not DetCon's and would silently pad all sides alike.
     """
     padding, builder = cfg.DETCON.BACKBONE.PADDING, builder or cfg.MODEL.BACKBONE.NAME
     if padding not in PADDINGS:
@@ -49,8 +48,7 @@ def build_detcon_resnet_backbone(cfg: "d2.CfgNode", input_shape: "d2.ShapeSpec")
 
     Parameters are named as in ``build_resnet_backbone``, and sizes of the maps are the same with each ``DETCON.BACKBONE.PADDING``.
 
-    Raises:
-        ValueError: for a depth that is not in :data:`BLOCKS_PER_STAGE`, a RES2_OUT_CHANNELS that the depth rules out, an unknown padding.
+    Raises ValueError for a depth that is not in :data:`BLOCKS_PER_STAGE`, a RES2_OUT_CHANNELS that the depth rules out, an unknown padding.
     """
     same = backbone_padding(cfg, "build_detcon_resnet_backbone") == "same"
     resnets = cfg.MODEL.RESNETS

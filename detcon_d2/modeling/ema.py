@@ -15,8 +15,7 @@ def ema_momentum(iteration: int, max_iter: int, base_momentum: float) -> float:
         max_iter: T > 0.
         base_momentum: tau_0 in [0, 1].
 
-    Raises:
-        ValueError: for arguments out of range.
+    Raises ValueError for arguments out of range.
     """
     if iteration < 0 or max_iter <= 0 or not 0 <= base_momentum <= 1:
         raise ValueError(
@@ -35,8 +34,7 @@ def update_ema(target: nn.Module, online: nn.Module, momentum: float) -> None:
         target, online: of the same architecture; the online one not wrapped by DistributedDataParallel.
         momentum: tau in [0, 1].
 
-    Raises:
-        ValueError: if names or shapes of the parameters differ; nothing is changed then.
+    Raises ValueError if names or shapes of the parameters differ; nothing is changed then.
     """
     targets, onlines = dict(target.named_parameters()), dict(online.named_parameters())
     for name in sorted(targets.keys() | onlines.keys()):

@@ -17,8 +17,7 @@ class LinearProbe(nn.Linear):
     def labels_of(batch: list[dict]) -> torch.Tensor:
         """The labels of samples: (N,) int64.
 
-        Raises:
-            ValueError: a sample without a label.
+        Raises ValueError: a sample without a label.
         """
         if any("label" not in record for record in batch):
             raise ValueError("The online probe needs a 'label' in every record; set DETCON.PROBE.ENABLED False for data without labels.")

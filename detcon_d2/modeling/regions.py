@@ -21,8 +21,7 @@ def downsample_label_map(label_map: torch.Tensor, size: tuple[int, int]) -> torc
     Returns:
         (N, h, w) int64 on the same device.
 
-    Raises:
-        ValueError: for another shape, dtype, an id out of range or a size out of range.
+    Raises ValueError for another shape, dtype, an id out of range or a size out of range.
     """
     _check_label_map(label_map, size)
     n, height, width = label_map.shape
@@ -47,8 +46,7 @@ def ids_from_draws(cell_ids: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
     Returns:
         (N, M) int64; a row of 65535 for a view without any region.
 
-    Raises:
-        ValueError: for other shapes.
+    Raises ValueError for other shapes.
     """
     if cell_ids.ndim != 3 or draws.ndim != 2 or len(cell_ids) != len(draws):
         raise ValueError(f"cell_ids has shape {tuple(cell_ids.shape)}, draws {tuple(draws.shape)}; expected (N, h, w) and (N, M).")
@@ -73,8 +71,7 @@ def pool_masked_features(features: torch.Tensor, cell_ids: torch.Tensor, ids: to
     Returns:
         (N, M, C), float64 for float64 features, otherwise float32, under autocast too.
 
-    Raises:
-        ValueError: for shapes that do not fit together.
+    Raises ValueError for shapes that do not fit together.
     """
     n, _, *size = features.shape
     if cell_ids.shape != (n, *size) or ids.ndim != 2 or len(ids) != n:

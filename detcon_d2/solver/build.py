@@ -44,8 +44,7 @@ def build_detcon_optimizer(cfg: "d2.CfgNode", model: nn.Module) -> torch.optim.O
 
     Reads SOLVER.BASE_LR, MOMENTUM, NESTEROV (SGD only) and WEIGHT_DECAY, and DETCON.SOLVER.ETA (LARS only).
 
-    Raises:
-        ValueError: for an unknown optimizer, or a model without trainable parameters.
+    Raises ValueError for an unknown optimizer, or a model without trainable parameters.
     """
     name, solver = cfg.DETCON.SOLVER.OPTIMIZER, cfg.SOLVER
     groups = get_detcon_param_groups(model, solver.WEIGHT_DECAY)
@@ -65,8 +64,7 @@ def build_finetuning_optimizer(cfg: "d2.CfgNode", model: nn.Module) -> torch.opt
 
     SGD is Detectron2's, with its keys for biases and norms. AdamW has weight decay only in the first of :func:`get_detcon_param_groups`.
 
-    Raises:
-        ValueError: for an unknown optimizer.
+    Raises ValueError for an unknown optimizer.
     """
     name, solver = cfg.DETCON.FINETUNE.OPTIMIZER, cfg.SOLVER
     if name == "SGD":

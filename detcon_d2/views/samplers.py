@@ -70,8 +70,7 @@ class TwoViews(SampleMaker):
             mode: "exact": float32 images; "fast": uint8 images.
             where: "worker": colours are applied here; "device": the sampled transform goes along with the resized view.
 
-        Raises:
-            ValueError: another mode or place.
+        Raises ValueError: another mode or place.
         """
         for key, value, choices in (("MODE", mode, ("exact", "fast")), ("WHERE", where, ("worker", "device"))):
             if value not in choices:
@@ -85,8 +84,7 @@ class TwoViews(SampleMaker):
     def from_config(cls, cfg: CfgNode, stride: int | None, /, **arguments) -> "TwoViews":
         """Reads DETCON.VIEWS, DETCON.AUG and SEED; a subclass adds ``arguments``.
 
-        Raises:
-            ValueError: for values outside their ranges, with key, found and expected.
+        Raises ValueError for values outside their ranges, with key, found and expected.
         """
         views, aug = cfg.DETCON.VIEWS, cfg.DETCON.AUG
         area, aspect = tuple(views.CROP_AREA), tuple(views.CROP_ASPECT)

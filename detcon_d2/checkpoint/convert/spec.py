@@ -68,8 +68,7 @@ class BackboneSpec:
     def from_metadata(cls, metadata: Mapping[str, Any]) -> "BackboneSpec":
         """The backbone that a checkpoint's metadata describes; an entry that an older file lacks has the published value.
 
-        Raises:
-            ValueError: naming the entry, for a depth, a norm, a padding or a last stage that no conversion knows.
+        Raises ValueError: naming the entry, for a depth, a norm, a padding or a last stage that no conversion knows.
         """
         values = {"depth": None} | {name: metadata[name] for name in KEYS if name in metadata}
         allowed = {"depth": tuple(BLOCKS_PER_STAGE), "norm": BATCH_NORMS, "padding": PADDINGS, "last_stage": (2, 3, 4, 5)}
@@ -157,8 +156,7 @@ def spec_from_tensors(backbone: Mapping[str, torch.Tensor]) -> BackboneSpec:
 
     Stride placement, padding and kind of BatchNorm leave no trace in the tensors: they are DetCon's.
 
-    Raises:
-        ValueError: the blocks are those of no known depth, or too many tensors are missing to find out.
+    Raises ValueError: the blocks are those of no known depth, or too many tensors are missing to find out.
     """
     # The highest number of a block, plus one: a missing tensor between is named later.
     blocks = [[int(name.split(".")[1]) + 1 for name in backbone if name.startswith(f"res{stage}.")] for stage in range(2, 6)]

@@ -81,8 +81,7 @@ def match_file(data: Any, style: str | None, branch: str) -> Match:
     A style fits when the stem's convolution is where it should be. Of those that fit, the one that leaves the fewest keys unknown is taken,
     and of equals that read the file alike, the first of the table.
 
-    Raises:
-        ValueError: no style or several fit, with the known styles and the first keys.
+    Raises ValueError: no style or several fit, with the known styles and the first keys.
     """
     if style is not None:
         if style not in STYLES:

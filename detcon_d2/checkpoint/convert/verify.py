@@ -34,8 +34,7 @@ def verify_conversion(backbone: Backbone, target: str, weights: Path, companion:
         target: whose names the weights have.
         weights, companion: the two written files.
 
-    Raises:
-        ValueError: features differ, naming stage and difference, or are not finite.
+    Raises ValueError: features differ, naming stage and difference, or are not finite.
     """
     if not backbone.spec.has_config:
         return [f"features: not compared, since no config builds a {backbone.spec.describe()}"]
@@ -55,8 +54,7 @@ def verify_conversion(backbone: Backbone, target: str, weights: Path, companion:
 def compare_features(before: Features, after: Features, limit: float) -> list[str]:
     """One line on the largest difference; stage name -> (N, C, h, w) on both sides.
 
-    Raises:
-        ValueError: a difference above ``limit``, or a feature that is not finite.
+    Raises ValueError: a difference above ``limit``, or a feature that is not finite.
     """
     differences = {}
     for stage, expected in before.items():

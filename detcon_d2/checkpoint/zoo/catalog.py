@@ -80,8 +80,7 @@ ZOO: dict[str, Entry] = {
 def find_entry(name: str) -> tuple[Entry, str]:
     """Entry and branch of ``[detcon://]NAME[/BRANCH]``; without BRANCH, the entry's first one.
 
-    Raises:
-        ValueError: there is no such entry, with the nearest names; or no such branch.
+    Raises ValueError: there is no such entry, with the nearest names; or no such branch.
     """
     name, _, branch = name.removeprefix(PREFIX).partition("/")
     if name not in ZOO:

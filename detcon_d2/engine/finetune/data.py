@@ -20,8 +20,7 @@ _EXPECTED = "expected coco:/path/instances.json,/path/images"
 def register_data_sets(names: Iterable[str]) -> None:
     """Add ``coco:/path/instances.json,/path/images`` specs to Detectron2's catalogs, each under the spec itself as its name.
 
-    Raises:
-        ValueError: a name that is neither in the catalog nor a spec, a spec of another kind, or a path that does not exist.
+    Raises ValueError: a name that is neither in the catalog nor a spec, a spec of another kind, or a path that does not exist.
     """
     for name in names:
         if name in d2.DatasetCatalog.list():
@@ -35,8 +34,7 @@ def register_data_sets(names: Iterable[str]) -> None:
 def load_detection_records(cfg: "d2.CfgNode") -> list[dict]:
     """The training images of DATASETS.TRAIN with their annotations, or the LABEL_FRACTION of them.
 
-    Raises:
-        ValueError: a data set that is unknown, unreadable or empty, or whose number of categories is not MODEL.ROI_HEADS.NUM_CLASSES.
+    Raises ValueError: a data set that is unknown, unreadable or empty, or whose number of categories is not MODEL.ROI_HEADS.NUM_CLASSES.
     """
     finetune = cfg.DETCON.FINETUNE
     if not cfg.DATASETS.TRAIN:
@@ -116,8 +114,7 @@ def build_finetune_loader(cfg: "d2.CfgNode", records: list[dict], seed: int | No
 def build_evaluation_loader(cfg: "d2.CfgNode", name: str) -> torch.utils.data.DataLoader:
     """This process's share of one data set of DATASETS.TEST, one image per batch.
 
-    Raises:
-        ValueError: an unknown or empty data set, or one whose number of categories is not that of the model.
+    Raises ValueError: an unknown or empty data set, or one whose number of categories is not that of the model.
     """
     records = _load_records(cfg, "TEST", [name], filter_empty=False)
     return d2.build_detection_test_loader(dataset=records, mapper=d2.DatasetMapper(cfg, False), num_workers=cfg.DATALOADER.NUM_WORKERS)

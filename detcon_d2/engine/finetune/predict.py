@@ -34,8 +34,7 @@ class Predictor:
             cfg: of the detector, with a device that exists on this machine.
             weights: checkpoint with every parameter.
 
-        Raises:
-            ValueError: the checkpoint is not a detector of this config.
+        Raises ValueError: the checkpoint is not a detector of this config.
         """
         self.model, rest = load_detector(cfg, weights)
         self.class_names, self.category_ids = find_categories(cfg, rest.get("metadata"))
@@ -72,8 +71,7 @@ def find_categories(cfg: "d2.CfgNode", metadata: Mapping[str, Any] | None) -> tu
 def find_images(inputs: Iterable[str]) -> dict[str, Path]:
     """Map files and folders to ``{name relative to the output: image file}``. The names of a folder's images start with the folder's name.
 
-    Raises:
-        ValueError: a path that does not exist, a folder without images, or two images with the same name.
+    Raises ValueError: a path that does not exist, a folder without images, or two images with the same name.
     """
     found: dict[str, Path] = {}
     for text in inputs:

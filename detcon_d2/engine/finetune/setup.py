@@ -34,8 +34,7 @@ def setup_finetuning(args: argparse.Namespace) -> tuple["d2.CfgNode", list[dict]
 def check_finetuning_config(cfg: "d2.CfgNode", world_size: int) -> None:
     """Refuse a config that would fail later or train something other than what the user meant.
 
-    Raises:
-        ValueError: names each wrong key, the value found and what is expected.
+    Raises ValueError: names each wrong key, the value found and what is expected.
     """
     finetune, architecture, sampler = cfg.DETCON.FINETUNE, cfg.MODEL.META_ARCHITECTURE, cfg.DATALOADER.SAMPLER_TRAIN
     augmentation, fraction = finetune.AUGMENTATION, finetune.LABEL_FRACTION

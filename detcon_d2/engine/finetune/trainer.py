@@ -47,8 +47,7 @@ class FinetuneTrainer(StepTrainer):
         """Continue from the last checkpoint of OUTPUT_DIR if ``resume`` is set and there is one. Otherwise start from MODEL.WEIGHTS, or, if
         that is "", from random weights.
 
-        Raises:
-            ValueError: the checkpoint to resume does not fit, or MODEL.WEIGHTS lacks tensors of the backbone.
+        Raises ValueError: the checkpoint to resume does not fit, or MODEL.WEIGHTS lacks tensors of the backbone.
         """
         resumed = resume and self.checkpointer.has_checkpoint()
         weights = self.cfg.MODEL.WEIGHTS

@@ -52,8 +52,7 @@ def read_ground_truth(record: dict, height: int, width: int) -> list[GroundTruth
     BSDS: one per person, all pixels in segments. COCO: one, of the visible parts of the instances (where two overlap the smaller is on
     top, as in label maps of annotations); segment 0 is the background, crowds are void.
 
-    Raises:
-        ValueError: damaged, or of another size than the image; names both files.
+    Raises ValueError: damaged, or of another size than the image; names both files.
     """
     if _FILE in record:
         truths = [GroundTruth(segments) for segments in read_segmentations(record[_FILE])]

@@ -34,8 +34,7 @@ def score_sources(sources: dict[str, Source], records: list[dict], *, workers: i
         0..1, NaN if no image has anything to agree with); ``regions`` and ``median_regions``, mean and median number of regions of an
         image; ``milliseconds``, the median processor time to make the regions of an image that is in memory, None for stored label maps.
 
-    Raises:
-        ValueError: no sources, or an image, ground truth or label map that cannot be read or has another size; names it.
+    Raises ValueError: no sources, or an image, ground truth or label map that cannot be read or has another size; names it.
     """
     if not sources:
         raise ValueError("found no sources of regions; expected at least one")

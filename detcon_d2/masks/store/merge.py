@@ -107,8 +107,7 @@ def take_over(output: str | os.PathLike, inputs: Iterable[str], file_format: str
             ``<key>.seg.png``.
         options: as of :meth:`LabelMapStore.create`; ``same_images`` accepts inputs with other data set specs.
 
-    Raises:
-        ValueError: nothing to open, or label maps of other parameters or another data set.
+    Raises ValueError: nothing to open, or label maps of other parameters or another data set.
     """
     opened = [_open_input(name) for name in inputs]
     cls = type(open_store(output)) if os.path.exists(os.path.join(output, INDEX_NAME)) else STORES[file_format]
