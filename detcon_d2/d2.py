@@ -45,12 +45,7 @@ _NAMES = {
     "utils.logger": ("setup_logger",),
 }
 # Modules that are used as namespaces.
-_MODULES = {
-    "comm": "utils.comm",
-    "hooks": "engine.hooks",
-    "transforms": "data.transforms",
-    "detection_utils": "data.detection_utils",
-}
+_MODULES = {"comm": "utils.comm", "hooks": "engine.hooks", "transforms": "data.transforms", "detection_utils": "data.detection_utils"}
 _WHERE = {name: module for module, names in _NAMES.items() for name in names}
 
 

@@ -69,9 +69,7 @@ def setup_pretraining(args: argparse.Namespace) -> tuple["d2.CfgNode", list[dict
 
 
 def setup_job(
-    args: argparse.Namespace,
-    resolve: Callable[["d2.CfgNode"], tuple[list[dict], list[str]]],
-    digest: Callable[[list[dict]], str],
+    args: argparse.Namespace, resolve: Callable[["d2.CfgNode"], tuple[list[dict], list[str]]], digest: Callable[[list[dict]], str]
 ) -> tuple["d2.CfgNode", list[dict]]:
     """The frozen config and the training records; logging, seeds and ``config.yaml`` in OUTPUT_DIR are set up.
 

@@ -37,14 +37,7 @@ class Relations(NamedTuple):
 
 
 def tiled_cross_entropy(
-    pred: torch.Tensor,
-    targets: torch.Tensor,
-    counted: torch.Tensor,
-    relations: Relations,
-    *,
-    view: int,
-    first: int,
-    temperature: float,
+    pred: torch.Tensor, targets: torch.Tensor, counted: torch.Tensor, relations: Relations, *, view: int, first: int, temperature: float
 ) -> torch.Tensor:
     """``sum_r weight_r * (log sum_j exp l_rj - sum_j labels_rj l_rj)`` with ``l_rj = <pred_r / |pred_r|, target_j> / temperature``.
 

@@ -10,14 +10,7 @@ from detcon_d2.modeling.same_padding import SameStem, use_same_padding
 
 PADDINGS = ("symmetric", "same")
 """Values of DETCON.BACKBONE.PADDING."""
-BLOCKS_PER_STAGE = {
-    18: (2, 2, 2, 2),
-    34: (3, 4, 6, 3),
-    50: (3, 4, 6, 3),
-    101: (3, 4, 23, 3),
-    152: (3, 8, 36, 3),
-    200: (3, 24, 36, 3),
-}
+BLOCKS_PER_STAGE = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
 """Residual blocks of res2..res5 by depth (He et al. 2015, table 1; 200: Hénaff et al. 2021)."""
 
 

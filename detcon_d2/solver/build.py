@@ -33,10 +33,7 @@ def get_detcon_param_groups(model: nn.Module, weight_decay: float) -> list[dict[
             seen.add(parameter)
             exclude = name == "bias" or parameter.ndim <= 1 or isinstance(module, _NORMS)
             (excluded if exclude else adapted).append(parameter)
-    return [
-        {"params": adapted, "weight_decay": weight_decay, "lars": True},
-        {"params": excluded, "weight_decay": 0.0, "lars": False},
-    ]
+    return [{"params": adapted, "weight_decay": weight_decay, "lars": True}, {"params": excluded, "weight_decay": 0.0, "lars": False}]
 
 
 def build_detcon_optimizer(cfg: "d2.CfgNode", model: nn.Module) -> torch.optim.Optimizer:

@@ -8,13 +8,7 @@ import pytest
 
 from detcon_d2.masks import REGION_GENERATOR_REGISTRY, LabelMapStore
 from detcon_d2.masks.command_lines import generate_command
-from detcon_d2.masks.commands.arguments import (
-    add_generator_arguments,
-    add_source_arguments,
-    generator_from,
-    parse_generator,
-    sources_from,
-)
+from detcon_d2.masks.commands.arguments import add_generator_arguments, add_source_arguments, generator_from, parse_generator, sources_from
 from detcon_d2.masks.generators.base import RegionGenerator, parameter
 
 

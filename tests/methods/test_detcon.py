@@ -37,11 +37,7 @@ def batch(count: int = 3, size: int = 64, samples: int = 4, labels: bool = False
 
     def view() -> dict:
         cells = torch.randint(0, regions, (2, 2), generator=generator, dtype=torch.int32)
-        return {
-            "image": torch.rand(3, size, size, generator=generator),
-            "cells": cells,
-            "draws": torch.rand(samples, generator=generator),
-        }
+        return {"image": torch.rand(3, size, size, generator=generator), "cells": cells, "draws": torch.rand(samples, generator=generator)}
 
     records = [{"views": [view(), view()], "file_name": f"{i}.png", "image_id": i} for i in range(count)]
     return [record | {"label": i % 2} for i, record in enumerate(records)] if labels else records
