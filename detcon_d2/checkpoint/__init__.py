@@ -10,15 +10,5 @@ from detcon_d2.checkpoint.safe_load.files import load_checkpoint_file
 from detcon_d2.checkpoint.safe_load.pickles import UnsafeCheckpointError
 from detcon_d2.checkpoint.zoo.handler import resolve_entry
 
-__all__ = [
-    "CheckpointMetadata",
-    "DetConCheckpointer",
-    "UnsafeCheckpointError",
-    "check_weights",
-    "describe_missing",
-    "finetuning_metadata",
-    "load_checkpoint_file",
-    "pretraining_metadata",
-    "read_metadata",
-    "resolve_entry",
-]
+__all__ = ["CheckpointMetadata", "DetConCheckpointer", "UnsafeCheckpointError", "check_weights", "describe_missing"]
+__all__ += ["finetuning_metadata", "load_checkpoint_file", "pretraining_metadata", "read_metadata", "resolve_entry"]

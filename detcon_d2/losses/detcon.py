@@ -20,6 +20,7 @@ def detcon_loss(
     *,
     temperature: float = 0.1,
     local_negatives: bool = True,
+    tile: tuple[int, int] | None = None,
 ) -> torch.Tensor:
     """Contrast every sampled region of one view with all regions of both views of all images (Hénaff et al. 2021; method.md, "Loss").
 
@@ -44,18 +45,19 @@ def detcon_loss(
         ids1, ids2: (N, M) int64, sampled region ids of each view in 0..65534, or 65535 for no region.
         temperature: > 0.
         local_negatives: other regions of the same image are negatives.
+        tile: (rows, images) of the part of the (N * M, 2 * K * M) logits that is in memory at once, both >= 1; the default depends on
+            the device (:func:`~detcon_d2.losses.tiles.default_tile`).
 
     Returns:
         Scalar >= 0, float64 for float64 predictions and targets, otherwise float32; computed in that precision, under autocast too.
-        Differentiable once; create_graph raises RuntimeError. In addition to copies of the inputs, memory is needed for one tile of the
-        (N * M, 2 * K * M) logits (:func:`~detcon_d2.losses.tiles.default_tile`), or for its whole rows if the targets require grad.
+        Differentiable once; create_graph raises RuntimeError. In addition to copies of the inputs, memory is needed for one tile, or
+        for the whole rows of one tile if the targets require grad.
 
     Raises:
-        ValueError: for shapes or dtypes other than these, a temperature <= 0, or different N, M or D in the processes (raised
+        ValueError: for shapes or dtypes other than these, a temperature <= 0, a tile < 1, or different N, M or D in the processes (raised
             in all of them).
     """
-    embeddings = {"pred1": pred1, "pred2": pred2, "target1": target1, "target2": target2}
-    _check_inputs(embeddings, {"ids1": ids1, "ids2": ids2}, temperature)
+    _check_inputs(pred1, pred2, target1, target2, ids1, ids2, temperature, tile)
     _check_processes(target1, target1.requires_grad or target2.requires_grad)
     dtype = torch.promote_types(torch.promote_types(pred1.dtype, target1.dtype), torch.float32)
     with torch.autocast(pred1.device.type, enabled=False):
@@ -65,8 +67,8 @@ def detcon_loss(
         target = (target / clamped_norm(target)).masked_fill_(~counted.unsqueeze(-1), 0)
         targets, counted = _gather(target, counted)
         first = process_rank_and_count()[0] * len(ids1)
-        preds = pred1.to(dtype), pred2.to(dtype)
-        return contrast(preds, ids, targets, counted, first=first, temperature=temperature, local_negatives=local_negatives)
+        options = {"temperature": temperature, "local_negatives": local_negatives, "tile": tile}
+        return contrast((pred1.to(dtype), pred2.to(dtype)), ids, targets, counted, first=first, **options)
 
 
 def contrast(
@@ -78,6 +80,7 @@ def contrast(
     first: int = 0,
     temperature: float = 0.1,
     local_negatives: bool = True,
+    tile: tuple[int, int] | None = None,
 ) -> torch.Tensor:
     """:func:`detcon_loss` of one process that already has the targets of all processes.
 
@@ -87,12 +90,12 @@ def contrast(
         targets: (2, K, M, D) like ``preds``, normalised, 0 where not ``counted``.
         counted: (2, K, M) bool, True for targets that have a region.
         first: the process's images are first .. first + N - 1 of the K.
-        temperature, local_negatives: as in :func:`detcon_loss`.
+        temperature, local_negatives, tile: as in :func:`detcon_loss`.
     """
 
     def loss_of(view: int) -> torch.Tensor:
         relations = _relate(ids[view], ids[1 - view], view, local_negatives, targets.dtype)
-        return tiled_cross_entropy(preds[view], targets, counted, relations, view=view, first=first, temperature=temperature)
+        return tiled_cross_entropy(preds[view], targets, counted, relations, view=view, first=first, temperature=temperature, tile=tile)
 
     return loss_of(0) + loss_of(1)
 
@@ -118,24 +121,35 @@ def _gather(target: torch.Tensor, counted: torch.Tensor) -> tuple[torch.Tensor, 
     return packed[..., :-1].contiguous(), packed[..., -1] > 0
 
 
-def _check_inputs(embeddings: dict[str, torch.Tensor], ids: dict[str, torch.Tensor], temperature: float) -> None:
-    shape = embeddings["pred1"].shape
+def _check_inputs(
+    pred1: torch.Tensor,
+    pred2: torch.Tensor,
+    target1: torch.Tensor,
+    target2: torch.Tensor,
+    ids1: torch.Tensor,
+    ids2: torch.Tensor,
+    temperature: float,
+    tile: tuple[int, int] | None,
+) -> None:
+    shape = pred1.shape
     if len(shape) != 3 or 0 in shape:
         raise ValueError(
             f"pred1 has shape {tuple(shape)}; expected (N, M, D): images, regions per view, embedding dimensions, none of them 0."
         )
-    for name, x in embeddings.items():
+    for name, x in (("pred1", pred1), ("pred2", pred2), ("target1", target1), ("target2", target2)):
         if x.shape != shape:
             raise ValueError(f"{name} has shape {tuple(x.shape)}; expected {tuple(shape)}, the shape of pred1.")
         if not x.is_floating_point():
             raise ValueError(f"{name} has dtype {x.dtype}; expected a floating-point one.")
-    for name, x in ids.items():
-        if x.shape != shape[:2]:
-            raise ValueError(f"{name} has shape {tuple(x.shape)}; expected {tuple(shape[:2])}, one id for each row of pred1.")
-        if x.dtype != torch.int64:
-            raise ValueError(f"{name} has dtype {x.dtype}; expected torch.int64: use {name}.long().")
+    for name, ids in (("ids1", ids1), ("ids2", ids2)):
+        if ids.shape != shape[:2]:
+            raise ValueError(f"{name} has shape {tuple(ids.shape)}; expected {tuple(shape[:2])}, one id for each row of pred1.")
+        if ids.dtype != torch.int64:
+            raise ValueError(f"{name} has dtype {ids.dtype}; expected torch.int64: use {name}.long().")
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}; expected a number > 0 (the paper's is 0.1).")
+    if tile is not None and (len(tile) != 2 or min(tile) < 1):
+        raise ValueError(f"tile is {tile}; expected (rows, images), both >= 1, or None for the default.")
 
 
 def _check_processes(target: torch.Tensor, requires_grad: bool) -> None:

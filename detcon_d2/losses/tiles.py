@@ -37,7 +37,15 @@ class Relations(NamedTuple):
 
 
 def tiled_cross_entropy(
-    pred: torch.Tensor, targets: torch.Tensor, counted: torch.Tensor, relations: Relations, *, view: int, first: int, temperature: float
+    pred: torch.Tensor,
+    targets: torch.Tensor,
+    counted: torch.Tensor,
+    relations: Relations,
+    *,
+    view: int,
+    first: int,
+    temperature: float,
+    tile: tuple[int, int] | None = None,
 ) -> torch.Tensor:
     """``sum_r weight_r * (log sum_j exp l_rj - sum_j labels_rj l_rj)`` with ``l_rj = <pred_r / |pred_r|, target_j> / temperature``.
 
@@ -54,13 +62,14 @@ def tiled_cross_entropy(
         view: 0 or 1, the view of ``pred``.
         first: the N images of ``pred`` are first .. first + N - 1 of the K.
         temperature: > 0.
+        tile: (rows, images) of a tile; by default :func:`default_tile`.
 
     Returns:
         Scalar like ``pred``. Differentiable once with respect to ``pred`` and ``targets``; create_graph raises RuntimeError.
     """
     if not torch.is_grad_enabled():
         pred, targets = pred.detach(), targets.detach()
-    tile = default_tile(targets)
+    tile = tile or default_tile(targets)
     return _TiledCrossEntropy.apply(pred.contiguous(), targets.contiguous(), counted, relations, view, first, temperature, tile)
 
 

@@ -60,6 +60,16 @@ def ids_from_draws(cell_ids: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
     return front.gather(1, index.minimum(count - 1).clamp(min=0))
 
 
+def sample_mask_ids(cell_ids: torch.Tensor, num_samples: int, generator: torch.Generator | None = None) -> torch.Tensor:
+    """M = ``num_samples`` ids per view, uniform over its existing ids, with replacement: see :func:`ids_from_draws`.
+
+    The random numbers come from ``generator``, on any device; by default from torch's own for the device of ``cell_ids``.
+    """
+    device = cell_ids.device if generator is None else generator.device
+    draws = torch.rand(len(cell_ids), num_samples, generator=generator, device=device)
+    return ids_from_draws(cell_ids, draws.to(cell_ids.device))
+
+
 def pool_masked_features(features: torch.Tensor, cell_ids: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """Mean of the feature cells that carry each id; zeros for an id without cells (method.md, "Masks" 4).
 

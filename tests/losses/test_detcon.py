@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detcon_d2.losses.detcon import detcon_loss
+from detcon_d2.losses import detcon_loss
 from tests.modeling.oracles import read_cases, relative_error
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
@@ -115,6 +115,17 @@ def test_loss_is_its_definition_entry_by_entry_for_any_ids(problem):
     assert found.item() == pytest.approx(reference_loss(*arrays, temperature, local_negatives), rel=1e-9, abs=1e-12)
 
 
+@pytest.mark.parametrize("local_negatives", [True, False])
+def test_gradients_are_the_derivatives_with_and_without_stopped_targets(local_negatives):
+    torch.manual_seed(0)
+    x1, x2, t1, t2 = (torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True) for _ in range(4))
+    ids1, ids2 = torch.tensor([[0, 1, 0], [2, NONE, 3]]), torch.tensor([[1, 1, 0], [NONE, 2, 5]])
+    options = {"temperature": 0.5, "local_negatives": local_negatives}
+    assert torch.autograd.gradcheck(lambda *x: detcon_loss(*x, ids1, ids2, **options), (x1, x2, t1, t2))
+    # DetCon_S: predictions are the targets.
+    assert torch.autograd.gradcheck(lambda a, b: detcon_loss(a, b, a, b, ids1, ids2, **options), (x1, x2))
+
+
 def random_inputs(n=3, m=4, d=5, num_ids=3, seed=0):
     generator = torch.Generator().manual_seed(seed)
     embeddings = [torch.randn(n, m, d, generator=generator) for _ in range(4)]
@@ -135,6 +146,24 @@ def test_rows_without_a_positive_or_without_any_column_give_zero_and_not_nan(n, 
     assert torch.isfinite(loss) and gradients.isfinite().all()
     if not torch.equal(ids1, ids2) or ids1[0, 0] == NONE:
         assert loss.item() == 0 and not gradients.any()
+
+
+def test_embeddings_of_rows_without_a_region_do_not_matter():
+    pred1, pred2, target1, target2, ids1, ids2 = random_inputs()
+    ids1[0, 1] = ids2[0, 2] = ids2[2] = NONE
+    before = detcon_loss(pred1, pred2, target1, target2, ids1, ids2)
+    for x, ids in ((pred1, ids1), (target1, ids1), (pred2, ids2), (target2, ids2)):
+        x[ids == NONE] = 7.0
+    assert detcon_loss(pred1, pred2, target1, target2, ids1, ids2) == before
+
+
+def test_zero_embeddings_and_a_tiny_temperature_stay_finite():
+    pred1, pred2, target1, target2, ids1, ids2 = random_inputs()
+    pred1[0], target2[1] = 0, 0
+    pred1.requires_grad_()
+    loss = detcon_loss(pred1, pred2, target1, target2, ids1, ids2, temperature=1e-4)
+    loss.backward()
+    assert loss.isfinite() and pred1.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from detcon_d2.losses.detcon import detcon_loss
+from detcon_d2.losses import detcon_loss
 from tests.modeling.oracles import read_cases, relative_error
 from tests.modeling.processes import run_processes
 

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from detcon_d2.losses import tiles
-from detcon_d2.losses.detcon import detcon_loss
+from detcon_d2.losses import detcon_loss, tiles
 from tests.modeling.oracles import relative_error
 
 NONE = 65535
@@ -47,12 +46,6 @@ def random_problem(n=5, m=4, d=6, num_ids=4, seed=0, dtype=torch.float64):
     return embeddings, ids
 
 
-@pytest.fixture
-def use_tile(monkeypatch):
-    """Sets the (rows, images) of a tile; None: the default."""
-    return lambda tile: tile and monkeypatch.setattr(tiles, "default_tile", lambda targets: tile)
-
-
 def value_and_gradients(loss, variant, embeddings, ids, **options):
     """Loss and gradients: B of the predictions, S of the two views, B+S of all four."""
     count = {"B": 2, "S": 2, "B+S": 4}[variant]
@@ -72,34 +65,31 @@ def assert_equal(found, expected, tolerance=1e-10):
 @pytest.mark.parametrize("tile", TILES)
 @pytest.mark.parametrize("local_negatives", [True, False])
 @pytest.mark.parametrize("variant", ["B", "S", "B+S"])
-def test_any_tile_gives_the_dense_loss_and_gradients(use_tile, variant, local_negatives, tile, device):
-    use_tile(tile)
+def test_any_tile_gives_the_dense_loss_and_gradients(variant, local_negatives, tile, device):
     embeddings, ids = random_problem()
     expected = value_and_gradients(dense_loss, variant, embeddings, ids, local_negatives=local_negatives)
     embeddings, ids = ([x.to(device) for x in group] for group in (embeddings, ids))
-    assert_equal(value_and_gradients(detcon_loss, variant, embeddings, ids, local_negatives=local_negatives), expected)
+    assert_equal(value_and_gradients(detcon_loss, variant, embeddings, ids, local_negatives=local_negatives, tile=tile), expected)
 
 
 @pytest.mark.parametrize("tile", [None, (3, 2)])
 @pytest.mark.parametrize("local_negatives", [True, False])
 @pytest.mark.parametrize("temperature", [1e-4, 0.01, 1 / 60, 0.02, 10.0])
-def test_any_temperature_gives_the_dense_loss_and_gradients(use_tile, temperature, local_negatives, tile):
-    use_tile(tile)
+def test_any_temperature_gives_the_dense_loss_and_gradients(temperature, local_negatives, tile):
     options = {"temperature": temperature, "local_negatives": local_negatives}
     embeddings, ids = random_problem()
     expected = value_and_gradients(dense_loss, "B+S", embeddings, ids, **options)
-    assert_equal(value_and_gradients(detcon_loss, "B+S", embeddings, ids, **options), expected)
+    assert_equal(value_and_gradients(detcon_loss, "B+S", embeddings, ids, **options, tile=tile), expected)
 
 
 @pytest.mark.parametrize("temperature", [0.1, 0.01])
 @pytest.mark.parametrize("local_negatives", [True, False])
-def test_devices_that_skip_no_row_give_the_same_loss(monkeypatch, use_tile, local_negatives, temperature):
-    use_tile((3, 2))
+def test_devices_that_skip_no_row_give_the_same_loss(monkeypatch, local_negatives, temperature):
     options = {"temperature": temperature, "local_negatives": local_negatives}
     embeddings, ids = random_problem()
     expected = value_and_gradients(dense_loss, "S", embeddings, ids, **options)
     monkeypatch.setattr(tiles, "_SKIPPING_DEVICES", ())
-    assert_equal(value_and_gradients(detcon_loss, "S", embeddings, ids, **options), expected)
+    assert_equal(value_and_gradients(detcon_loss, "S", embeddings, ids, **options, tile=(3, 2)), expected)
 
 
 @pytest.mark.parametrize("skipping", [("cpu",), ()])
@@ -160,11 +150,10 @@ class Recorder(TorchDispatchMode):
 @pytest.mark.parametrize("temperature", [0.1, 0.01])
 @pytest.mark.parametrize("local_negatives", [True, False])
 @pytest.mark.parametrize("variant", ["B", "S"])
-def test_no_tensor_is_larger_than_a_tile(use_tile, variant, local_negatives, temperature):
-    use_tile((50, 10))
+def test_no_tensor_is_larger_than_a_tile(variant, local_negatives, temperature):
     n, m, d = 40, 8, 4
     embeddings, ids = random_problem(n, m, d)
-    options = {"temperature": temperature, "local_negatives": local_negatives}
+    options = {"temperature": temperature, "local_negatives": local_negatives, "tile": (50, 10)}
     with Recorder() as recorder:
         value_and_gradients(detcon_loss, variant, embeddings, ids, **options)
     assert recorder.largest == 50 * 10 * m
@@ -172,14 +161,13 @@ def test_no_tensor_is_larger_than_a_tile(use_tile, variant, local_negatives, tem
     assert max(2 * n * m * d, n * m * m) < recorder.largest < n * m * 2 * n * m / 50
 
 
-def test_gradients_are_computed_only_where_they_are_needed(use_tile):
-    use_tile((1000, 1000))
+def test_gradients_are_computed_only_where_they_are_needed():
     embeddings, ids = random_problem()
     products = {}
     for name, needs in {"none": [], "pred": [0, 1], "targets": [2, 3], "all": range(4)}.items():
         leaves = [x.clone().requires_grad_(index in needs) for index, x in enumerate(embeddings)]
         with Recorder() as recorder:
-            detcon_loss(*leaves, *ids)
+            detcon_loss(*leaves, *ids, tile=(1000, 1000))
         products[name] = recorder.names.count("mm"), recorder.names.count("addmm_")
     # Two views against two views, and one more product for each gradient.
     assert products == {"none": (4, 0), "pred": (4, 4), "targets": (4, 4), "all": (4, 8)}
@@ -201,6 +189,13 @@ def test_second_derivatives_are_refused():
     loss = detcon_loss(embeddings[0].requires_grad_(), *embeddings[1:], *ids)
     with pytest.raises(RuntimeError, match="no second derivatives"):
         torch.autograd.grad(loss, embeddings[0], create_graph=True)
+
+
+@pytest.mark.parametrize("tile", [(0, 4), (4, 0), (4,)])
+def test_impossible_tiles_are_refused(tile):
+    embeddings, ids = random_problem()
+    with pytest.raises(ValueError, match=r"expected \(rows, images\), both >= 1"):
+        detcon_loss(*embeddings, *ids, tile=tile)
 
 
 def test_default_tile_grows_with_threads_but_not_without_limit(monkeypatch):

@@ -13,7 +13,7 @@ from detcon_d2.io.specs import is_dataset_spec, list_images
 from detcon_d2.masks.command_lines import flag_of
 from detcon_d2.masks.generators.base import RegionGenerator, write_value
 from detcon_d2.masks.generators.registry import REGION_GENERATOR_REGISTRY, build_generator
-from detcon_d2.masks.scoring.sources import Source, StoredRegions
+from detcon_d2.masks.scoring.contact_sheet import Source, StoredRegions
 from detcon_d2.masks.store.index import FORMATS, SHARDS
 
 _DEST = "generator_"

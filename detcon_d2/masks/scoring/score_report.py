@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from detcon_d2.io.atomic import write_bytes_atomically
 from detcon_d2.io.images import read_image
+from detcon_d2.masks.scoring.contact_sheet import Source, StoredRegions, named_layers
 from detcon_d2.masks.scoring.ground_truth import read_ground_truth
 from detcon_d2.masks.scoring.scores import LabelMapScores, mean, score_label_map
-from detcon_d2.masks.scoring.sources import Source, StoredRegions, named_layers
 from detcon_d2.masks.worker import map_records
 
 _SHARES = {"covering": "covering", "boundary_recall": "boundary recall", "asa": "ASA", "best_overlap": "best overlap"}

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from detcon_d2.masks import LabelMapStore, build_generator
+from detcon_d2.masks.scoring.contact_sheet import StoredRegions
 from detcon_d2.masks.scoring.ground_truth import list_bsds
 from detcon_d2.masks.scoring.score_report import format_table, score_sources, write_chart, write_json
-from detcon_d2.masks.scoring.sources import StoredRegions
 
 
 class TwoLayers:
