@@ -98,6 +98,13 @@ def test_what_the_subset_does_not_have_is_named(subset, key):
         subset.get("modeling").build_model(cfg)
 
 
+def test_anchors_of_several_sizes_and_ratios_are_in_the_order_of_checkpoints(backend):
+    arguments = {"sizes": [[8, 16]], "aspect_ratios": [[1, 4]], "strides": [4], "offset": 0.5}
+    (anchors,) = backend.get("modeling.anchor_generator").DefaultAnchorGenerator(**arguments)([torch.zeros(1, 1, 1, 2)])
+    cell = [[-2, -2, 6, 6], [0, -6, 4, 10], [-6, -6, 10, 10], [-2, -14, 6, 18]]
+    assert anchors.tensor.tolist() == cell + [[x1 + 4, y1, x2 + 4, y2] for x1, y1, x2, y2 in cell]
+
+
 def test_training_stops_without_objects_or_with_predictions_that_are_not_finite(backend):
     model, inputs = build_tiny(backend), batch(backend)
     with pytest.raises((AssertionError, KeyError)):

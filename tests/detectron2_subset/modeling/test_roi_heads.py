@@ -55,6 +55,13 @@ def test_the_ground_truth_is_a_proposal_on_request(backend, append):
     assert exact.all().item() is append and len(one) == (43 if append else 40)
 
 
+def test_proposals_between_the_thresholds_are_not_sampled(backend):
+    options = {"ROI_HEADS__IOU_THRESHOLDS": [0.3, 0.7], "ROI_HEADS__IOU_LABELS": [0, -1, 1], "ROI_HEADS__BATCH_SIZE_PER_IMAGE": 200}
+    (one,), _ = sample(backend, images=(0,), **options)
+    best = backend.get("structures").pairwise_iou(truth(backend, 0).gt_boxes, one.proposal_boxes).max(dim=0).values
+    assert not ((best > 0.3) & (best < 0.7)).any() and (one.gt_classes >= 0).all() and len(one) < 43
+
+
 FAR = [[0.0, 0.0, 10.0, 10.0], [20.0, 20.0, 30.0, 30.0], [40.0, 40.0, 50.0, 50.0]]
 
 
