@@ -9,6 +9,8 @@ import math
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from detcon_d2.io.annotated.text import excerpt
+
 _LARGEST = 1e15
 """Largest coordinate. Above it, neighbouring numbers of float64 are a tenth of a pixel or more apart."""
 _MAX_GROUP = 7
@@ -36,7 +38,7 @@ def read_segmentation(segmentation: object, height: int, width: int) -> list[lis
     if isinstance(segmentation, dict):
         return _read_rle(segmentation, height, width)
     if not isinstance(segmentation, list | tuple):
-        raise ValueError(f"found segmentation {_shorten(segmentation)}; expected polygons or an RLE")
+        raise ValueError(f"found segmentation {excerpt(segmentation)}; expected polygons or an RLE")
     if segmentation and all(isinstance(part, dict) for part in segmentation):
         rles = [_read_rle(part, height, width) for part in segmentation]
         return rles[0] if len(rles) == 1 else _with_text(coco_mask.merge(rles))
@@ -92,11 +94,11 @@ def rle_runs(counts: str | bytes) -> np.ndarray:
     last = (codes & 0x20) == 0
     ends = np.flatnonzero(last)
     if codes.min() < 0 or codes.max() > 63 or not last[-1]:
-        raise ValueError(f"found RLE counts {_shorten(counts)} that are damaged or end early")
+        raise ValueError(f"found RLE counts {excerpt(counts)} that are damaged or end early")
     starts = np.concatenate([[0], ends[:-1] + 1])
     lengths = ends - starts + 1
     if lengths.max() > _MAX_GROUP:
-        raise ValueError(f"found RLE counts {_shorten(counts)} with a number of {lengths.max()} characters")
+        raise ValueError(f"found RLE counts {excerpt(counts)} with a number of {lengths.max()} characters")
     shifts = 5 * (np.arange(codes.size) - np.repeat(starts, lengths))
     runs = np.add.reduceat((codes & 0x1F) << shifts, starts)
     runs -= np.where(codes[ends] & 0x10, np.int64(1) << (5 * lengths), 0)
@@ -107,19 +109,19 @@ def rle_runs(counts: str | bytes) -> np.ndarray:
 
 def _read_rle(segmentation: dict, height: int, width: int) -> dict:
     if not {"size", "counts"} <= segmentation.keys():
-        raise ValueError(f"found segmentation {_shorten(segmentation)}; expected polygons, or an RLE with size and counts")
+        raise ValueError(f"found segmentation {excerpt(segmentation)}; expected polygons, or an RLE with size and counts")
     size, counts = segmentation["size"], segmentation["counts"]
     try:
         same = [int(side) for side in size] == [height, width]
     except (TypeError, ValueError):
         same = False
     if not same:
-        raise ValueError(f"found an RLE of size {_shorten(size)}; expected the image's [{height}, {width}]")
+        raise ValueError(f"found an RLE of size {excerpt(size)}; expected the image's [{height}, {width}]")
     compressed = isinstance(counts, str | bytes)
     try:
         runs = rle_runs(counts) if compressed else np.array([_whole(run) for run in counts], np.int64)
     except (TypeError, OverflowError) as error:
-        raise ValueError(f"found RLE counts {_shorten(counts)}; expected whole numbers, or text") from error
+        raise ValueError(f"found RLE counts {excerpt(counts)}; expected whole numbers, or text") from error
     pixels = height * width
     if runs.size and (runs.min() < 0 or runs.max() > pixels):
         raise ValueError(f"found an RLE with a run of {runs.min() if runs.min() < 0 else runs.max()} pixels; expected 0 to {pixels}")
@@ -155,10 +157,10 @@ def _split(segmentation: list) -> list:
 def _read_polygon(polygon: object) -> list[float]:
     """Coordinates [x0, y0, ...], all finite; the list itself if it is valid."""
     if not isinstance(polygon, list | tuple):
-        raise ValueError(f"found {_shorten(polygon)} as a polygon; expected numbers x, y, x, y, ...")
+        raise ValueError(f"found {excerpt(polygon)} as a polygon; expected numbers x, y, x, y, ...")
     if any(map(_is_list, polygon)):
         if not all(_is_list(point) and len(point) == 2 for point in polygon):
-            raise ValueError(f"found {_shorten(polygon)} as a polygon; expected numbers or (x, y) pairs")
+            raise ValueError(f"found {excerpt(polygon)} as a polygon; expected numbers or (x, y) pairs")
         polygon = [number for point in polygon for number in point]
     try:
         # The sum of numbers is finite only if all of them are. It raises a TypeError for text.
@@ -168,8 +170,8 @@ def _read_polygon(polygon: object) -> list[float]:
         total = sum(polygon)
     if len(polygon) % 2:
         raise ValueError(f"found a polygon of {len(polygon)} numbers; expected x, y pairs")
-    if not math.isfinite(total) or polygon and max(max(polygon), -min(polygon)) > _LARGEST:
-        raise ValueError(f"found a polygon with the coordinates {_shorten(polygon)}; expected finite numbers of pixels")
+    if not math.isfinite(total) or (polygon and max(max(polygon), -min(polygon)) > _LARGEST):
+        raise ValueError(f"found a polygon with the coordinates {excerpt(polygon)}; expected finite numbers of pixels")
     return polygon if isinstance(polygon, list) else list(polygon)
 
 
@@ -177,7 +179,7 @@ def _number(value: object) -> float:
     try:
         return float(value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"found the coordinate {_shorten(value)}; expected a number") from error
+        raise ValueError(f"found the coordinate {excerpt(value)}; expected a number") from error
 
 
 def _is_list(value: object) -> bool:
@@ -210,8 +212,3 @@ def _clip_to_half_plane(points: list[tuple[float, float]], axis: int, limit: flo
         if inside_end:
             clipped.append(end)
     return clipped
-
-
-def _shorten(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

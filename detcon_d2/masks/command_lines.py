@@ -1,5 +1,6 @@
 """The command lines that messages recommend, and the flags of generator parameters."""
 
+import json
 import os
 import shlex
 from dataclasses import fields
@@ -33,4 +34,5 @@ def merge_command(root: str | os.PathLike, *options: str) -> str:
 
 def train_hint(dataset: str, root: str | os.PathLike) -> str:
     """The config keys for training with the label maps in ``root``."""
-    return f"""train with:  DATASETS.TRAIN '("{dataset}",)' DETCON.MASKS.ROOTS '("{os.path.abspath(root)}",)'"""
+    values = (shlex.quote(f"({json.dumps(one, ensure_ascii=False)},)") for one in (dataset, os.path.abspath(root)))
+    return "train with:  DATASETS.TRAIN {} DETCON.MASKS.ROOTS {}".format(*values)

@@ -46,11 +46,26 @@ def test_fewer_than_three_points_are_no_polygon(form):
 @pytest.mark.parametrize(
     "form",
     [
-        None, "[[1,2,3,4,5,6]]", 7, [{"x": 1, "y": 2}], [[1, 2, 3, 4, 5, 6, 7]], [[1, 2, 3, "four", 5, 6]], [[1, 2, None, 4, 5, 6]],
-        [[math.nan] * 8], [[0, 0, math.inf, 3, 4, 5]], [[0, 0, math.inf, -math.inf, 4, 5]], [[0, 0, "nan", 3, 4, 5]], [[0, 0, 1e16, 3, 4, 5]],
-        [[0, 0, 10**400, 3, 4, 5]], [[1e308, 1e308, 1e308, 3, 4, 5]], [[[1, 2], [3, 4, 5], [6, 7]]], [[[1, 2], 3]], [BOX, "text"], [[[[1]]]],
+        None,
+        "[[1,2,3,4,5,6]]",
+        7,
+        [{"x": 1, "y": 2}],
+        [[1, 2, 3, 4, 5, 6, 7]],
+        [[1, 2, 3, "four", 5, 6]],
+        [[1, 2, None, 4, 5, 6]],
+        [[math.nan] * 8],
+        [[0, 0, math.inf, 3, 4, 5]],
+        [[0, 0, math.inf, -math.inf, 4, 5]],
+        [[0, 0, "nan", 3, 4, 5]],
+        [[0, 0, 1e16, 3, 4, 5]],
+        [[0, 0, 10**400, 3, 4, 5]],
+        [[1e308, 1e308, 1e308, 3, 4, 5]],
+        [[[1, 2], [3, 4, 5], [6, 7]]],
+        [[[1, 2], 3]],
+        [BOX, "text"],
+        [[[[1]]]],
     ],
-)  # fmt: skip
+)
 def test_what_is_no_polygon_is_refused(form):
     with pytest.raises(ValueError, match="found"):
         read_segmentation(form, H, W)
@@ -105,7 +120,32 @@ def test_rles_in_a_list_are_read_and_united(count):
     np.testing.assert_array_equal(pixels([encode_mask(MASK), uncompressed(other)][:count]), expected)
 
 
-@pytest.mark.parametrize("counts", ["", "1", "0", "P", "garbage!!", "abc", "~~~~", "\x00", "é", "PPPPPPPPPP1", b"", b"\xff", [], [5], [-5, H * W + 5], [1.5], ["5"], None, 5, [[5]], [10**30]])  # fmt: skip
+@pytest.mark.parametrize(
+    "counts",
+    [
+        "",
+        "1",
+        "0",
+        "P",
+        "garbage!!",
+        "abc",
+        "~~~~",
+        "\x00",
+        "é",
+        "PPPPPPPPPP1",
+        b"",
+        b"\xff",
+        [],
+        [5],
+        [-5, H * W + 5],
+        [1.5],
+        ["5"],
+        None,
+        5,
+        [[5]],
+        [10**30],
+    ],
+)
 def test_an_rle_that_is_not_complete_is_refused(counts):
     for form in ({"size": [H, W], "counts": counts}, [{"size": [H, W], "counts": counts}]):
         with pytest.raises(ValueError, match="found"):

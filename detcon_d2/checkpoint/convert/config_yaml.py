@@ -15,6 +15,7 @@ Mask R-CNN FPN from {weights}
 Written by tools/convert_to_d2.py from {file} (sha256 {digest}...), {branch} encoder.
 {loader}
 Schedule and heads: protocol "standard", 1x, 16 images per batch. Leave NORM and FREEZE_AT: BatchNorm of self-supervised weights must adapt.
+For data sets of boxes, MODEL.MASK_ON False makes it Faster R-CNN.
 MODEL.WEIGHTS is an absolute path: change it when the file moves.
 """
 _PLAIN = "Plain Detectron2 reads it, and so does tools/train_net.py."

@@ -1,38 +1,20 @@
-"""Data of detectors: registration of COCO specs, a fraction of the labels, and Detectron2's mappers and loaders."""
+"""Data of detectors: a fraction of the labels, and Detectron2's mappers and loaders."""
 
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 
 from detcon_d2 import d2
-from detcon_d2.io.specs import canonical_spec, is_dataset_spec
+from detcon_d2.engine.finetune.look import look_at_data
 
 logger = logging.getLogger(__name__)
 
 AUGMENTATIONS: tuple[str, ...] = ("default", "scale_jitter")
 """Values of DETCON.FINETUNE.AUGMENTATION."""
-
-_EXPECTED = "expected coco:/path/instances.json,/path/images"
-
-
-def register_data_sets(names: Iterable[str]) -> None:
-    """Add ``coco:/path/instances.json,/path/images`` specs to Detectron2's catalogs, each under the spec itself as its name.
-
-    Raises:
-        ValueError: a name that is neither in the catalog nor a spec, a spec of another kind, or a path that does not exist.
-    """
-    for name in names:
-        if name in d2.DatasetCatalog.list():
-            continue
-        if not is_dataset_spec(name):
-            known = ", ".join(d2.DatasetCatalog.list()) or "it is empty"
-            raise ValueError(f"{name!r} is not a data set; {_EXPECTED} or a name in the catalog: {known}.")
-        d2.register_coco_instances(name, {}, *_coco_paths(name))
 
 
 def load_detection_records(cfg: "d2.CfgNode") -> list[dict]:
@@ -152,21 +134,11 @@ def build_evaluation_loader(cfg: "d2.CfgNode", name: str) -> torch.utils.data.Da
 
 
 def _load_records(cfg: "d2.CfgNode", key: str, names: Sequence[str], filter_empty: bool) -> list[dict]:
-    register_data_sets(names)
+    if not set(names) <= set(d2.DatasetCatalog.list()):
+        look_at_data(cfg, **{"train": (), "test": ()} | {key.lower(): names})
     try:
         records = d2.get_detection_dataset_dicts(list(names), filter_empty=filter_empty)
     except (AssertionError, KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"DATASETS.{key} {', '.join(names)} cannot be read: {error}") from error
     check_classes(cfg, names)
     return records
-
-
-def _coco_paths(spec: str) -> tuple[str, str]:
-    kind, _, rest = canonical_spec(spec).partition(":")
-    paths = rest.split(",")
-    if kind != "coco" or len(paths) != 2:
-        raise ValueError(f"{spec!r} has no annotations for a detector; {_EXPECTED}.")
-    for path, exists, kind in zip(paths, (os.path.isfile, os.path.isdir), ("file", "folder")):
-        if not exists(path):
-            raise ValueError(f"{spec!r}: there is no {kind} {path}; {_EXPECTED}.")
-    return paths[0], paths[1]

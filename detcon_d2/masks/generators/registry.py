@@ -4,6 +4,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from detcon_d2.io.annotated.kinds import FORMS
+from detcon_d2.io.segmentations import box_polygon
 from detcon_d2.masks.generators.annotations import annotation_label_map
 from detcon_d2.masks.generators.base import RegionGenerator, parameter, to_label_map
 from detcon_d2.masks.generators.fh import FelzenszwalbRegions, FelzenszwalbScales
@@ -25,21 +27,29 @@ class GridRegions(RegionGenerator):
 
 @dataclass(frozen=True, kw_only=True)
 class AnnotationRegions(RegionGenerator):
-    """COCO instances, and everything else as one background region: see :func:`annotation_label_map`."""
+    """Annotated instances, and everything else as one background region: see :func:`annotation_label_map`."""
 
     name = "annotations"
     needs_annotations = True
+    boxes: bool = parameter(False, "regions of the boxes of objects that have no mask")
+
+    def params(self) -> dict:
+        # Folders of label maps that were made before the parameter existed stay valid.
+        return super().params() if self.boxes else {}
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator, record: dict | None = None) -> np.ndarray:
         if record is None or "annotations" not in record:
-            raise ValueError("annotations: found a record without annotations; expected one from coco:/path/instances.json,/path/images")
+            raise ValueError(f"annotations: found a record without annotations; expected one of an annotated data set: {FORMS}")
         found, expected = tuple(image.shape[:2]), (record.get("height", image.shape[0]), record.get("width", image.shape[1]))
         if found != expected:
             raise ValueError(
                 f"annotations are for {expected[0]}x{expected[1]} (height x width), found an image of {found[0]}x{found[1]} after its EXIF "
                 "orientation; expected the same size: annotate the image as displayed, or remove the orientation tag"
             )
-        return to_label_map(annotation_label_map(record["annotations"], *found))
+        annotations = record["annotations"]
+        if self.boxes:
+            annotations = [one if one.get("segmentation") else one | {"segmentation": box_polygon(one["bbox"])} for one in annotations]
+        return to_label_map(annotation_label_map(annotations, *found))
 
 
 REGION_GENERATOR_REGISTRY: dict[str, type[RegionGenerator]] = {

@@ -15,8 +15,8 @@ from detcon_d2.engine.finetune.data import (
     build_finetune_loader,
     choose_fraction,
     load_detection_records,
-    register_data_sets,
 )
+from detcon_d2.engine.finetune.look import look_at_data
 from tests.detectors import BASE, detector_opts, spec
 
 
@@ -26,8 +26,9 @@ def load(shapes, tmp_path, **overrides):
 
 def test_a_coco_spec_becomes_a_data_set_of_the_catalogs_under_its_own_name(shapes, tmp_path):
     name = spec(shapes, "train")
-    register_data_sets([name])
-    register_data_sets([name])
+    cfg = load(shapes, tmp_path)
+    for _ in range(2):
+        look_at_data(cfg, [name], [name])
     assert len(d2.DatasetCatalog.get(name)) == 6
     metadata = d2.MetadataCatalog.get(name)
     assert metadata.evaluator_type == "coco" and metadata.thing_classes[:2] == ["disc", "ring"]

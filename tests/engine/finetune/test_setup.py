@@ -127,7 +127,7 @@ def test_a_wrong_number_of_classes_names_both_numbers_and_the_remedy(shapes, tmp
     ("datasets", "message"),
     [
         ("()", "DATASETS.TRAIN is empty"),
-        ('("coco_of_nobody",)', "'coco_of_nobody' is not a data set; expected coco:/path/instances.json,/path/images or a name"),
+        ('("coco_of_nobody",)', "'coco_of_nobody' is not a data set; expected coco:/path/instances.json,/path/images, voc:"),
         ('("folder:/nowhere",)', "'folder:/nowhere' has no annotations for a detector; expected coco:"),
         ('("coco:/nowhere/instances.json,/nowhere",)', "there is no file /nowhere/instances.json"),
     ],
