@@ -1,4 +1,4 @@
-"""Data set specs: the images of a data set, their keys and their labels. No image is opened here.
+"""Data set specs: the images of a data set, their keys and their labels. No image is decoded here.
 
 folder:/path                         every image below the folder; class folders give labels
 list:/path/list.txt                  one path per line, optional TAB and integer label
@@ -134,7 +134,8 @@ def _list_annotated(spec: str) -> list[dict]:
     for finding in data.findings:
         if finding.kind == FILE_MISSING and finding.count == len(data.records):
             raise ValueError(f"{spec}: none of the {finding.count} images is there: {finding.example}")
-        _log.warning("%s: %s", spec, finding.line())
+        if finding.kind == FILE_MISSING:
+            _log.warning("%s: %s", spec, finding.line())
     return data.records
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from detcon_d2 import d2
 from detcon_d2.io.annotated.checks import check_annotations, class_difference, refusals
 from detcon_d2.io.annotated.dataset import AnnotatedData
@@ -93,18 +95,29 @@ def _from_records(records: list[dict], name: str, masks: bool) -> AnnotatedData:
     """Detectron2's records as data that can be checked: boxes become x, y, width, height."""
     copies = []
     for record in records:
-        annotations = [dict(annotation) for annotation in record.get("annotations") or ()]
+        annotations = [{key: _plain(value) for key, value in one.items()} for one in record.get("annotations") or ()]
         for annotation in annotations:
-            if annotation.get("bbox_mode") == d2.BoxMode.XYXY_ABS:
-                annotation["bbox"] = list(d2.BoxMode.convert(list(annotation["bbox"]), d2.BoxMode.XYXY_ABS, d2.BoxMode.XYWH_ABS))
-                annotation["bbox_mode"] = d2.BoxMode.XYWH_ABS
+            if annotation.get("bbox_mode") == d2.BoxMode.XYXY_ABS and len(annotation["bbox"]) == 4:
+                x0, y0, x1, y1 = map(float, annotation["bbox"])
+                annotation |= {"bbox": [x0, y0, x1 - x0, y1 - y0], "bbox_mode": d2.BoxMode.XYWH_ABS}
         copies.append(record | {"key": record["file_name"], "annotations": annotations})
     classes = d2.MetadataCatalog.get(name).get("thing_classes") or ()
     data = AnnotatedData(name, copies, dict(enumerate(classes)), has_annotations=any("annotations" in record for record in records))
     # Rotated boxes have five numbers.
     if all(annotation.get("bbox_mode") == d2.BoxMode.XYWH_ABS for annotation in data.annotations()):
+        given = {key for annotation in data.annotations() for key in annotation}
         check_annotations(data, masks=masks)
+        for annotation in data.annotations():
+            if "area" not in given:
+                del annotation["area"]
     return data
+
+
+def _plain(value: Any) -> Any:
+    """Lists in place of arrays, also in a list."""
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value] if any(isinstance(one, np.ndarray) for one in value) else value
+    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 def _unchecked(name: str) -> Callable[[], list[dict]]:

@@ -137,7 +137,6 @@ def _compare_sizes(data: AnnotatedData) -> None:
 
 def _check(annotation: dict, record: dict, masks: bool, boxes: bool, findings: Findings) -> dict | None:
     """The annotation with all that is needed; None if it cannot be used."""
-    annotation = dict(annotation)
     height, width = record["height"], record["width"]
     mask = None
     source = annotation.pop("segmentation", None)

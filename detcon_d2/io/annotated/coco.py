@@ -9,6 +9,7 @@ from detcon_d2.io.annotated.text import excerpt, read_json
 
 FILE_MISSING = "the file is not there"
 """Kind of the finding on an image without a file."""
+_ID = str | int | float
 
 
 def read_coco(json_path: Path, root: Path, name: str) -> AnnotatedData:
@@ -69,7 +70,7 @@ def _image_name(image: object, number: int, json_path: Path) -> str:
     name = image.get("file_name")
     if not name and isinstance(image.get("coco_url"), str):
         name = "/".join(image["coco_url"].split("/")[-2:])  # LVIS
-    missing = [key for key, value in (("id", image.get("id")), ("file_name", name)) if value is None or value == ""]
+    missing = ([] if isinstance(image.get("id"), _ID) else ["id"]) + ([] if name else ["file_name"])
     if missing:
         raise ValueError(f"{json_path}: an image without {' and '.join(missing)}: images[{number}] is {excerpt(image)}")
     return str(name)
@@ -80,9 +81,9 @@ def _read_categories(categories: object, json_path: Path) -> dict:
         return {}
     for number, category in enumerate(categories):
         missing = {"id", "name"} - category.keys() if isinstance(category, dict) else {"id", "name"}
-        if missing:
+        if missing or not isinstance(category["id"], _ID):
             raise ValueError(
-                f"{json_path}: a category without {' and '.join(sorted(missing))}: categories[{number}] is {excerpt(category)}"
+                f"{json_path}: a category without {' and '.join(sorted(missing)) or 'id'}: categories[{number}] is {excerpt(category)}"
             )
     ids = unique_ids([category["id"] for category in categories])
     if len(set(ids)) < len(ids):
@@ -103,20 +104,20 @@ def _attach_annotations(
         if not isinstance(source, dict):
             findings.note("it is no object", LEFT_OUT, detail=f"annotations[{number}] is {excerpt(source)}")
             continue
-        annotation = source | {"id": ids[number] if numbered else number + 1}
         if not numbered:
             findings.note("ids that are absent, repeated or not above 0 are numbered anew", REPAIRED, detail=_entry(number, source, "id"))
+        source["id"] = ids[number] if numbered else number + 1
         if "image_id" not in source:
             findings.note("it names no image", LEFT_OUT, detail=_entry(number, source, "image_id"))
             continue
         image_id, record = source["image_id"], None
-        if isinstance(image_id, str | int | float):
+        if isinstance(image_id, _ID):
             record = by_id.get(normal_id(image_id))
         if record is None and isinstance(image_id, str):
             by_name = by_name or _names(records, images)
             record = by_name.get(image_id)
             if record is not None:
-                findings.note("its image_id is a file name", REPAIRED, record, annotation)
+                findings.note("its image_id is a file name", REPAIRED, record, source)
         if record is None:
             findings.note(
                 "its image is not listed",
@@ -126,8 +127,9 @@ def _attach_annotations(
             )
             continue
         found += 1
-        record["annotations"].append(annotation | {"image_id": record["image_id"]})
-        _check_category(annotation, record, categories, number, findings)
+        source["image_id"] = record["image_id"]
+        record["annotations"].append(source)
+        _check_category(source, record, categories, number, findings)
     if annotations and not found:
         of_annotations = next((one["image_id"] for one in annotations if isinstance(one, dict) and "image_id" in one), None)
         raise ValueError(
@@ -145,7 +147,7 @@ def _names(records: list[dict], images: list[dict]) -> dict[str, dict]:
 
 
 def _check_category(annotation: dict, record: dict, categories: dict, number: int, findings: Findings) -> None:
-    if "category_id" not in annotation:
+    if not isinstance(annotation.get("category_id"), _ID):
         findings.note("it has no category", WRONG, record, annotation, _entry(number, annotation, "category_id"))
         return
     category = normal_id(annotation["category_id"])

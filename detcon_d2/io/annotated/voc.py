@@ -26,7 +26,7 @@ def read_voc(root: Path, split: str, name: str) -> AnnotatedData:
     Raises:
         ValueError: no xml files, a damaged one, or no such list.
     """
-    folder = root / "Annotations" if (root / "Annotations").is_dir() else root
+    folder = next((root / sub for sub in ("Annotations", "annotations") if (root / sub).is_dir()), root)
     paths = sorted(folder.rglob("*.xml"))
     if not paths:
         raise ValueError(f"{name}: found no xml file in {folder}; expected {root}/Annotations/*.xml and {root}/JPEGImages")

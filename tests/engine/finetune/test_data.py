@@ -119,7 +119,12 @@ def test_an_image_that_is_gone_is_named(shapes, tmp_path):
     copied = shutil.copytree(shapes, tmp_path / "copy")
     (copied / "images" / "train" / "000003.jpg").unlink()
     cfg = load(copied, tmp_path)
+    with pytest.raises(ValueError, match=r"the file is not there .*000003\.jpg"):
+        load_detection_records(cfg)
+    # One that goes later is named by the mapper.
+    shutil.copy(shapes / "images" / "train" / "000003.jpg", copied / "images" / "train")
     batches = iter(build_finetune_loader(cfg, load_detection_records(cfg), 0, num_workers=0))
+    (copied / "images" / "train" / "000003.jpg").unlink()
     with pytest.raises(FileNotFoundError, match=r"000003\.jpg"):
         for _ in range(4):
             next(batches)

@@ -14,6 +14,7 @@ from detcon_d2.engine.finetune.data import build_evaluation_loader, load_detecti
 from detcon_d2.engine.finetune.evaluate import evaluate
 from detcon_d2.engine.finetune.look import look_at_data
 from detcon_d2.engine.main import main
+from detcon_d2.io.segmentations import rle_runs
 from tests.annotated import OBJECTS, each, write_coco, write_voc, write_yolo
 from tests.detectors import BASE, arguments, detector_opts
 
@@ -209,3 +210,28 @@ def test_a_detector_of_boxes_trains_and_is_evaluated_without_area_iscrowd_or_mas
     renamed = write_coco(tmp_path, lambda content: content["categories"][0].update(name="screw"), name="renamed.json")
     with pytest.raises(SystemExit):
         main(arguments(detector_opts(tmp_path, tmp_path / "no", **again | {"DATASETS__TEST": f'("{renamed}",)'}), eval_only=True))
+
+
+def test_a_correct_json_gives_the_records_of_the_backends_own_loader(shared_dir, tmp_path):
+    json_file, images = shared_dir / "data" / "coco_subset" / "instances.json", shared_dir / "data" / "coco_subset" / "images"
+    spec = f"coco:{json_file},{images}"
+    (line, *odd) = look(tmp_path, [], [spec])
+    assert "80 categories" in line and all("looks wrong: " in one for one in odd), odd
+    name = f"plain_{tmp_path.name}"
+    d2.register_coco_instances(name, {}, str(json_file), str(images))
+    found, expected = ([_with_runs(record) for record in d2.DatasetCatalog.get(one)] for one in (spec, name))
+    assert found == expected
+    assert d2.MetadataCatalog.get(spec).thing_classes == d2.MetadataCatalog.get(name).thing_classes
+    keys = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
+    contents = [json.loads(Path(path).read_text())["annotations"] for path in (d2.MetadataCatalog.get(spec).json_file, json_file)]
+    first, second = (sorted([one[key] for key in keys] for one in annotations) for annotations in contents)
+    assert first == second
+
+
+def _with_runs(record):
+    """RLE may be bytes or text."""
+    for annotation in record["annotations"]:
+        mask = annotation["segmentation"]
+        if isinstance(mask, dict):
+            annotation["segmentation"] = rle_runs(mask["counts"]).tolist()
+    return record
