@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 
-from detcon_d2.io.annotated.text import excerpt
+from detcon_d2.io.annotated.text import excerpt, printable
 
 REPAIRED, LEFT_OUT, DOUBTFUL, WRONG = "repaired", "left out", "looks wrong", "wrong"
 """What became of an annotation or image: it has a value now, is gone, or is kept; with a WRONG one nothing can be trained."""
@@ -52,7 +52,7 @@ class Findings:
             where = [f"annotation {annotation.get('id', '(no id)')}"] if annotation is not None else []
             where += [f"image {record['key']}"] if record is not None else []
             text = ": ".join(part for part in (", ".join(where), detail) if part)
-            finding = self._found[kind, effect] = Finding(kind, effect, unit, example=" ".join(text.split()))
+            finding = self._found[kind, effect] = Finding(kind, effect, unit, example=printable(text))
         finding.count += 1
         if record is not None and len(finding.pictures) < _PICTURES:
             finding.pictures.append((record, annotation))
@@ -101,10 +101,8 @@ class AnnotatedData:
         crowds, bare = sum(bool(one.get("iscrowd")) for one in annotations), sum(not one.get("segmentation") for one in annotations)
         empty = sum(not record["annotations"] for record in self.records)
         names = ", ".join(islice(self.class_names(), 10)) + (", ..." if len(self.categories) > 10 else "")
-        lines = [
-            f"{self.name}: {len(self.records)} images ({empty} without annotations), {len(annotations)} annotations ({crowds} crowds, "
-            f"{bare} without mask), {len(self.categories)} categories ({names})"
-        ]
+        counts = f"{len(annotations)} annotations ({crowds} crowds, {bare} without mask), {len(self.categories)} categories ({names})"
+        lines = [printable(f"{self.name}: {len(self.records)} images ({empty} without annotations), {counts}")]
         return lines + [f"  {finding.line()}" for finding in self.findings]
 
 

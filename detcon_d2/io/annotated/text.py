@@ -3,7 +3,11 @@
 import codecs
 import json
 import os
+import reprlib
 from pathlib import Path
+
+_repr = reprlib.Repr()
+_repr.maxlevel, _repr.maxlist, _repr.maxtuple, _repr.maxdict, _repr.maxstring, _repr.maxother = 4, 10, 10, 10, 70, 70
 
 
 def read_text(path: str | os.PathLike) -> str:
@@ -34,6 +38,11 @@ def read_json(path: str | os.PathLike) -> object:
 
 
 def excerpt(value: object) -> str:
-    """A value for a message, in one line of at most 80 characters."""
-    text = repr(value)
+    """A value for a message, in one line of at most 80 characters; nested values are cut before they are written out."""
+    text = _repr.repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def printable(text: str) -> str:
+    """A text in one line, with ``?`` for what a terminal would obey or cannot show: names come from anywhere."""
+    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))

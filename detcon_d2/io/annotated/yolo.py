@@ -27,7 +27,10 @@ def read_yolo(path: Path, split: str, name: str) -> AnnotatedData:
     content = _read_yaml(yaml_path) if yaml_path else {}
     folder = _split_folder(content, path, split or "train", name) if path.is_file() else _folder_of(path, split, name)
     names = content.get("names") or []
-    names = {normal_id(key): str(one) for key, one in (names.items() if isinstance(names, dict) else enumerate(names))}
+    names = {normal_id(key): one for key, one in (names.items() if isinstance(names, dict) else enumerate(names))}
+    if not all(isinstance(one, str | int | float) for one in names.values()):
+        raise ValueError(f"{yaml_path}: found names {excerpt(names)}; expected a text each")
+    names = {number: str(one) for number, one in names.items()}
     if folder.is_file():
         listed = list_images(f"list:{folder}")
     else:

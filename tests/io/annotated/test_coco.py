@@ -302,3 +302,12 @@ def test_files_with_a_mark_are_read(encoding, tmp_path):
     mark = b"\xff\xfe" if encoding == "utf-16-le" else b""
     path.write_bytes(mark + json.dumps(json.loads(path.read_text())).encode(encoding))
     assert len(read(spec).records) == 3
+
+
+def test_names_cannot_write_to_the_terminal(tmp_path):
+    def change(content):
+        content["images"][0]["file_name"] = "a\x1b[2J\nERROR b.png"
+        content["categories"][0]["name"] = "bolt\x1b[31m"
+
+    for line in read(write_coco(tmp_path, change)).summary():
+        assert line.isprintable()

@@ -14,6 +14,8 @@ from detcon_d2.io.segmentations import encode_segmentation
 from detcon_d2.masks import list_images
 from tests.annotated import CLASSES, HEIGHT, OBJECTS, WIDTH, write_cityscapes, write_coco, write_images, write_masks, write_voc, write_yolo
 
+# Ten levels of ten references each: 10 billion entries if it were written out.
+BOMB = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 11)) + "names: *a10\ntrain: *a10\n"
 WRITERS = {
     "coco": write_coco,
     "voc": write_voc,
