@@ -1,10 +1,10 @@
 """What a reader of annotations returns: images, categories, and what was odd."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 
-from detcon_d2.io.annotated.text import excerpt, printable
+from detcon_d2.io.annotated.text import printable
 
 REPAIRED, LEFT_OUT, DOUBTFUL, WRONG = "repaired", "left out", "looks wrong", "wrong"
 """What became of an annotation or image: it has a value now, is gone, or is kept; with a WRONG one nothing can be trained."""
@@ -114,16 +114,12 @@ def normal_id(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def unique_ids(values: list, normalise: Callable[[object], object] = normal_id) -> list:
-    """The ids of a list, normalised unless two would become equal; all as text if some are no numbers."""
-    ids = [normalise(value) for value in values]
-    if len(set(map(_hashable, ids))) < len(set(map(_hashable, values))):
-        ids = list(values)
+def unique_ids(values: list[str | int | float]) -> list:
+    """The ids of a list by :func:`normal_id`, unless two would become equal; all as text if some are no whole numbers."""
+    ids = [normal_id(value) for value in values]
+    if len(set(ids)) < len(set(values)):
+        ids = values
     return ids if all(isinstance(one, int) for one in ids) else [str(one) for one in ids]
-
-
-def _hashable(value: object) -> object:
-    return value if isinstance(value, str | int | float | None) else excerpt(value)
 
 
 def whole_size(value: object) -> int | None:

@@ -86,7 +86,7 @@ def _annotation(thing: ElementTree.Element, record: dict, numbers: dict[str, int
     try:
         x0, y0, x1, y1 = map(float, corners)
         x0, y0 = max(x0 - 1, 0.0), max(y0 - 1, 0.0)
-        annotation["bbox"] = [x0, y0, x1 - x0, y1 - y0]
+        annotation |= {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0)}
     except ValueError:
         annotation["bbox"] = corners
     if _text(thing, "difficult") == "1":

@@ -132,5 +132,5 @@ def _annotation(line: str, record: dict) -> dict:
     annotation = {"image_id": record["image_id"], "category_id": number, "iscrowd": 0}
     if len(scaled) == 4:
         x, y, width, height = scaled
-        return annotation | {"bbox": [x - width / 2, y - height / 2, width, height]}
+        return annotation | {"bbox": [x - width / 2, y - height / 2, width, height], "area": width * height}
     return annotation | {"segmentation": [scaled]}
