@@ -219,4 +219,4 @@ def _coco_json(data: AnnotatedData) -> dict[str, Any]:
 
 
 def _slug(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", name)[-100:]
+    return re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII)[-100:]

@@ -63,6 +63,7 @@ def check_finetuning_config(cfg: "d2.CfgNode", world_size: int) -> None:
         (sampler == "TrainingSampler", "DATALOADER.SAMPLER_TRAIN", sampler, "'TrainingSampler'"),
         (augmentation in AUGMENTATIONS, "DETCON.FINETUNE.AUGMENTATION", augmentation, " or ".join(map(repr, AUGMENTATIONS))),
         (0 < fraction <= 1, "DETCON.FINETUNE.LABEL_FRACTION", fraction, "a number in (0, 1]"),
+        (0 <= cfg.DETCON.DATA.MAX_LEFT_OUT <= 1, "DETCON.DATA.MAX_LEFT_OUT", cfg.DETCON.DATA.MAX_LEFT_OUT, "a share in [0, 1]"),
         (not cfg.TEST.AUG.ENABLED, "TEST.AUG.ENABLED", True, "False: test-time augmentation is not supported here"),
     ]
     check_config(cfg, world_size, checks)

@@ -107,6 +107,7 @@ def test_every_syncbn_is_replaced_where_it_does_not_work():
         ("DETCON.FINETUNE.AUGMENTATION", "mosaic", "AUGMENTATION is 'mosaic'; expected 'default' or 'scale_jitter'"),
         ("DETCON.FINETUNE.LABEL_FRACTION", "1.5", r"LABEL_FRACTION is 1.5; expected a number in \(0, 1\]"),
         ("DETCON.FINETUNE.LABEL_FRACTION", "0.0", r"LABEL_FRACTION is 0.0; expected a number in \(0, 1\]"),
+        ("DETCON.DATA.MAX_LEFT_OUT", "10.0", r"MAX_LEFT_OUT is 10.0; expected a share in \[0, 1\]"),
         ("TEST.AUG.ENABLED", "True", "TEST.AUG.ENABLED is True; expected False"),
         ("DETCON.LOG_PERIOD", "0", "LOG_PERIOD is 0; expected a number of iterations >= 1"),
     ],
