@@ -64,7 +64,7 @@ def read_cityscapes(root: Path, split: str, name: str) -> AnnotatedData:
 def _read_pairs(pairs: list, categories: dict, meaning, name: str, expected: str) -> AnnotatedData:
     if not any(path for _, path in pairs):
         raise ValueError(f"{name}: found no mask of any of the {len(pairs)} images; expected for example {expected}")
-    findings, records, count = Findings(), [], 0
+    findings, records = Findings(), []
     for (listed, path), image_id in zip(pairs, unique_ids([PurePosixPath(listed["key"]).stem for listed, _ in pairs])):
         record = {"file_name": listed["file_name"], "key": listed["key"], "image_id": image_id, "annotations": []}
         if path is None:
@@ -81,12 +81,11 @@ def _read_pairs(pairs: list, categories: dict, meaning, name: str, expected: str
         record["height"], record["width"] = labels.shape
         for value in np.unique(labels).tolist():
             if (known := meaning(value)) is not None:
-                count += 1
-                record["annotations"].append(_annotation(labels == value, record, count, *known))
+                record["annotations"].append(_annotation(labels == value, record, *known))
     return AnnotatedData(name, records, categories, findings)
 
 
-def _annotation(mask: np.ndarray, record: dict, number: int, category: int, crowd: int) -> dict:
+def _annotation(mask: np.ndarray, record: dict, category: int, crowd: int) -> dict:
     rle = encode_mask(mask)
-    annotation = {"id": number, "image_id": record["image_id"], "category_id": category, "iscrowd": crowd, "area": int(mask.sum())}
+    annotation = {"image_id": record["image_id"], "category_id": category, "iscrowd": crowd, "area": int(mask.sum())}
     return annotation | {"bbox": extent(rle), "segmentation": rle}

@@ -25,4 +25,6 @@ def read_annotated(spec: str) -> AnnotatedData:
         raise ValueError(f"{spec}: there is {absent}; expected {KINDS[kind]}")
     data = _READERS[kind](first, second, spec)
     data.records.sort(key=lambda record: record["key"])
+    for number, annotation in enumerate(data.annotations(), 1):
+        annotation.setdefault("id", number)
     return data

@@ -1,5 +1,6 @@
 """Pascal VOC: an xml an image, in ``Annotations``, with the images in ``JPEGImages``."""
 
+from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -38,9 +39,10 @@ def read_voc(root: Path, split: str, name: str) -> AnnotatedData:
     findings, files = Findings(), ImageFiles(images)
     records = []
     for stem, image_id in zip(chosen, unique_ids(chosen)):
+        # Files are often renamed together with their xml; the name in it stays.
         listed = _text(trees[stem], "filename")
-        path = next((found for one in (listed, f"{stem}.jpg", f"{stem}.png") if one and (found := files.find(one))), None)
-        wanted = listed or f"{stem}.jpg"
+        wanted = f"{stem}{Path(listed).suffix or '.jpg'}"
+        path = next((found for one in (wanted, f"{stem}.jpg", f"{stem}.png", listed) if one and (found := files.find(one))), None)
         record = {"file_name": str(path or files.literal(wanted)), "key": files.key(path) if path else wanted, "image_id": image_id}
         if path is None:
             findings.note(FILE_MISSING, WRONG, record, detail=files.describe(wanted), unit="image")
@@ -49,9 +51,9 @@ def read_voc(root: Path, split: str, name: str) -> AnnotatedData:
                 record[side] = size
         record["annotations"] = [_annotation(thing, record, numbers, findings) for thing in trees[stem].iter("object")]
         records.append(record)
-    annotations = [annotation for record in records for annotation in record["annotations"]]
-    for number, annotation in enumerate(annotations, 1):
-        annotation["id"] = number
+    repeated = [key for key, count in Counter(record["key"] for record in records).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{name}: found {repeated[0]} as the image of several xml files; expected an image with the name of each")
     return AnnotatedData(name, records, {number: one for one, number in numbers.items()}, findings, declared=False)
 
 

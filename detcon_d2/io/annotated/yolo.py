@@ -31,27 +31,21 @@ def read_yolo(path: Path, split: str, name: str) -> AnnotatedData:
     if not all(isinstance(one, str | int | float) for one in names.values()):
         raise ValueError(f"{yaml_path}: found names {excerpt(names)}; expected a text each")
     names = {number: str(one) for number, one in names.items()}
-    if folder.is_file():
-        listed = list_images(f"list:{folder}")
-    else:
-        listed = list_images(f"folder:{folder}")
-    findings = Findings()
-    records = [
-        {"file_name": one["file_name"], "key": one["key"], "image_id": number, "annotations": []} for number, one in enumerate(listed, 1)
-    ]
-    for record in records:
+    listed = list_images(f"{'list' if folder.is_file() else 'folder'}:{folder}")
+    findings, records = Findings(), []
+    for number, one in enumerate(listed, 1):
+        record = {"file_name": one["file_name"], "key": one["key"], "image_id": number, "annotations": []}
+        records.append(record)
         try:
             record["height"], record["width"] = image_size(record["file_name"])
         except ImageReadError as error:
             findings.note("it cannot be read", WRONG, record, detail=error.reason, unit="image")
             continue
         record["annotations"] = _read_rows(record, findings)
-    annotations = [annotation for record in records for annotation in record["annotations"]]
-    for number, annotation in enumerate(annotations, 1):
-        annotation["id"] = number
     declared = bool(names)
     if not declared:
-        names = {number: f"class {number}" for number in sorted({annotation["category_id"] for annotation in annotations})}
+        found = {annotation["category_id"] for record in records for annotation in record["annotations"]}
+        names = {number: f"class {number}" for number in sorted(found)}
     for record in records:
         for annotation in record["annotations"]:
             if annotation["category_id"] not in names:

@@ -1,5 +1,6 @@
 """The same objects in every format are the same annotations; what a format lacks or has wrong is named."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -192,3 +193,14 @@ def test_commas_in_paths_are_no_separators(tmp_path):
     assert len(read(f"{write_voc(tmp_path / 'c, d')},train").records) == 2
     write_images(tmp_path / "e, f")
     assert len(list_images(f"folder:{tmp_path / 'e, f'}")) == 3
+
+
+def test_renamed_files_of_voc_are_found_by_the_name_of_the_xml(tmp_path):
+    spec = write_voc(tmp_path)
+    for path in (tmp_path / "Annotations").iterdir():
+        path.write_text(re.sub("<filename>.*</filename>", "<filename>IMG_1.png</filename>", path.read_text()))
+    assert [record["key"] for record in read(spec).records] == ["p0.png", "p1.png", "p2.png"]
+    (tmp_path / "JPEGImages" / "p0.png").rename(tmp_path / "JPEGImages" / "IMG_1.png")
+    (tmp_path / "JPEGImages" / "p1.png").unlink()
+    with pytest.raises(ValueError, match=r"found IMG_1\.png as the image of several xml files"):
+        read(spec)
