@@ -151,3 +151,12 @@ def test_no_next_step_is_recommended_where_nothing_was_made(run_tool, tmp_path):
         path.write_bytes(b"no image")
     done = run_tool("generate_masks.py", spec, tmp_path / "maps", "--workers", 1)
     assert done.returncode == 1 and "3 failed" in done.stdout and "train with" not in done.stdout
+
+
+def test_a_sheet_of_images_with_boxes_needs_no_masks(run_tool, tmp_path):
+    done = run_tool("visualize_masks.py", write_voc(tmp_path / "data"), "--output", tmp_path / "sheet.png", "--source", "fh")
+    assert done.returncode == 0, done.stderr
+    done = run_tool(
+        "visualize_masks.py", write_voc(tmp_path / "more"), "--output", tmp_path / "sheet.png", "--source", "annotations boxes=true"
+    )
+    assert done.returncode == 0, done.stderr
