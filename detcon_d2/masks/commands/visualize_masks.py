@@ -36,5 +36,5 @@ def _run(args: argparse.Namespace) -> None:
     if args.num_images < 1:
         raise ValueError(f"--num-images: found {args.num_images}; expected at least 1")
     records = evenly_spaced(list_bsds(*args.bsds) if args.bsds else list_images(args.spec), args.num_images)
-    sources = sources_from(args, annotated=all(map(has_ground_truth, records)))
+    sources = sources_from(args, annotated=all("annotations" in record and has_ground_truth(record) for record in records))
     print(write_contact_sheet(sources, records, args.output, args.spec or f"{args.bsds[0]} and {args.bsds[1]}"))
