@@ -96,6 +96,10 @@ def add_detcon_config(cfg: "d2.CfgNode") -> None:
     # "refuse": an unreadable image stops the run and is named; "skip": it is named in the log and another image takes its position.
     cfg.DETCON.ON_BAD_IMAGE = "refuse"
 
+    cfg.DETCON.DATA = CN()
+    # Share of the annotations of a data set that may be left out or look wrong; above it, training and evaluation are refused.
+    cfg.DETCON.DATA.MAX_LEFT_OUT = 0.1
+
     cfg.DETCON.SOLVER = CN()
     # "LARS", "SGD" or "AdamW".
     cfg.DETCON.SOLVER.OPTIMIZER = "LARS"

@@ -38,7 +38,7 @@ _NAMES = {
     "modeling.backbone.resnet": ("BasicBlock", "BasicStem", "BottleneckBlock"),
     "solver": ("build_lr_scheduler", "build_optimizer"),
     "solver.build": ("maybe_add_gradient_clipping",),
-    "structures": ("BitMasks", "Boxes", "ImageList", "Instances", "PolygonMasks"),
+    "structures": ("BitMasks", "BoxMode", "Boxes", "ImageList", "Instances", "PolygonMasks"),
     "utils.env": ("seed_all_rng",),
     "utils.events": ("EventStorage", "EventWriter", "JSONWriter", "TensorboardXWriter", "get_event_storage"),
     "utils.file_io": ("PathManager",),

@@ -88,3 +88,13 @@ def test_the_models_of_the_protocols_build_with_their_heads_and_norms(protocol):
     norms = [module for module in model.roi_heads.mask_head.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     assert len(norms) == (4 if mask_norm else 0)
     assert all(parameter.requires_grad for parameter in model.backbone.parameters())
+
+
+def test_the_detector_of_boxes_is_the_same_without_the_mask_head():
+    boxes = load_config(get_config_file("COCO-Detection/faster_rcnn_R_50_FPN_standard_1x.yaml"), flat(NARROW))
+    resolve_norms(boxes, 1, DETECTOR_NORMS)
+    assert not hasattr(d2.build_model(boxes).roi_heads, "mask_head")
+    masks = load("standard_1x", *flat(NARROW))
+    resolve_norms(masks, 1, DETECTOR_NORMS)
+    masks.merge_from_list(["MODEL.MASK_ON", False, "DETCON.FINETUNE.PROTOCOL", "standard_boxes", "OUTPUT_DIR", boxes.OUTPUT_DIR])
+    assert boxes == masks

@@ -10,6 +10,7 @@ COMMANDS = {
     "train_net": ("detcon_d2.cli.train_net", "pretrain, fine-tune a detector, or evaluate one"),
     "generate_masks": ("detcon_d2.masks.commands.generate_masks", "make the label maps (regions) of a data set"),
     "merge_masks": ("detcon_d2.masks.commands.merge_masks", "check, repair, merge and convert folders of label maps"),
+    "check_data": ("detcon_d2.masks.commands.check_data", "look at data sets before training, with pictures of what is odd"),
     "visualize_masks": ("detcon_d2.masks.commands.visualize_masks", "draw the regions of several sources next to each other"),
     "score_masks": ("detcon_d2.masks.commands.score_masks", "score regions against human segmentations"),
     "visualize_views": ("detcon_d2.cli.visualize_views", "draw the views and regions that pretraining sees"),

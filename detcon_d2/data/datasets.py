@@ -6,7 +6,7 @@ import os
 
 from detcon_d2 import d2
 from detcon_d2.data.label_maps import attach_label_maps
-from detcon_d2.io.specs import is_dataset_spec, list_images
+from detcon_d2.io.specs import SPEC_FORMS, is_dataset_spec, list_images
 
 logger = logging.getLogger(__name__)
 
@@ -17,8 +17,7 @@ def load_records(name: str) -> list[dict]:
     """The images of one data set, as Detectron2 dataset dicts with ``key`` (POSIX path relative to the data set's root).
 
     Args:
-        name: "folder:/path", "coco:/instances.json,/images", "list:/list.txt", "tar:/train-{0..9}.tar" or a name in
-            Detectron2's DatasetCatalog.
+        name: a spec (:mod:`detcon_d2.io.specs`) or a name in Detectron2's DatasetCatalog.
 
     Raises ValueError: an unknown name, or a data set without images.
     """
@@ -28,8 +27,7 @@ def load_records(name: str) -> list[dict]:
         records = d2.DatasetCatalog.get(name)
     except KeyError:
         raise ValueError(
-            f"DATASETS.TRAIN names {name!r}, which is no data set. Expected folder:/path/to/images, "
-            f"coco:/path/instances.json,/path/images, list:/path/list.txt, tar:/path/train-{{0000..0146}}.tar, or a name in the catalog: "
+            f"DATASETS.TRAIN names {name!r}, which is no data set. Expected {SPEC_FORMS}, or a name in the catalog: "
             f"{', '.join(d2.DatasetCatalog.list()) or 'it is empty'}."
         ) from None
     if not records:

@@ -1,28 +1,39 @@
-"""Data set specs: the images of a data set, their keys and their labels. No image is opened here.
+"""Data set specs: the images of a data set, their keys and their labels. No image is decoded here.
 
 folder:/path                         every image below the folder; class folders give labels
-coco:/path/instances.json,/path/images
 list:/path/list.txt                  one path per line, optional TAB and integer label
 tar:/path/train-{0000..0146}.tar     WebDataset tars (or tar:/path/*.tar); class members (.cls) give labels
+coco: voc: yolo: cityscapes: masks:  annotated data sets, see detcon_d2/io/annotated/kinds.py
 """
 
-import json
+import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from detcon_d2.io.annotated.kinds import FORMS, absolute, canonical_annotated_spec, is_annotated_spec
+from detcon_d2.io.annotated.names import ImageFiles
+from detcon_d2.io.annotated.text import read_text
 from detcon_d2.io.tar import list_tar_images
 
 IMAGE_EXTENSIONS = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".jp2")
 )
 """Extensions (lower case) of the files that count as images in a folder."""
+SPEC_FORMS = f"folder:/path, {FORMS}, list:/path/list.txt or tar:/path/train-{{0000..0146}}.tar"
+"""The specs, for messages."""
+
+# In a line with one of these, a path may be quoted, have a label after it, or be written as in Windows.
+_UNUSUAL = frozenset("\"',; \\")
+_WITH_LABEL = re.compile(r"""["']?(.+?)["']?\s*[,; ]\s*["']?(\d+)["']?""")
+_log = logging.getLogger(__name__)
 
 
 def is_dataset_spec(name: str) -> bool:
     """Whether ``name`` is a spec of this module, rather than the name of a data set in Detectron2's catalog."""
-    return name.split(":", 1)[0] in _LISTERS and ":" in name
+    return is_annotated_spec(name) or (":" in name and name.split(":", 1)[0] in _LISTERS)
 
 
 def list_images(spec: str) -> list[dict]:
@@ -35,13 +46,12 @@ def list_images(spec: str) -> list[dict]:
         category ids). Raises ValueError: unknown kind, missing path, nothing inside, damaged json or list.
     """
     if not is_dataset_spec(spec):
-        raise ValueError(
-            f"data set: found {spec!r}; expected folder:/path, coco:/path/instances.json,/path/images, list:/path/list.txt or "
-            "tar:/path/train-{0000..0146}.tar"
-        )
+        raise ValueError(f"data set: found {spec!r}; expected {SPEC_FORMS}")
     kind, rest = spec.split(":", 1)
     if not rest.strip():
         raise ValueError(f"data set: found {spec!r} without a path; expected {kind}:/path")
+    if is_annotated_spec(spec):
+        return _list_annotated(spec)
     return sorted(_LISTERS[kind](rest), key=lambda record: record["key"])
 
 
@@ -50,22 +60,17 @@ def canonical_spec(spec: str) -> str:
     if not is_dataset_spec(spec):
         return spec
     kind, rest = spec.split(":", 1)
-    return f"{kind}:{','.join(str(_absolute(part)) for part in rest.split(','))}"
+    return canonical_annotated_spec(spec) if is_annotated_spec(spec) else f"{kind}:{absolute(rest)}"
 
 
 def check_output_outside(spec: str, output: str | os.PathLike) -> None:
     """Raise ValueError if files written to ``output`` would later be listed as images of a ``folder:`` spec."""
     kind, _, rest = spec.partition(":")
-    if kind == "folder" and _absolute(output).is_relative_to(_absolute(rest)):
+    if kind == "folder" and absolute(output).is_relative_to(absolute(rest)):
         raise ValueError(
             f"output folder: found {output} inside the images of {spec}; expected one outside, or its label maps would count as images: "
-            f"for example {_absolute(rest)}_masks"
+            f"for example {absolute(rest)}_masks"
         )
-
-
-def _absolute(path: str | os.PathLike) -> Path:
-    # Not resolve(), which would replace a link to a data set by its target.
-    return Path(os.path.abspath(os.path.expanduser(path)))
 
 
 def _record(path: Path, key: str) -> dict:
@@ -73,7 +78,7 @@ def _record(path: Path, key: str) -> dict:
 
 
 def _list_folder(rest: str) -> list[dict]:
-    root = _absolute(rest)
+    root = absolute(rest)
     if not root.is_dir():
         raise ValueError(f"folder:{rest}: found {'a file' if root.exists() else 'nothing'} at {root}; expected a folder of images")
     files = list(_walk(root))
@@ -104,84 +109,67 @@ def _raise(error: OSError) -> None:
     raise ValueError(f"cannot list {error.filename}: {error.strerror}") from error
 
 
-def _list_coco(rest: str) -> list[dict]:
-    parts = rest.split(",")
-    if len(parts) != 2 or not all(part.strip() for part in parts):
-        raise ValueError(f"coco:{rest}: found {len(parts)} path(s); expected two: coco:/path/instances.json,/path/images")
-    json_path, root = map(_absolute, parts)
-    if not root.is_dir():
-        raise ValueError(f"coco:{rest}: found no folder {root}; expected the folder of the images")
-    content = _load_coco(json_path)
-    records = {image["id"]: _coco_record(image, root, json_path) for image in content["images"]}
-    keys = Counter(record["key"] for record in records.values())
-    if not records or len(keys) != len(content["images"]):
-        doubled = [key for key, count in keys.items() if count > 1]
-        raise ValueError(
-            f"{json_path}: found {len(content['images'])} images with {len(records)} ids and {len(keys)} file names"
-            f"{f' (doubled: {doubled[0]})' if doubled else ''}; expected at least one, each id and file name once"
-        )
-    # Annotations of images that are not listed are ignored, as in pycocotools: subsets are often made by shortening "images" only.
-    for annotation in content.get("annotations", []):
-        if annotation.get("image_id") in records:
-            records[annotation["image_id"]]["annotations"].append(annotation)
-    return list(records.values())
+def _list_annotated(spec: str) -> list[dict]:
+    # Imported here, as the readers list folders by this module.
+    from detcon_d2.io.annotated.coco import FILE_MISSING
+    from detcon_d2.io.annotated.read import read_annotated
 
-
-def _load_coco(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        found = error.strerror if isinstance(error, OSError) else f"not a json file ({error})"
-        raise ValueError(f"{path}: {found}; expected a COCO instances json") from error
-    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
-        raise ValueError(f'{path}: found no list "images"; expected a COCO instances json')
-    return content
-
-
-def _coco_record(image: dict, root: Path, json_path: Path) -> dict:
-    missing = {"id", "file_name"} - image.keys()
-    if missing:
-        raise ValueError(f"{json_path}: an image without {' and '.join(sorted(missing))}: {str(image)[:200]}")
-    key = PurePosixPath(image["file_name"]).as_posix()
-    record = _record(root / key, key) | {"image_id": image["id"], "annotations": []}
-    return record | {side: int(image[side]) for side in ("height", "width") if side in image}
+    data = read_annotated(spec)
+    for finding in data.findings:
+        if finding.kind == FILE_MISSING and finding.count == len(data.records):
+            raise ValueError(f"{spec}: none of the {finding.count} images is there: {finding.example}")
+        if finding.kind == FILE_MISSING:
+            _log.warning("%s: %s", spec, finding.line())
+    return data.records
 
 
 def _list_lines(rest: str) -> list[dict]:
-    path = _absolute(rest)
+    path = absolute(rest)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"list:{rest}: cannot read {path}: {error}; expected a UTF-8 text file with one image path per line") from error
-    used = [(number, line) for number, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#")]
-    records = [_line_record(line, path, number) for number, line in used]
+        lines = read_text(path).splitlines()
+    except ValueError as error:
+        raise ValueError(f"list:{rest}: {error}; expected a UTF-8 text file with one image path per line") from error
+    used = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#")]
+    files = ImageFiles(path.parent)
+    # Looking for a million files takes minutes on a network drive. Where the first ones are there, plain paths need no look.
+    probe = not all(files.literal(line).is_file() for _, line in used[:3])
+    records = [_line_record(line, files, f"{path}, line {number}", probe or bool(_UNUSUAL & set(line))) for number, line in used]
+    if len(used) > 1 and not os.path.exists(records[0]["file_name"]) and "label" in records[1] and "label" not in records[0]:
+        _log.warning("list:%s: line %d, %r, is no image but a header, and is left out", rest, *used[0])
+        del records[0]
     if not records:
         raise ValueError(f"list:{rest}: found no image path in {len(lines)} line(s); expected at least one")
     labelled = sum("label" in record for record in records)
     if labelled not in (0, len(records)):
         raise ValueError(f"list:{rest}: found labels on {labelled} of {len(records)} lines; expected all or none")
+    if probe and not any(os.path.exists(record["file_name"]) for record in records):
+        raise ValueError(
+            f"list:{rest}: none of the {len(records)} images is there: {files.describe(used[0][1])}; expected one path per line, relative "
+            "to the list, and where there are labels a TAB and a whole number after it"
+        )
     return records
 
 
-def _line_record(line: str, list_path: Path, number: int) -> dict:
+def _line_record(line: str, files: ImageFiles, where: str, probe: bool) -> dict:
     """The record of a line. The key of an image outside the list's folder is its absolute path without the leading slash, which stays the
     same when lines are added or removed; a path relative to the common folder of all images would not."""
-    name, *label = line.strip().split("\t")
-    path = _absolute(list_path.parent / os.path.expanduser(name.strip()))
-    inside = path.is_relative_to(list_path.parent)
-    key = path.relative_to(list_path.parent if inside else path.anchor).as_posix()
-    record = _record(path, key)
+    name, *label = line.split("\t")
+    path = None
+    if probe:
+        forms = [(name.strip(), label), (name.strip("\"' "), label)]
+        if not label and (match := _WITH_LABEL.fullmatch(line)):
+            forms.append((match[1], [match[2]]))
+        name, label, path = next(
+            ((*form, found) for form in forms if (found := files.find(os.path.expanduser(form[0])))), (name, label, None)
+        )
+    path = absolute(path or files.literal(os.path.expanduser(name.strip())))
+    record = _record(path, files.key(path))
     if not label:
         return record
     try:
         return record | {"label": int(*label)}
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{list_path}, line {number}: found {line!r}; expected a path, optionally a TAB and one integer label") from error
+        raise ValueError(f"{where}: found {line!r}; expected a path, optionally a TAB and one integer label") from error
 
 
-_LISTERS = {
-    "folder": _list_folder,
-    "coco": _list_coco,
-    "list": _list_lines,
-    "tar": lambda rest: list_tar_images(str(_absolute(rest)), IMAGE_EXTENSIONS),
-}
+_LISTERS = {"folder": _list_folder, "list": _list_lines, "tar": lambda rest: list_tar_images(str(absolute(rest)), IMAGE_EXTENSIONS)}

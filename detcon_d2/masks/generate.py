@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 from tqdm import tqdm
 
+from detcon_d2.io.annotated.kinds import FORMS
 from detcon_d2.io.atomic import remove_leftovers
 from detcon_d2.masks.generators.base import RegionGenerator
 from detcon_d2.masks.store.png_folder import LabelMapStore, check_key
@@ -74,7 +75,7 @@ def generate(
         raise ValueError(f"engine: found {engine!r}; expected {' or '.join(map(repr, _ENGINES))}")
     records = _unique(records)
     if generator.needs_annotations and not any("annotations" in record for record in records):
-        raise ValueError(f"{generator.name}: found no annotations in the data set; expected coco:/path/instances.json,/path/images")
+        raise ValueError(f"{generator.name}: found no annotations in the data set; expected one of {FORMS}")
     if part is not None:
         records = records[len(records) * part[0] // part[1] : len(records) * (part[0] + 1) // part[1]]
     remove_leftovers(store.root)

@@ -1,13 +1,16 @@
 """Data set specs: what is listed, in which order, under which key and label, and what is refused."""
 
+import ast
 import json
 import os
+import shlex
 from pathlib import Path
 
 import pytest
 
 from detcon_d2.io.specs import canonical_spec, check_output_outside
 from detcon_d2.masks import is_dataset_spec, list_images
+from detcon_d2.masks.command_lines import train_hint
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -91,6 +94,7 @@ def coco_spec(tmp_path: Path, content: object) -> str:
 def test_a_coco_json_gives_sizes_ids_and_annotations(tmp_path):
     images = [{"id": 7, "file_name": "z.jpg", "height": 4, "width": 5}, {"id": 3, "file_name": "sub/a.jpg"}]
     annotations = [{"image_id": 7, "segmentation": []}, {"image_id": 99, "segmentation": []}]
+    touch(tmp_path / "images", "sub/a.jpg", "z.jpg")
     first, second = list_images(coco_spec(tmp_path, {"images": images, "annotations": annotations}))
     path = str(tmp_path / "images/sub/a.jpg")
     assert first == {"file_name": path, "image_id": 3, "key": "sub/a.jpg", "annotations": []}
@@ -116,7 +120,7 @@ def test_damaged_coco_files_are_refused(tmp_path, content, message):
 def test_coco_specs_need_two_existing_paths(tmp_path):
     for spec, message in (
         ("coco:a.json", "expected two"),
-        (f"coco:{tmp_path}/no.json,{tmp_path}", "No such file"),
+        (f"coco:{tmp_path}/no.json,{tmp_path}", "there is no file"),
         ("coco:a.json,/no/dir", "no folder"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -124,7 +128,7 @@ def test_coco_specs_need_two_existing_paths(tmp_path):
 
 
 def test_a_list_takes_relative_and_absolute_paths_labels_and_comments(tmp_path):
-    (tmp_path / "lists").mkdir()
+    touch(tmp_path, "lists/b.jpg", "lists/sub/a b.jpg", "lists/c.jpg", "other/d.jpg")
     lines = ["# photos", "", "b.jpg\t1", "sub/a b.jpg\t0", f"{tmp_path}/lists/c.jpg\t2", "../other/d.jpg\t3"]
     (tmp_path / "lists/train.txt").write_text("\n".join(lines))
     records = list_images(f"list:{tmp_path}/lists/train.txt")
@@ -164,3 +168,48 @@ def test_a_folder_without_permission_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", refuse_closed)
     with pytest.raises(ValueError, match=r"cannot list .*closed: Permission denied"):
         list_images(f"folder:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("sub/a b.png\nb.png", "utf-8-sig"),
+        ("sub/a b.png\nb.png", "utf-16"),
+        ("sub/a b.png\r\nb.png\r\n", "utf-8"),
+        ("sub\\a b.png\nb.png", "utf-8"),
+        ('"sub/a b.png"\n"b.png"', "utf-8"),
+        ("sub/a b.png 3\nb.png 1", "utf-8"),
+        ("sub/a b.png,3\nb.png,1", "utf-8"),
+        ('"sub/a b.png","3"\n"b.png","1"', "utf-8"),
+        ("sub/a b.png; 3\nb.png; 1", "utf-8"),
+        ("file,label\nsub/a b.png,3\nb.png,1", "utf-8"),
+        ("images/sub/a b.png\nimages/b.png", "utf-8"),
+    ],
+)
+def test_lists_as_other_tools_write_them_are_read(text, encoding, tmp_path):
+    touch(tmp_path, "sub/a b.png", "b.png")
+    (tmp_path / "list.txt").write_bytes(text.encode(encoding))
+    records = list_images(f"list:{tmp_path / 'list.txt'}")
+    assert [record["key"] for record in records] == ["b.png", "sub/a b.png"]
+    assert [record["label"] for record in records if "label" in record] == ([1, 3] if "3" in text else [])
+
+
+def test_a_list_of_files_that_are_not_there_says_what_was_looked_for(tmp_path):
+    touch(tmp_path, "b.png")
+    (tmp_path / "list.txt").write_text("c.png dog\n")
+    with pytest.raises(ValueError, match=r"none of the 1 images is there: found no file .*/c\.png dog, .* a TAB and a whole number"):
+        list_images(f"list:{tmp_path / 'list.txt'}")
+
+
+@pytest.mark.parametrize("name", ["Tom's photos", "Berlin, Mai", 'say "hi"', "dollar $HOME", "semi;colon", "c:drive", "köln ☃", "a  b %"])
+def test_folders_of_any_name_are_listed_and_the_hint_is_what_a_shell_and_the_config_read(name, tmp_path):
+    touch(tmp_path / name, "sub/p 0.png")
+    spec = canonical_spec(f"folder:{tmp_path / name}")
+    assert keys(spec) == ["sub/p 0.png"]
+    words = shlex.split(train_hint(spec, tmp_path / name))
+    assert (ast.literal_eval(words[3]), ast.literal_eval(words[5])) == ((spec,), (str(tmp_path / name),))
+
+
+def test_a_coco_spec_without_any_of_its_images_says_what_was_looked_for(tmp_path):
+    with pytest.raises(ValueError, match=r"none of the 1 images is there: image a\.jpg: found no file .*images/a\.jpg"):
+        list_images(coco_spec(tmp_path, {"images": [{"id": 1, "file_name": "a.jpg"}]}))

@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 from detcon_d2.masks import LabelMapStore, list_images
+from detcon_d2.masks.store.formats import open_store
+from tests.annotated import OBJECTS, each, write_coco, write_voc, write_yolo
 from tests.conftest import REPO
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPO), os.environ.get("PYTHONPATH", "")])}
@@ -108,3 +110,35 @@ def test_real_segmentations_prefer_fh_to_a_grid(shared_dir: Path, tmp_path, run_
     assert done.returncode == 0, done.stderr
     fh, grid = json.loads((tmp_path / "s.json").read_text())
     assert all(fh[name] > grid[name] + margin for name, margin in (("covering", 0.1), ("boundary_recall", 0.1), ("best_overlap", 0)))
+
+
+@pytest.mark.parametrize("write", [write_voc, write_yolo, lambda root: write_coco(root, each(lambda one: one.update(segmentation=[])))])
+def test_boxes_become_regions_only_where_asked_for(write, run_tool, tmp_path):
+    spec = write(tmp_path / "data")
+    arguments = (spec, tmp_path / "maps", "--generator", "annotations", "--workers", 1)
+    done = run_tool("generate_masks.py", *arguments)
+    assert done.returncode == 2 and "5 of 5 annotations have no mask; give --boxes" in done.stderr
+    assert run_tool("generate_masks.py", *arguments, "--boxes").returncode == 0
+    store = open_store(tmp_path / "maps")
+    for record, objects in zip(list_images(spec), OBJECTS):
+        label_map = store.read(record["key"])
+        assert len(np.unique(label_map)) == 1 + len(objects)
+        for _, x, y, width, height in objects:
+            assert len(np.unique(label_map[y : y + height, x : x + width])) == 1
+
+
+def test_no_next_step_is_recommended_where_nothing_was_made(run_tool, tmp_path):
+    spec = write_coco(tmp_path)
+    for path in (tmp_path / "images").iterdir():
+        path.write_bytes(b"no image")
+    done = run_tool("generate_masks.py", spec, tmp_path / "maps", "--workers", 1)
+    assert done.returncode == 1 and "3 failed" in done.stdout and "train with" not in done.stdout
+
+
+def test_a_sheet_of_images_with_boxes_needs_no_masks(run_tool, tmp_path):
+    done = run_tool("visualize_masks.py", write_voc(tmp_path / "data"), "--output", tmp_path / "sheet.png", "--source", "fh")
+    assert done.returncode == 0, done.stderr
+    done = run_tool(
+        "visualize_masks.py", write_voc(tmp_path / "more"), "--output", tmp_path / "sheet.png", "--source", "annotations boxes=true"
+    )
+    assert done.returncode == 0, done.stderr

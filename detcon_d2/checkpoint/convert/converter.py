@@ -178,6 +178,7 @@ def detectron2_yaml(spec: BackboneSpec, metadata: Mapping[str, Any], weights: Pa
         else "Its backbone is of detcon_d2: run it with detcon_d2's tools/train_net.py (or call add_detcon_config first).",
         'Schedule and heads: protocol "standard", 1x, 16 images per batch. Leave NORM and FREEZE_AT: BatchNorm of self-supervised weights '
         "must adapt.",
+        "For data sets of boxes, MODEL.MASK_ON False makes it Faster R-CNN.",
         "MODEL.WEIGHTS is an absolute path: change it when the file moves.",
     ]
     if guessed:

@@ -1,34 +1,17 @@
-"""Data of detectors: registration of COCO specs, a fraction of the labels, and Detectron2's mappers and loaders."""
+"""Data of detectors: a fraction of the labels, and Detectron2's mappers and loaders."""
 
 import hashlib
 import json
 import logging
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from detcon_d2 import d2
-from detcon_d2.io.specs import canonical_spec, is_dataset_spec
+from detcon_d2.engine.finetune.look import look_at_data
 
 logger = logging.getLogger(__name__)
-
-_EXPECTED = "expected coco:/path/instances.json,/path/images"
-
-
-def register_data_sets(names: Iterable[str]) -> None:
-    """Add ``coco:/path/instances.json,/path/images`` specs to Detectron2's catalogs, each under the spec itself as its name.
-
-    Raises ValueError: a name that is neither in the catalog nor a spec, a spec of another kind, or a path that does not exist.
-    """
-    for name in names:
-        if name in d2.DatasetCatalog.list():
-            continue
-        if not is_dataset_spec(name):
-            known = ", ".join(d2.DatasetCatalog.list()) or "it is empty"
-            raise ValueError(f"{name!r} is not a data set; {_EXPECTED} or a name in the catalog: {known}.")
-        d2.register_coco_instances(name, {}, *_coco_paths(name))
 
 
 def load_detection_records(cfg: "d2.CfgNode") -> list[dict]:
@@ -122,7 +105,8 @@ def build_evaluation_loader(cfg: "d2.CfgNode", name: str) -> torch.utils.data.Da
 
 def _load_records(cfg: "d2.CfgNode", key: str, names: Sequence[str], filter_empty: bool) -> list[dict]:
     """Also compares the number of categories with that of the model's classes. Models without RoI heads are not checked."""
-    register_data_sets(names)
+    if not set(names) <= set(d2.DatasetCatalog.list()):
+        look_at_data(cfg, **{"train": (), "test": ()} | {key.lower(): names})
     try:
         records = d2.get_detection_dataset_dicts(list(names), filter_empty=filter_empty)
     except (AssertionError, KeyError, json.JSONDecodeError) as error:
@@ -137,14 +121,3 @@ def _load_records(cfg: "d2.CfgNode", key: str, names: Sequence[str], filter_empt
                 f"Set MODEL.ROI_HEADS.NUM_CLASSES {len(classes)}."
             )
     return records
-
-
-def _coco_paths(spec: str) -> tuple[str, str]:
-    kind, _, rest = canonical_spec(spec).partition(":")
-    paths = rest.split(",")
-    if kind != "coco" or len(paths) != 2:
-        raise ValueError(f"{spec!r} has no annotations for a detector; {_EXPECTED}.")
-    for path, exists, kind in zip(paths, (os.path.isfile, os.path.isdir), ("file", "folder")):
-        if not exists(path):
-            raise ValueError(f"{spec!r}: there is no {kind} {path}; {_EXPECTED}.")
-    return paths[0], paths[1]

@@ -15,6 +15,8 @@ from tqdm import tqdm
 from detcon_d2 import d2
 from detcon_d2.engine.finetune.data import catalog_categories
 from detcon_d2.engine.finetune.evaluate import load_detector
+from detcon_d2.engine.finetune.look import spec_categories
+from detcon_d2.io.annotated.kinds import is_annotated_spec
 from detcon_d2.io.atomic import atomic_file
 from detcon_d2.io.specs import list_images
 
@@ -55,14 +57,16 @@ class Predictor:
 def find_categories(cfg: "d2.CfgNode", metadata: Mapping[str, Any] | None) -> tuple[list[str], list[int]]:
     """Names of a detector's classes and their ids in COCO results, in the order of its outputs.
 
-    They come from the checkpoint's metadata, or else from the first registered data set of DATASETS.TEST, or else they are numbers from 0.
+    They come from the checkpoint's metadata, or else from the first data set of DATASETS.TEST that can be read, or else they are numbers
+    from 0.
     """
     count = cfg.MODEL.ROI_HEADS.NUM_CLASSES
     names, ids = (list((metadata or {}).get(key) or ()) for key in ("classes", "category_ids"))
-    registered = [name for name in cfg.DATASETS.TEST if name in d2.DatasetCatalog.list()]
-    if not names and registered:
-        names, ids = catalog_categories(registered[0])
-        names = names if len(names) == count else []
+    for name in () if names else cfg.DATASETS.TEST:
+        found = spec_categories(name) if is_annotated_spec(name) else catalog_categories(name)
+        if len(found[0]) == count:
+            names, ids = found
+            break
     if not names:
         names, ids = [f"class {index}" for index in range(count)], []
     return names, ids or list(range(len(names)))

@@ -4,9 +4,12 @@ import argparse
 import os
 from collections.abc import Collection
 
+from torch import nn
+
 from detcon_d2 import d2
-from detcon_d2.checkpoint import check_weights
+from detcon_d2.checkpoint import DetConCheckpointer, check_weights, read_metadata
 from detcon_d2.engine.finetune.data import annotations_digest, load_detection_records
+from detcon_d2.engine.finetune.look import look_at_data
 from detcon_d2.engine.setup import DETECTOR_NORMS, check_config, resolve_norms, setup_job
 from detcon_d2.methods import pretraining_names
 
@@ -26,9 +29,24 @@ def setup_finetuning(args: argparse.Namespace) -> tuple["d2.CfgNode", list[dict]
         resuming = args.resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"))
         if not (args.eval_only or resuming):
             lines += check_weights(cfg, cfg.MODEL.WEIGHTS)
+        train = () if args.eval_only else cfg.DATASETS.TRAIN
+        must_fit = args.eval_only or resuming
+        classes = _checkpoint_classes(cfg, args.resume)
+        lines += look_at_data(cfg, train, cfg.DATASETS.TEST, classes, must_fit)
         return [] if args.eval_only else load_detection_records(cfg), lines
 
     return setup_job(args, resolve, annotations_digest)
+
+
+def _checkpoint_classes(cfg: "d2.CfgNode", resume: bool) -> list[str]:
+    """Names of the classes of the checkpoint that the run starts from; empty if unknown. A missing file is reported elsewhere."""
+    last = DetConCheckpointer(nn.Module(), cfg.OUTPUT_DIR)
+    resumed = resume and last.has_checkpoint()
+    path = (
+        last.get_checkpoint_file() if resumed else cfg.MODEL.WEIGHTS and d2.PathManager.get_local_path(cfg.MODEL.WEIGHTS.partition("?")[0])
+    )
+    metadata = read_metadata(path) if path and os.path.isfile(path) else None
+    return list((metadata or {}).get("classes") or ())
 
 
 def check_finetuning_config(cfg: "d2.CfgNode", world_size: int) -> None:
@@ -44,6 +62,7 @@ def check_finetuning_config(cfg: "d2.CfgNode", world_size: int) -> None:
         (sampler == "TrainingSampler", "DATALOADER.SAMPLER_TRAIN", sampler, "'TrainingSampler'"),
         (augmentation in ("default", "scale_jitter"), "DETCON.FINETUNE.AUGMENTATION", augmentation, "'default' or 'scale_jitter'"),
         (0 < fraction <= 1, "DETCON.FINETUNE.LABEL_FRACTION", fraction, "a number in (0, 1]"),
+        (0 <= cfg.DETCON.DATA.MAX_LEFT_OUT <= 1, "DETCON.DATA.MAX_LEFT_OUT", cfg.DETCON.DATA.MAX_LEFT_OUT, "a share in [0, 1]"),
         (not cfg.TEST.AUG.ENABLED, "TEST.AUG.ENABLED", True, "False: test-time augmentation is not supported here"),
     ]
     check_config(cfg, world_size, checks)

@@ -9,14 +9,18 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 
+from detcon_d2.io.annotated.checks import check_annotations, refusals
+from detcon_d2.io.annotated.kinds import is_annotated_spec
+from detcon_d2.io.annotated.read import read_annotated
 from detcon_d2.io.specs import is_dataset_spec, list_images
 from detcon_d2.masks.command_lines import flag_of
-from detcon_d2.masks.generators.base import RegionGenerator, write_value
+from detcon_d2.masks.generators.base import RegionGenerator, element_type, write_value
 from detcon_d2.masks.generators.registry import REGION_GENERATOR_REGISTRY, build_generator
 from detcon_d2.masks.scoring.contact_sheet import Source, StoredRegions
 from detcon_d2.masks.store.index import FORMATS, SHARDS
 
 _DEST = "generator_"
+_NO_MASKS = "give --boxes to make regions of their boxes"
 
 
 def make_parser(description: str, epilog: str) -> argparse.ArgumentParser:
@@ -35,8 +39,20 @@ def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None, run
         return 2
 
 
-def load_records(spec: str) -> list[dict]:
-    """The images of a data set spec, or of a name in Detectron2's catalog."""
+def load_records(spec: str, generator: RegionGenerator | None = None, max_left_out: float = 0.1) -> list[dict]:
+    """The images of a data set spec, or of a name in Detectron2's catalog; for a generator that needs annotations, with checked ones.
+
+    Raises:
+        ValueError: as :func:`list_images`, or annotations of which too many cannot be used (see :func:`refusals`).
+    """
+    if generator is not None and generator.needs_annotations and is_annotated_spec(spec):
+        data = read_annotated(spec)
+        # The generator compares each size with that of the decoded image.
+        check_annotations(data, masks=not generator.params().get("boxes"), boxes=False, files=False)
+        print("\n".join(data.summary()))
+        if wrong := refusals(data, max_left_out, no_masks=_NO_MASKS, skip_images=True, categories=False, key="--max-left-out"):
+            raise ValueError("\n".join(wrong))
+        return data.records
     if is_dataset_spec(spec):
         return list_images(spec)
     # By name: only a catalog needs torch and Detectron2, which the masks do not import.
@@ -68,7 +84,8 @@ def add_generator_arguments(parser: argparse.ArgumentParser) -> None:
         default = defaults[name] if same else ", ".join(f"{user} {value}" for user, value in defaults.items())
         text = f"{', '.join(by_name)}: {one.metadata['help']}{f' (default: {default})' if default else ''}"
         metavar = one.metadata["metavar"] or param.rsplit("_", 1)[-1].upper()
-        group.add_argument(flag_of(name, param), dest=_DEST + param, metavar=metavar, help=text.replace("%", "%%"))
+        value = {"nargs": "?", "const": "true"} if element_type(one) is bool else {}
+        group.add_argument(flag_of(name, param), dest=_DEST + param, metavar=metavar, help=text.replace("%", "%%"), **value)
 
 
 def generator_from(args: argparse.Namespace) -> RegionGenerator:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from detcon_d2.io.specs import canonical_spec, check_output_outside
-from detcon_d2.masks.command_lines import merge_command
+from detcon_d2.masks.command_lines import merge_command, train_hint
 from detcon_d2.masks.commands.arguments import (
     add_generator_arguments,
     format_argument,
@@ -21,11 +21,15 @@ from detcon_d2.masks.store.tar_folder import IMAGES_PER_FILE
 
 _EXAMPLES = """
 SPEC is one of
-  folder:/data/photos               all images below a folder
-  coco:/data/coco.json,/data/coco   the images of a COCO json
-  list:/data/train.txt              one path per line
-  tar:/data/train-{0000..0146}.tar  the images in WebDataset tars
-  coco_2017_train                   a name in Detectron2's catalog
+  folder:/data/photos                                 all images below a folder
+  coco:/data/coco/instances.json,/data/coco/images    the images of a COCO or LVIS json
+  voc:/data/VOC2012,train                             an xml an image (the split may be left out)
+  yolo:/data/data.yaml,train                          YOLO's text files, or a folder with images/ and labels/
+  cityscapes:/data/cityscapes,train                   leftImg8bit and gtFine
+  masks:/data/images,/data/masks                      one PNG of labels an image
+  list:/data/train.txt                                one path per line
+  tar:/data/train-{0000..0146}.tar                    the images in WebDataset tars
+  coco_2017_train                                     a name in Detectron2's catalog
 
 examples
   the paper's regions (Felzenszwalb-Huttenlocher), for photos of about 500 px:
@@ -39,6 +43,8 @@ examples
     %(prog)s folder:/data/photos /data/photos_scales --generator fh_scales
   the instances of a COCO json, smaller ones on top, the rest as one background region:
     %(prog)s coco:/data/coco/instances.json,/data/coco/images /data/coco/masks --generator annotations
+  the boxes of a data set without masks:
+    %(prog)s voc:/data/VOC2012,train /data/voc_masks --generator annotations --boxes
   masks of another tool: COCO RLE in one json, a json per image (SAM), or a PNG per image:
     %(prog)s folder:/data/photos /data/photos_sam --generator imported --masks /data/sam_json
   a few tars, for millions of images; a SLURM array of 16 (then detcon_d2 merge_masks OUTPUT):
@@ -63,6 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--format", default="png", type=format_argument, metavar="{png,tar}", help="png: a file per image; tar: a few WebDataset tars"
     )
     parser.add_argument("--images-per-file", type=int, default=IMAGES_PER_FILE, metavar="N", help=f"of a tar (default: {IMAGES_PER_FILE})")
+    parser.add_argument(
+        "--max-left-out", type=float, default=0.1, metavar="SHARE", help="of annotations that cannot be used (default: %(default)s)"
+    )
     parser.add_argument("--shard", metavar="I/N", help="only the I-th (from 0) of N parts of the images")
     parser.add_argument("--engine", choices=("processes", "ray"), default="processes", help="ray: a cluster")
     parser.add_argument("--same-images", action="store_true", help="OUTPUT was begun under another SPEC, but with the same images")
@@ -76,13 +85,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     generator, part = generator_from(args), parse_part(args.shard) if args.shard else None
     check_output_outside(args.spec, args.output)
-    records = load_records(args.spec)
+    records = load_records(args.spec, generator, args.max_left_out)
     if args.limit:
         records = evenly_spaced(records, args.limit)
     dataset = canonical_spec(args.spec)
     store = create_store(args.output, generator, dataset, args.format, same_images=args.same_images, images_per_file=args.images_per_file)
     summary = generate(records, generator, store, workers=args.workers, part=part, engine=args.engine)
     print("\n".join(summary.lines()), flush=True)
-    config = f"""DATASETS.TRAIN '("{dataset}",)' DETCON.MASKS.ROOTS '("{os.path.abspath(args.output)}",)'"""
-    print(f"when all parts are done:  {merge_command(args.output)}" if part else f"train with:  {config}")
+    if summary.made or summary.skipped:
+        print(f"when all parts are done:  {merge_command(args.output)}" if part else train_hint(dataset, args.output))
     return 1 if summary.failed else 0

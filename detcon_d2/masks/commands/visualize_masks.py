@@ -7,7 +7,7 @@ from detcon_d2.io.specs import list_images
 from detcon_d2.masks.commands.arguments import add_source_arguments, make_parser, run_command, sources_from
 from detcon_d2.masks.generate import evenly_spaced
 from detcon_d2.masks.scoring.contact_sheet import write_contact_sheet
-from detcon_d2.masks.scoring.ground_truth import list_bsds
+from detcon_d2.masks.scoring.ground_truth import has_ground_truth, list_bsds
 
 _EPILOG = """
 examples
@@ -37,5 +37,5 @@ def _run(args: argparse.Namespace) -> None:
     if args.num_images < 1:
         raise ValueError(f"--num-images: found {args.num_images}; expected at least 1")
     records = evenly_spaced(list_bsds(*args.bsds) if args.bsds else list_images(args.spec), args.num_images)
-    sources = sources_from(args, annotated=any("annotations" in record for record in records))
+    sources = sources_from(args, annotated=all("annotations" in record and has_ground_truth(record) for record in records))
     print(write_contact_sheet(sources, records, args.output, args.spec or f"{args.bsds[0]} and {args.bsds[1]}"))

@@ -1,13 +1,13 @@
 """Masks that another tool or people made (SAM, a panoptic segmenter): COCO RLE in json, or one PNG per image."""
 
 import functools
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from detcon_d2.io.annotated.text import read_json
 from detcon_d2.io.images import read_labels
 from detcon_d2.masks.cells import NO_REGION
 from detcon_d2.masks.generators.annotations import annotation_label_map
@@ -126,11 +126,11 @@ def _read_sam_json(path: Path) -> list[dict]:
     return annotations
 
 
-def _read_json(path: str | os.PathLike) -> dict | list:
+def _read_json(path: str | os.PathLike) -> object:
     try:
-        return json.loads(Path(path).read_bytes())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"imported: cannot read {path} ({error}); expected a json: write the masks again") from error
+        return read_json(path)
+    except ValueError as error:
+        raise ValueError(f"imported: {error}; expected a json: write the masks again") from error
 
 
 def _read_png(path: Path, height: int, width: int) -> np.ndarray:

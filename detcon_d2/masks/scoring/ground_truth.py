@@ -43,7 +43,7 @@ def list_coco(instances: str, images: str) -> list[dict]:
 
 def has_ground_truth(record: dict) -> bool:
     """Whether :func:`read_ground_truth` can read one for this record."""
-    return _FILE in record or "annotations" in record
+    return _FILE in record or ("annotations" in record and all(one.get("segmentation") for one in record["annotations"]))
 
 
 def read_ground_truth(record: dict, height: int, width: int) -> list[GroundTruth]:

@@ -9,13 +9,8 @@ import torch
 
 from detcon_d2 import d2
 from detcon_d2.engine import load_config
-from detcon_d2.engine.finetune.data import (
-    build_detection_mapper,
-    build_finetune_loader,
-    choose_fraction,
-    load_detection_records,
-    register_data_sets,
-)
+from detcon_d2.engine.finetune.data import build_detection_mapper, build_finetune_loader, choose_fraction, load_detection_records
+from detcon_d2.engine.finetune.look import look_at_data
 from tests.detectors import BASE, detector_opts, spec
 
 
@@ -25,8 +20,9 @@ def load(shapes, tmp_path, **overrides):
 
 def test_a_coco_spec_becomes_a_data_set_of_the_catalogs_under_its_own_name(shapes, tmp_path):
     name = spec(shapes, "train")
-    register_data_sets([name])
-    register_data_sets([name])
+    cfg = load(shapes, tmp_path)
+    for _ in range(2):
+        look_at_data(cfg, [name], [name])
     assert len(d2.DatasetCatalog.get(name)) == 6
     metadata = d2.MetadataCatalog.get(name)
     assert metadata.evaluator_type == "coco" and metadata.thing_classes[:2] == ["disc", "ring"]
@@ -117,7 +113,12 @@ def test_an_image_that_is_gone_is_named(shapes, tmp_path):
     copied = shutil.copytree(shapes, tmp_path / "copy")
     (copied / "images" / "train" / "000003.jpg").unlink()
     cfg = load(copied, tmp_path)
+    with pytest.raises(ValueError, match=r"the file is not there .*000003\.jpg"):
+        load_detection_records(cfg)
+    # One that goes later is named by the mapper.
+    shutil.copy(shapes / "images" / "train" / "000003.jpg", copied / "images" / "train")
     batches = iter(build_finetune_loader(cfg, load_detection_records(cfg), 0, num_workers=0))
+    (copied / "images" / "train" / "000003.jpg").unlink()
     with pytest.raises(FileNotFoundError, match=r"000003\.jpg"):
         for _ in range(4):
             next(batches)

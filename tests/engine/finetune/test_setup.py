@@ -91,6 +91,7 @@ def test_steps_that_a_short_run_never_reaches_are_left_out():
         ("DETCON.FINETUNE.AUGMENTATION", "mosaic", "AUGMENTATION is 'mosaic'; expected 'default' or 'scale_jitter'"),
         ("DETCON.FINETUNE.LABEL_FRACTION", "1.5", r"LABEL_FRACTION is 1.5; expected a number in \(0, 1\]"),
         ("DETCON.FINETUNE.LABEL_FRACTION", "0.0", r"LABEL_FRACTION is 0.0; expected a number in \(0, 1\]"),
+        ("DETCON.DATA.MAX_LEFT_OUT", "10.0", r"MAX_LEFT_OUT is 10.0; expected a share in \[0, 1\]"),
         ("TEST.AUG.ENABLED", "True", "TEST.AUG.ENABLED is True; expected False"),
     ],
 )
@@ -110,7 +111,7 @@ def test_a_wrong_number_of_classes_names_both_numbers_and_the_remedy(shapes, tmp
     ("datasets", "message"),
     [
         ("()", "DATASETS.TRAIN is empty"),
-        ('("coco_of_nobody",)', "'coco_of_nobody' is not a data set; expected coco:/path/instances.json,/path/images or a name"),
+        ('("coco_of_nobody",)', "'coco_of_nobody' is not a data set; expected coco:/path/instances.json,/path/images, voc:"),
         ('("folder:/nowhere",)', "'folder:/nowhere' has no annotations for a detector; expected coco:"),
         ('("coco:/nowhere/instances.json,/nowhere",)', "there is no file /nowhere/instances.json"),
     ],

@@ -55,7 +55,7 @@ def test_min_sizes_are_the_scales_or_one_or_one_each(min_sizes, expected):
         ("watershed", {"markers": 0}, "watershed: found markers 0; expected markers >= 1"),
         ("grid", {"size": 256}, "size <= 255"),
         ("grid", {"scale": 3}, "'grid': found parameter scale; expected size"),
-        ("annotations", {"size": 3}, "'annotations': found parameter size; expected none"),
+        ("annotations", {"size": 3}, "'annotations': found parameter size; expected boxes"),
         ("unheard_of", {}, "found 'unheard_of'; expected one of annotations, fh"),
         ("imported", {}, "found no parameter masks"),
     ],

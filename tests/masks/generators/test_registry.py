@@ -88,7 +88,7 @@ def test_every_pixel_belongs_to_the_smallest_instance_over_it(rectangles):
     [
         ({"id": 5}, "annotation 5: found segmentation None"),
         ({"segmentation": [[1, 2, 3, 4, 5, 6, 7]]}, "a polygon of 7 numbers"),
-        ({"segmentation": [1, 2, 3, 4, 5, 6]}, "annotation"),
+        ({"segmentation": [[1, 2, float("nan"), 4, 5, 6]]}, "finite numbers"),
         ({"segmentation": {"size": [12, 10], "counts": [120]}}, r"RLE of size \[12, 10\]; expected the image's \[10, 12\]"),
         ({"segmentation": {"size": [10, 12], "counts": [5, 7]}}, "an RLE of 12 pixels; expected 120"),
         ({"segmentation": {"counts": [120]}}, "size"),

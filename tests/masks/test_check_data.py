@@ -1,0 +1,68 @@
+"""check_data prints what is odd as a table, draws it, and its exit status says whether the data can be used."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.annotated import each, write_coco, write_voc, write_yolo
+
+
+def test_good_data_sets_are_counted(run_tool, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    done = run_tool("check_data.py", write_coco(tmp_path / "a"), write_coco(tmp_path / "b"), f"folder:{tmp_path / 'a' / 'images'}")
+    assert done.returncode == 0 and "all data sets can be used" in done.stdout
+    assert done.stdout.count("3 images (0 without annotations), 5 annotations") == 2 and "3 images, which are not annotated" in done.stdout
+
+
+def test_odd_annotations_are_a_table_and_pictures(run_tool, tmp_path):
+    def change(content):
+        content["annotations"][0]["bbox"] = [float("nan"), 1e308, -1e308, 2]
+        content["annotations"][1]["bbox"] = [80, 30, 400, 10]
+        content["annotations"][2].pop("area")
+        content["annotations"][3]["segmentation"] = [[0, 0, 1e9, 5, 7, 7]]
+
+    picture = tmp_path / "odd.png"
+    done = run_tool("check_data.py", write_coco(tmp_path, change), "--output", picture)
+    assert done.returncode == 1, done.stderr
+    expected = (
+        "| left out",
+        "| looks wrong",
+        "| repaired",
+        "its box is not finite",
+        "TO CORRECT",
+        "--max-left-out",
+        f"pictures: {picture}",
+    )
+    for text in expected:
+        assert text in done.stdout
+    assert (np.asarray(Image.open(picture)) == (230, 30, 30)).all(axis=2).any()
+    assert run_tool("check_data.py", write_coco(tmp_path, change), "--max-left-out", 0.7).returncode == 0
+
+
+def test_boxes_are_enough_for_detectors_of_boxes(run_tool, tmp_path):
+    spec = write_voc(tmp_path)
+    done = run_tool("check_data.py", spec)
+    assert done.returncode == 1 and "5 of 5 annotations have no mask; give --boxes" in done.stdout
+    assert run_tool("check_data.py", f"{spec},train", f"{spec},val", "--boxes").returncode == 0
+
+
+def test_classes_that_differ_between_the_sets_are_told(run_tool, tmp_path):
+    first = write_yolo(tmp_path / "yolo")
+    (tmp_path / "coco").mkdir()
+    other = write_coco(tmp_path / "coco", lambda content: content["categories"][0].update(name="screw"))
+    done = run_tool("check_data.py", first, other, "--boxes")
+    assert done.returncode == 1 and "only in the first: 1 (screw); only in the second: 1 (bolt)" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["coco:/no.json,/no"], ["nothing:/a"], ["folder:/no"]])
+def test_what_cannot_be_read_is_one_line(run_tool, arguments, tmp_path):
+    done = run_tool("check_data.py", *arguments)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_an_unreadable_image_is_drawn_as_a_blank(run_tool, tmp_path):
+    spec = write_coco(tmp_path, each(lambda one: one.update(bbox=None, segmentation=None)))
+    (tmp_path / "images" / "p0.png").write_bytes(b"")
+    done = run_tool("check_data.py", spec, "--output", tmp_path / "odd.jpg")
+    assert done.returncode == 1 and "it has neither a box nor a mask" in done.stdout and (tmp_path / "odd.jpg").is_file()
