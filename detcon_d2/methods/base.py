@@ -127,6 +127,16 @@ class PretrainingModel(SampleInputs):
         branches = "online in encoder.*" + (", EMA in target.encoder.*" if len(self._encoders()) > 1 else "")
         return {"method": type(self).__name__, "encoder": branches, "mask_parameters": "none"}
 
+    def start_step(self, iteration: int, epoch: float) -> None:
+        """Called before each step with its number and the epochs passed, for what depends on them or is not trained by the gradient."""
+
+    def frozen_parameters(self) -> list[nn.Parameter]:
+        """What this step does not move, neither by its gradient nor by momentum or weight decay."""
+        return []
+
+    def end_step(self) -> None:
+        """Called after each optimizer step: queues and centres take in what the step computed."""
+
     def update_target(self, momentum: float) -> None:
         """target = momentum * target + (1 - momentum) * online, for the parameters of all :meth:`target_pairs`."""
         for target, online in self.target_pairs():
