@@ -4,6 +4,7 @@ import signal
 from types import FrameType
 
 from detcon_d2 import d2
+from detcon_d2.methods.base import PretrainingModel
 from detcon_d2.modeling.ema import ema_momentum
 
 
@@ -13,22 +14,46 @@ class EMAHook(d2.HookBase):
     It comes after the optimizer's step and before the checkpointer, so that a checkpoint holds the target of its own iteration.
     """
 
-    def __init__(self, model, base_momentum: float, max_iter: int):
+    def __init__(self, model, base_momentum: float, max_iter: int, schedule: str = "cosine"):
         """
         Args:
             model: has ``update_target(momentum)``; not wrapped by DDP.
             base_momentum: tau_0.
             max_iter: T.
+            schedule: of DETCON.EMA.SCHEDULE.
         """
         self._model = model
         self._base_momentum = base_momentum
         self._max_iter = max_iter
+        self._constant = schedule == "constant"
 
     def after_step(self) -> None:
         """Update the target and log the momentum."""
-        momentum = ema_momentum(self.trainer.iter, self._max_iter, self._base_momentum)
+        base = self._base_momentum
+        momentum = base if self._constant else ema_momentum(self.trainer.iter, self._max_iter, base)
         self._model.update_target(momentum)
         self.trainer.storage.put_scalar("ema_momentum", momentum, smoothing_hint=False)
+
+
+class StepHook(d2.HookBase):
+    """Tells a method the iteration and the epoch before each step, and when the optimizer's step is done."""
+
+    def __init__(self, model: PretrainingModel, epoch_length: float):
+        """
+        Args:
+            model: the method; not wrapped by DDP.
+            epoch_length: iterations per epoch.
+        """
+        self._model = model
+        self._epoch_length = epoch_length
+
+    def before_step(self) -> None:
+        """Start the step of the method."""
+        self._model.start_step(self.trainer.iter, self.trainer.iter / self._epoch_length)
+
+    def after_step(self) -> None:
+        """End the step of the method."""
+        self._model.end_step()
 
 
 class ThroughputHook(d2.HookBase):

@@ -2,10 +2,9 @@
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from detcon_d2 import d2
-from detcon_d2.losses import densecl_match
+from detcon_d2.losses import DenseCLEmbeddings, densecl_losses, densecl_match
 from detcon_d2.methods.moco import MoCo
 from detcon_d2.modeling.backbone import feature_channels
 from detcon_d2.modeling.heads import MLP
@@ -61,33 +60,30 @@ class DenseCL(MoCo):
         self._weight = self.dense_weight if iteration >= self.dense_from else 0.0
 
     def embed(self, batch: list[dict], with_targets: bool = True) -> dict[str, torch.Tensor]:
-        """As MoCo's, with cells as rows: ``dense_query`` and its matched ``dense_key`` (N, h*w, D), and ``dense_mean`` (N, D)."""
+        """As MoCo's, with ``dense_query`` and ``dense_key`` (N, D, h, w), not normalised, and ``match`` (N, h*w): a key cell per cell."""
         view1, view2 = self.images_of(batch)
         features = self.encode(self.encoder, view1)
-        online = {
-            "query": self.heads["projector"](features.mean((2, 3))),
-            "dense_query": self.heads["dense_projector"](features.flatten(2).transpose(1, 2)),
-        }
+        query = self._project(self.heads["projector"], self.heads["dense_projector"], features)
         targets = self._targets(features.detach(), view2, batch) if with_targets else {}
-        return online | targets | {"features": LinearProbe.pool(features)}
+        return {"query": query.image, "dense_query": query.cells, **targets, "features": LinearProbe.pool(features)}
 
     @torch.no_grad()
     def _targets(self, query_features: torch.Tensor, view2: torch.Tensor, batch: list[dict]) -> dict[str, torch.Tensor]:
         features = self.encode_keys(view2, batch)
-        cells = self.target["dense_projector"](features.flatten(2).transpose(1, 2))
-        match = densecl_match(query_features, features)
-        return {
-            "key": self.target["projector"](features.mean((2, 3))),
-            "dense_key": cells.gather(1, match[..., None].expand_as(cells)),
-            "dense_mean": cells.mean(1),
-        }
+        key = self._project(self.target["projector"], self.target["dense_projector"], features)
+        return {"key": key.image, "dense_key": key.cells, "match": densecl_match(query_features, features)}
+
+    @staticmethod
+    def _project(projector: nn.Module, dense_projector: nn.Module, features: torch.Tensor) -> DenseCLEmbeddings:
+        cells = dense_projector(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return DenseCLEmbeddings(projector(features.mean((2, 3))), cells)
 
     def criterion(self, embeddings: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The weighted global and dense InfoNCE."""
         e = embeddings
-        self._new_keys = {name: F.normalize(e[key].float(), dim=1) for name, key in (("queue", "key"), ("dense_queue", "dense_mean"))}
-        losses = {
-            "loss_global": (1 - self._weight) * self.contrast(e["query"], e["key"], "queue"),
-            "loss_dense": self._weight * self.contrast(e["dense_query"].flatten(0, 1), e["dense_key"].flatten(0, 1), "dense_queue"),
-        }
-        return losses
+        query, key = DenseCLEmbeddings(e["query"], e["dense_query"]), DenseCLEmbeddings(e["key"], e["dense_key"])
+        self.new_keys = {"queue": key.image, "dense_queue": key.cells.mean((2, 3))}
+        queues = [self.memory[name].features for name in self.new_keys]
+        options = {"temperature": self.temperature, "dense_weight": self._weight}
+        image_loss, dense_loss = densecl_losses(query, key, e["match"], *queues, **options)
+        return {"loss_global": image_loss, "loss_dense": dense_loss}

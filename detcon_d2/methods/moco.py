@@ -1,11 +1,10 @@
-"""MoCo v1 and v2 (He et al. 2020, Chen et al. 2020): a query has to find the EMA network's key of its image among a queue of earlier keys."""
+"""MoCo v1 and v2 (He et al. 2020, Chen et al. 2020): a query has to find the EMA network's key of its image among earlier keys."""
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from detcon_d2 import d2
-from detcon_d2.losses import info_nce_logits
+from detcon_d2.losses import info_nce_logits, info_nce_loss
 from detcon_d2.losses.gather import gather_processes, process_rank_and_count
 from detcon_d2.methods.base import PretrainingModel
 from detcon_d2.modeling.backbone import feature_channels
@@ -40,7 +39,7 @@ class MoCo(PretrainingModel):
         self.memory = nn.ModuleDict(queues)
         self.temperature = temperature
         self.bn_group = bn_group
-        self._new_keys: dict[str, torch.Tensor] = {}
+        self.new_keys: dict[str, torch.Tensor] = {}
 
     @classmethod
     def add_config(cls, node: "d2.CfgNode") -> None:
@@ -84,7 +83,7 @@ class MoCo(PretrainingModel):
 
     def target_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
         """Encoder and heads."""
-        return [(target, self.heads[name] if name in self.heads else self.encoder) for name, target in self.target.items()]
+        return [(target, self.encoder if name == "encoder" else self.heads[name]) for name, target in self.target.items()]
 
     def encode(self, encoder: nn.Module, images: torch.Tensor) -> torch.Tensor:
         """(N, C, h, w), in groups that share BatchNorm's statistics."""
@@ -95,7 +94,7 @@ class MoCo(PretrainingModel):
         """(N, C, h, w) of the target encoder; the images of all processes go through it in the order of their random numbers."""
         draws = self.to_device(torch.tensor([sample["shuffle"] for sample in batch], dtype=torch.float64))
         order = gather_processes(draws).flatten().argsort()
-        rank, count = process_rank_and_count()
+        rank, _ = process_rank_and_count()
         own = slice(rank * len(batch), (rank + 1) * len(batch))
         shuffled = gather_processes(images).flatten(0, 1)[order[own]].contiguous(memory_format=self.memory_format)
         features = gather_processes(self.encode(self.target["encoder"], shuffled).contiguous()).flatten(0, 1)
@@ -112,19 +111,15 @@ class MoCo(PretrainingModel):
 
     def criterion(self, embeddings: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Cross-entropy with the key as the right class, among the queue."""
-        self._new_keys = {"queue": F.normalize(embeddings["key"].float(), dim=1)}
-        return {"loss_moco": self.contrast(embeddings["query"], embeddings["key"], "queue")}
-
-    def contrast(self, query: torch.Tensor, key: torch.Tensor, queue: str) -> torch.Tensor:
-        """Mean InfoNCE of rows (rows, D) against their keys and a queue."""
-        logits = info_nce_logits(query, key, self.memory[queue].features, temperature=self.temperature)
-        return F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.int64))
+        query, key = embeddings["query"], embeddings["key"]
+        self.new_keys = {"queue": key}
+        return {"loss_moco": info_nce_loss(query, key, self.memory["queue"].features, temperature=self.temperature)}
 
     def end_step(self) -> None:
         """The keys of all processes replace the oldest of the queue: they are no negatives of their own step."""
-        for name, keys in self._new_keys.items():
+        for name, keys in self.new_keys.items():
             self.memory[name].enqueue(keys)
-        self._new_keys = {}
+        self.new_keys = {}
 
     def metrics(self, embeddings: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Collapse, and how often the key is nearer than the whole queue."""

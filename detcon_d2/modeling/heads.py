@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -62,7 +63,7 @@ class MLP(nn.Module):
         """
         super().__init__()
         last = len(dims) - 2
-        shapes = list(zip(dims, dims[1:]))
+        shapes = list(pairwise(dims))
         self.layers = nn.ModuleList(nn.Linear(*shape, bias=last_bias if i == last else bias) for i, shape in enumerate(shapes))
         self.norms = nn.ModuleList(d2.get_norm(norm, dim) for dim in dims[1 : len(dims) if last_norm else -1]) if norm else None
         if last_norm:

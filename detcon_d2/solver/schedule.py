@@ -10,9 +10,9 @@ from detcon_d2 import d2
 
 
 def resolve_schedule(cfg: "d2.CfgNode", num_images: int) -> list[str]:
-    """Set SOLVER's learning rate and iterations from DETCON.SOLVER's BASE_LR_256, EPOCHS and WARMUP_EPOCHS, in place.
+    """Set SOLVER's learning rate and iterations from DETCON.SOLVER's BASE_LR_256, EPOCHS, WARMUP_EPOCHS and STEP_EPOCHS, in place.
 
-    BASE_LR = BASE_LR_256 * IMS_PER_BATCH / 256; MAX_ITER = floor(EPOCHS * num_images / IMS_PER_BATCH), and WARMUP_ITERS likewise.
+    BASE_LR = BASE_LR_256 * IMS_PER_BATCH / 256; MAX_ITER = floor(EPOCHS * num_images / IMS_PER_BATCH), WARMUP_ITERS and STEPS likewise.
     If a key of DETCON.SOLVER is 0, the key of SOLVER keeps its value.
 
     Args:
@@ -47,6 +47,8 @@ def _resolve_length(solver: "d2.CfgNode", detcon: "d2.CfgNode", num_images: int)
         solver.MAX_ITER = _iterations(detcon.EPOCHS, num_images, batch)
     if detcon.WARMUP_EPOCHS:
         solver.WARMUP_ITERS = _iterations(detcon.WARMUP_EPOCHS, num_images, batch)
+    if detcon.STEP_EPOCHS:
+        solver.STEPS = tuple(_iterations(epochs, num_images, batch) for epochs in detcon.STEP_EPOCHS)
     if solver.MAX_ITER <= 0:
         raise ValueError(
             f"A run of {detcon.EPOCHS:g} epochs of {num_images} images at batch {batch} has {solver.MAX_ITER} iterations; "

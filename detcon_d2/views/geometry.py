@@ -108,9 +108,15 @@ class ViewAugmentation:
             raise ValueError("\n".join(wrong))
         self.size = size
         self.crop_area = crop_area
+        self.crop_aspect = crop_aspect
         self.log_aspect = tuple(np.log(crop_aspect).tolist())
         self.flip_prob = flip_prob
         self.interpolation = interpolation
+
+    def resized(self, size: int, crop_area: tuple[float, float]) -> "ViewAugmentation":
+        """The same with another size and range of areas."""
+        same = {"crop_aspect": self.crop_aspect, "flip_prob": self.flip_prob, "interpolation": self.interpolation}
+        return ViewAugmentation(size=size, crop_area=crop_area, **same)
 
     def sample_view(self, rng: np.random.Generator, height: int, width: int) -> ViewTransform:
         """Samples area and aspect once, rounds the sides and clamps them to the image; then samples the position, then the flip.

@@ -118,6 +118,42 @@ class TwoViews(SampleMaker):
         return {"views": self.render(self.sample_geometry(position, *image.shape[:2]), image, position)}
 
 
+class OneView(TwoViews):
+    """The first of the two views alone."""
+
+    @staticmethod
+    def arguments(cfg: CfgNode) -> dict:
+        """The arguments of the constructor from a config."""
+        args = TwoViews.arguments(cfg)
+        return args | {key: args[key][:1] for key in ("geometry", "photometric")}
+
+
+class MultiCrop(TwoViews):
+    """Two large crops and DETCON.VIEWS.LOCAL.COUNT small ones, with the third value of each pair of DETCON.AUG, where there is one."""
+
+    @staticmethod
+    def arguments(cfg: CfgNode) -> dict:
+        """The arguments of the constructor from a config."""
+        args, local = TwoViews.arguments(cfg), cfg.DETCON.VIEWS.LOCAL
+        if local.COUNT < 0:
+            raise ValueError(f"DETCON.VIEWS.LOCAL.COUNT is {local.COUNT}; expected a number of small crops, or 0.")
+        large = args["geometry"][0]
+        small = large.resized(local.SIZE, tuple(local.CROP_AREA))
+        photometric = PhotometricAugmentation.from_config(cfg.DETCON.AUG, 2)
+        return args | {
+            "geometry": (large, large, *[small] * local.COUNT),
+            "photometric": [*args["photometric"], *[photometric] * local.COUNT],
+        }
+
+
+class ShuffledViews(TwoViews):
+    """Two views, and a random number whose order over the batch is that of the images in a shuffled forward pass (MoCo)."""
+
+    def __call__(self, image: np.ndarray, label_map: np.ndarray | None, position: int) -> dict:
+        """As :meth:`TwoViews.__call__`, with ``shuffle``, a float in [0, 1)."""
+        return super().__call__(image, label_map, position) | {"shuffle": position_rng(self.seed, position, Stream.SHUFFLE).random()}
+
+
 class RegionViews(TwoViews):
     """Two views with their regions, reduced to feature cells, and random numbers from which the model samples region ids."""
 
