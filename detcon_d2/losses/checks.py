@@ -14,7 +14,7 @@ def check_embeddings(axes: str, **embeddings: torch.Tensor) -> None:
     """
     first = next(iter(embeddings))
     for name, x in embeddings.items():
-        if x.dim() != axes.count(",") + 1 or 0 in x.shape:
+        if x.dim() != len(axes.strip("(),").split(",")) or 0 in x.shape:
             raise ValueError(f"{name} has shape {tuple(x.shape)}; expected {axes}, none of them 0.")
         if x.shape != embeddings[first].shape:
             raise ValueError(f"{name} has shape {tuple(x.shape)}; expected {tuple(embeddings[first].shape)}, the shape of {first}.")

@@ -18,7 +18,7 @@ from detcon_d2.methods.registry import pretraining_class, pretraining_names
 from detcon_d2.views.samplers import SampleMaker
 from tests.conftest import tiny_opts
 from tests.engine.runs import BASE, StopAfter, Stopped, arguments, assert_same_state, final_state, metrics, pretrainer, run
-from tests.methods import example  # noqa: F401  (registers SimCLR)
+from tests.methods import example  # noqa: F401  (registers BarlowTwins)
 from tests.modeling.processes import run_processes
 
 HELD = {"MODEL__RESNETS__NORM": "FrozenBN", "DETCON__HEAD_NORM": "FrozenBN"}
