@@ -89,16 +89,17 @@ def pixpro_instance_loss(prediction: torch.Tensor, target: torch.Tensor) -> torc
         ValueError: for shapes or dtypes other than these.
     """
     check_embeddings("(N, C)", prediction=prediction, target=target)
-    prediction, target = promote(prediction, target.detach())
-    return -2 * torch.linalg.vecdot(F.normalize(prediction, dim=1), F.normalize(target, dim=1)).mean()
+    with torch.autocast(prediction.device.type, enabled=False):
+        prediction, target = promote(prediction, target.detach())
+        return -2 * torch.linalg.vecdot(F.normalize(prediction, dim=1), F.normalize(target, dim=1)).mean()
 
 
 def propagate_pixels(x: torch.Tensor, transform: Callable[[torch.Tensor], torch.Tensor], *, power: float = 2.0) -> torch.Tensor:
     """PPM: each cell becomes a sum of all cells of its image, weighted by similarity (Xie et al. 2021; ``models/PixPro.py``, featprop).
 
-    ``y_i = sum_j max(cos(x_i, x_j), 0)^power * l2(transform(x)_j)``, over all P cells j, i among them, with l2(x) = x / max(|x|, 1e-12). For power < 1, 1e-6 is added to the
-    similarity before the power, because the derivative is infinite at 0. The result is not normalised, but :func:`pixpro_loss` expects maps
-    that are.
+    ``y_i = sum_j max(cos(x_i, x_j), 0)^power * l2(transform(x)_j)``, over all P cells j, i among them, with l2(x) = x / max(|x|, 1e-12).
+    For power < 1, 1e-6 is added to the similarity before the power, because the derivative is infinite at 0. The result is not normalised,
+    but :func:`pixpro_loss` expects maps that are.
 
     Args:
         x: (N, C, h, w) floating, projections before normalisation.

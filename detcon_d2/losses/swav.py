@@ -17,8 +17,8 @@ def sinkhorn_codes(scores: torch.Tensor, *, epsilon: float = 0.05, iterations: i
     """Soft assignments of samples to prototypes, of which every prototype gets about the same share (Caron et al. 2020; ``main_swav.py``).
 
     Starting from exp(scores / epsilon), each iteration divides every column by its sum over the rows of all processes, and then every
-    row by its sum. The released code's other factors cancel in the division of the rows. Sums are computed from logarithms, so that no score
-    overflows. There is no gradient.
+    row by its sum. The released code's other factors cancel in the division of the rows. Sums are computed from logarithms, so that no
+    score overflows. There is no gradient.
 
     Args:
         scores: (B, K) floating, dot products of B normalised features with K normalised prototypes. With a queue, its rows come along; the
