@@ -29,6 +29,7 @@ def byol_loss(prediction1: torch.Tensor, prediction2: torch.Tensor, target1: tor
     """
     check_embeddings("(N, D)", prediction1=prediction1, prediction2=prediction2, target1=target1, target2=target2)
     with torch.autocast(prediction1.device.type, enabled=False):
-        predictions, targets = promote(torch.stack([prediction1, prediction2]), torch.stack([target2, target1]).detach())
+        prediction1, prediction2, target1, target2 = promote(prediction1, prediction2, target1.detach(), target2.detach())
+        predictions, targets = torch.stack([prediction1, prediction2]), torch.stack([target2, target1])
         difference = predictions / clamped_norm(predictions) - targets / clamped_norm(targets)
         return difference.square().sum(dim=(0, 2)).mean()

@@ -9,12 +9,12 @@ def check_embeddings(axes: str, **embeddings: torch.Tensor) -> None:
     """Raise ValueError unless all tensors are floating-point and of one shape.
 
     Args:
-        axes: the expected axes, such as ``"(N, D)"``; none of them may have size 0.
+        axes: the expected axes, such as ``"(N, D)"`` or ``"(K,)"``; none of them may have size 0.
         **embeddings: tensors under the names that the message uses.
     """
-    first = next(iter(embeddings))
+    first, num_axes = next(iter(embeddings)), len(axes.removesuffix(",)").split(","))
     for name, x in embeddings.items():
-        if x.dim() != len(axes.strip("(),").split(",")) or 0 in x.shape:
+        if x.dim() != num_axes or 0 in x.shape:
             raise ValueError(f"{name} has shape {tuple(x.shape)}; expected {axes}, none of them 0.")
         if x.shape != embeddings[first].shape:
             raise ValueError(f"{name} has shape {tuple(x.shape)}; expected {tuple(embeddings[first].shape)}, the shape of {first}.")

@@ -89,8 +89,9 @@ def pixpro_instance_loss(prediction: torch.Tensor, target: torch.Tensor) -> torc
         ValueError: for shapes or dtypes other than these.
     """
     check_embeddings("(N, C)", prediction=prediction, target=target)
-    prediction, target = promote(prediction, target.detach())
-    return -2 * torch.linalg.vecdot(F.normalize(prediction, dim=1), F.normalize(target, dim=1)).mean()
+    with torch.autocast(prediction.device.type, enabled=False):
+        prediction, target = promote(prediction, target.detach())
+        return -2 * torch.linalg.vecdot(F.normalize(prediction, dim=1), F.normalize(target, dim=1)).mean()
 
 
 def propagate_pixels(x: torch.Tensor, transform: Callable[[torch.Tensor], torch.Tensor], *, power: float = 2.0) -> torch.Tensor:
