@@ -56,7 +56,8 @@ def add_detcon_config(cfg: "d2.CfgNode") -> None:
     cfg.DETCON.VIEWS.CROP_AREA = (0.08, 1.0)
     cfg.DETCON.VIEWS.CROP_ASPECT = (3.0 / 4.0, 4.0 / 3.0)
     cfg.DETCON.VIEWS.FLIP_PROB = 0.5
-    # "bicubic_tf": a = -0.5, no antialias (the released code); "bicubic_torch": a = -0.75, no antialias; "bicubic_pil": antialiased.
+    # "bicubic_tf": a = -0.5, no antialias (the released code); "bicubic_torch": a = -0.75, no antialias;
+    # "bicubic_pil" and "bilinear_pil": antialiased.
     cfg.DETCON.VIEWS.INTERPOLATION = "bicubic_tf"
 
     # Small crops of the methods with multi-crop (SwAV, DINO), after the two views: their number, side and area.
