@@ -35,8 +35,8 @@ INTERPOLATIONS = {
     "bilinear_pil": Interpolation(a=None, antialias=True, replicate=False),
 }
 """The choices of DETCON.VIEWS.INTERPOLATION: ``tf.image.resize(method="bicubic")``, ``torch.nn.functional.interpolate(mode="bicubic")`` and
-``PIL.Image.resize(resample=BICUBIC or BILINEAR)`` (without its rounding to 8 bit between the passes). TensorFlow rounds the offsets of its weights to
-1/1024 pixel; here they are exact."""
+``PIL.Image.resize(resample=BICUBIC or BILINEAR)`` (without its rounding to 8 bit between the passes). TensorFlow rounds the offsets of its
+weights to 1/1024 pixel; here they are exact."""
 
 
 def cubic_kernel(x: np.ndarray, a: float | None) -> np.ndarray:
