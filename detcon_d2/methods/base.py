@@ -45,7 +45,7 @@ class PretrainingModel(SampleInputs):
             encoder: a Detectron2 backbone with the output ``in_feature``, which the method uses.
             heads: name -> module; each becomes an attribute.
             num_classes: of the online linear probe; 0 for none.
-            metrics_period: iterations between two computations of the metrics of the log.
+            metrics_period: iterations between two computations of the metrics.
             **inputs: as for :class:`SampleInputs`.
         """
         super().__init__(**inputs)
@@ -95,14 +95,10 @@ class PretrainingModel(SampleInputs):
         return self.Samples.from_config(cfg, self.stride)
 
     def embed(self, batch: list[dict], with_targets: bool = True) -> dict[str, torch.Tensor]:
-        """What loss and metrics need of a batch of samples; the first axis of each tensor is the image, so that parts can be joined.
+        """What loss and metrics need of the samples of this process; the first axis of each tensor is the image, so that parts can be joined.
 
-        Args:
-            batch: samples of this process.
-            with_targets: whether to compute what gets no gradient and only the loss needs.
-
-        Returns:
-            The :attr:`online_keys`, with a graph; other entries without one, among them ``features`` (N, C) of ``LinearProbe.pool``.
+        The :attr:`online_keys` have a graph, the other entries do not; ``features`` (N, C) of ``LinearProbe.pool`` is among them. Without
+        ``with_targets`` it leaves out what gets no gradient and only the loss needs.
         """
         raise NotImplementedError
 
