@@ -45,12 +45,7 @@ _NAMES = {
     "utils.logger": ("setup_logger",),
 }
 # Modules that are used as namespaces.
-_MODULES = {
-    "comm": "utils.comm",
-    "hooks": "engine.hooks",
-    "transforms": "data.transforms",
-    "detection_utils": "data.detection_utils",
-}
+_MODULES = {"comm": "utils.comm", "hooks": "engine.hooks", "transforms": "data.transforms", "detection_utils": "data.detection_utils"}
 _WHERE = {name: module for module, names in _NAMES.items() for name in names}
 
 
@@ -91,15 +86,11 @@ def import_quietly(module: str) -> ModuleType:
         return importlib.import_module(module)
 
 
-def _import(module: str) -> ModuleType:
-    return import_quietly(f"{_PACKAGE}.{module}")
-
-
 def __getattr__(name: str):
     if name in _MODULES:
-        value = _import(_MODULES[name])
+        value = import_quietly(f"{_PACKAGE}.{_MODULES[name]}")
     elif name in _WHERE:
-        module = _import(_WHERE[name])
+        module = import_quietly(f"{_PACKAGE}.{_WHERE[name]}")
         try:
             value = getattr(module, name)
         except AttributeError:

@@ -40,8 +40,7 @@ class DetConCheckpointer(d2.DetectionCheckpointer):
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """Continue from ``last_checkpoint`` (everything must fit exactly), or initialise the model from ``path`` ("" for none).
 
-        Raises:
-            ValueError: on resume, listing every key that is missing, unexpected or of another shape.
+        Raises ValueError: on resume, listing every key that is missing, unexpected or of another shape.
         """
         if resume and self.has_checkpoint():
             self._strict = True
@@ -59,9 +58,12 @@ class DetConCheckpointer(d2.DetectionCheckpointer):
         incompatible = super()._load_model(checkpoint)
         self.missing_keys = tuple(incompatible.missing_keys) if incompatible is not None else ()
         if self._strict and incompatible is not None:
-            report = _report(incompatible)
-            if report:
-                raise ValueError("The checkpoint to resume does not fit the model of this config:\n  " + "\n  ".join(report))
+            lines = [f"missing in the checkpoint: {key}" for key in incompatible.missing_keys]
+            lines += [f"unexpected in the checkpoint: {key}" for key in incompatible.unexpected_keys]
+            shapes = incompatible.incorrect_shapes
+            lines += [f"{key}: {tuple(found)} in the checkpoint, {tuple(wanted)} in the model" for key, found, wanted in shapes]
+            if lines:
+                raise ValueError("The checkpoint to resume does not fit the model of this config:\n  " + "\n  ".join(lines))
         return incompatible
 
     def _load_file(self, filename: str) -> dict[str, Any]:
@@ -74,12 +76,3 @@ class DetConCheckpointer(d2.DetectionCheckpointer):
         blobs = data.get("blobs", data)
         blobs = {key: value for key, value in blobs.items() if not key.endswith("_momentum")}
         return {"model": blobs, "__author__": "Caffe2", "matching_heuristics": True}
-
-
-def _report(incompatible: Any) -> list[str]:
-    lines = [f"missing in the checkpoint: {key}" for key in incompatible.missing_keys]
-    lines += [f"unexpected in the checkpoint: {key}" for key in incompatible.unexpected_keys]
-    lines += [
-        f"{key}: {tuple(found)} in the checkpoint, {tuple(wanted)} in the model" for key, found, wanted in incompatible.incorrect_shapes
-    ]
-    return lines

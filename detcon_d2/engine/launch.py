@@ -38,12 +38,10 @@ def cluster_environment(environ: Mapping[str, str]) -> dict[str, str] | None:
 
 
 def launch(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
-    """Run ``main(args)`` in every process of the job.
+    """Run ``main(args)``, picklable, in every process of the job. If there are several, the process group is initialised before.
 
-    Args:
-        main: picklable; called once per process. If there are several processes, the process group is initialised before.
-        args: of Detectron2's ``default_argument_parser``: num_gpus (number of gloo processes if there is no CUDA), num_machines,
-            machine_rank, dist_url.
+    ``args`` are those of Detectron2's ``default_argument_parser``: num_gpus (number of gloo processes if there is no CUDA), num_machines,
+    machine_rank, dist_url.
     """
     environment = cluster_environment(os.environ)
     if environment is not None:

@@ -9,6 +9,7 @@ import torch
 
 from detcon_d2 import d2
 
+logger = logging.getLogger("detcon_d2")
 _WINDOW = 20
 """Iterations over whose median noisy metrics are smoothed, as in Detectron2's own line."""
 
@@ -52,15 +53,10 @@ def format_metrics(values: Mapping[str, float]) -> list[str]:
 
 
 class DetConMetricPrinter(d2.EventWriter):
-    """Writes remaining time, iteration, :func:`format_metrics` and, with CUDA, the largest memory in one line."""
+    """Writes remaining time, iteration of ``max_iter``, :func:`format_metrics` and, with CUDA, the largest memory in one line."""
 
     def __init__(self, max_iter: int):
-        """
-        Args:
-            max_iter: of the run, for the remaining time.
-        """
         self._max_iter = max_iter
-        self._logger = logging.getLogger("detcon_d2")
         self._last: tuple[int, float] | None = None
 
     def write(self) -> None:
@@ -74,7 +70,7 @@ class DetConMetricPrinter(d2.EventWriter):
         parts += format_metrics({name: value for name, (value, _) in latest.items()})
         if torch.cuda.is_available():
             parts.append(f"max_mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}M")
-        self._logger.info("  ".join(parts))
+        logger.info("  ".join(parts))
 
     def _eta(self, iteration: int) -> str:
         # Wall-clock time between two lines includes checkpoints and hooks.

@@ -22,14 +22,12 @@ def write_bytes_atomically(path: str | Path, data: bytes) -> None:
 
 @contextmanager
 def atomic_file(path: str | Path, *, sync: bool = False) -> Iterator[BinaryIO]:
-    """Open a file for writing. It has a temporary name in its folder until the block ends, so nobody ever sees half of it.
+    """Open a file for writing. It has a temporary name in its folder until the block ends, so nobody ever sees half of it. Raises OSError
+    with the reason and ``path``; a previous file of that name is kept.
 
     Args:
         path: its final name.
         sync: wait until it is on disk, so that whatever it was made from can be deleted afterwards.
-
-    Raises:
-        OSError: with the reason and ``path``. A previous file of that name is kept.
     """
     path = Path(path)
     temporary = path.parent / f"{process_prefix(TEMPORARY)}{next(_counter)}"
@@ -61,8 +59,13 @@ def remove_leftovers(root: Path) -> None:
     """Delete the temporary files of processes of this machine that have died."""
     machine = process_prefix(TEMPORARY).rsplit("-", 2)[0] + "-"
     for entry in walk_files(root):
-        if entry.name.startswith(machine) and not _is_alive(int(entry.name.split("-")[-2])):
-            Path(entry.path).unlink(missing_ok=True)
+        if entry.name.startswith(machine):
+            try:
+                os.kill(int(entry.name.split("-")[-2]), 0)
+            except ProcessLookupError:
+                Path(entry.path).unlink(missing_ok=True)
+            except PermissionError:
+                pass  # the process is alive and belongs to another user
 
 
 def walk_files(folder: str | os.PathLike) -> Iterator[os.DirEntry]:
@@ -73,13 +76,3 @@ def walk_files(folder: str | os.PathLike) -> Iterator[os.DirEntry]:
                 yield from walk_files(entry.path)
             else:
                 yield entry
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # it belongs to another user
-    return True

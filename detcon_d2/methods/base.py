@@ -40,14 +40,9 @@ class PretrainingModel(SampleInputs):
         metrics_period: int = 20,
         **inputs,
     ):
-        """
-        Args:
-            encoder: a Detectron2 backbone with the output ``in_feature``, which the method uses.
-            heads: name -> module; each becomes an attribute.
-            num_classes: of the online linear probe; 0 for none.
-            metrics_period: iterations between two computations of the metrics.
-            **inputs: as for :class:`SampleInputs`.
-        """
+        """``encoder`` is a Detectron2 backbone with the output ``in_feature``, which the method uses; each of ``heads`` becomes an attribute
+        of its name. The online linear probe has ``num_classes``, 0: no probe. Metrics are computed every ``metrics_period`` iterations;
+        ``inputs`` are those of :class:`SampleInputs`."""
         super().__init__(**inputs)
         self.encoder = encoder
         # Between encoder and probe: checkpoints hold the optimizer's state in this order.
@@ -95,7 +90,7 @@ class PretrainingModel(SampleInputs):
         return self.Samples.from_config(cfg, self.stride)
 
     def embed(self, batch: list[dict], with_targets: bool = True) -> dict[str, torch.Tensor]:
-        """What loss and metrics need of the samples of this process; the first axis of each tensor is the image, so that parts can be joined.
+        """What loss and metrics need of the samples of this process; the first axis of each tensor is the image: parts can be joined.
 
         The :attr:`online_keys` have a graph, the other entries do not; ``features`` (N, C) of ``LinearProbe.pool`` is among them. Without
         ``with_targets`` it leaves out what gets no gradient and only the loss needs.

@@ -20,10 +20,7 @@ def get_detcon_param_groups(model: nn.Module, weight_decay: float, decay_all: bo
     The first has weight decay and LARS adaptation. The second has neither: biases, parameters of norm layers, and all other parameters
     with at most one axis.
 
-    Args:
-        model: any module.
-        weight_decay: weight decay of the first group.
-        decay_all: put every parameter into the first group (DETCON.SOLVER.DECAY_ALL).
+    ``weight_decay`` is that of the first group; with ``decay_all`` it has every parameter (DETCON.SOLVER.DECAY_ALL).
 
     Returns:
         Two dicts with ``params``, ``weight_decay`` and ``lars`` for a torch optimizer; either list may be empty.
@@ -38,10 +35,7 @@ def get_detcon_param_groups(model: nn.Module, weight_decay: float, decay_all: bo
             seen.add(parameter)
             exclude = not decay_all and (name == "bias" or parameter.ndim <= 1 or isinstance(module, _NORMS))
             (excluded if exclude else adapted).append(parameter)
-    return [
-        {"params": adapted, "weight_decay": weight_decay, "lars": True},
-        {"params": excluded, "weight_decay": 0.0, "lars": False},
-    ]
+    return [{"params": adapted, "weight_decay": weight_decay, "lars": True}, {"params": excluded, "weight_decay": 0.0, "lars": False}]
 
 
 def build_detcon_optimizer(cfg: "d2.CfgNode", model: nn.Module) -> torch.optim.Optimizer:
@@ -50,8 +44,7 @@ def build_detcon_optimizer(cfg: "d2.CfgNode", model: nn.Module) -> torch.optim.O
     Reads SOLVER.BASE_LR, MOMENTUM, NESTEROV (SGD only), WEIGHT_DECAY and CLIP_GRADIENTS (not with LARS), and of DETCON.SOLVER ETA and
     LARS_KIND (LARS only) and DECAY_ALL.
 
-    Raises:
-        ValueError: for an unknown optimizer, or a model without trainable parameters.
+    Raises ValueError for an unknown optimizer, or a model without trainable parameters.
     """
     detcon, solver = cfg.DETCON.SOLVER, cfg.SOLVER
     name, groups = detcon.OPTIMIZER, get_detcon_param_groups(model, solver.WEIGHT_DECAY, detcon.DECAY_ALL)
@@ -72,8 +65,7 @@ def build_finetuning_optimizer(cfg: "d2.CfgNode", model: nn.Module) -> torch.opt
 
     SGD is Detectron2's, with its keys for biases and norms. AdamW has weight decay only in the first of :func:`get_detcon_param_groups`.
 
-    Raises:
-        ValueError: for an unknown optimizer.
+    Raises ValueError for an unknown optimizer.
     """
     name, solver = cfg.DETCON.FINETUNE.OPTIMIZER, cfg.SOLVER
     if name == "SGD":

@@ -58,9 +58,8 @@ def test_only_the_newest_checkpoints_are_kept(finished):
     assert (finished / "last_checkpoint").read_text() == "model_final.pth"
 
 
-@pytest.mark.parametrize("amp", ["bf16", "off"])
-def test_a_resumed_run_is_bit_exact(photos, tmp_path, amp):
-    extra = {"SOLVER__AMP__ENABLED": amp == "bf16", "SOLVER__CHECKPOINT_PERIOD": 2, "DATALOADER__NUM_WORKERS": 1}
+def test_a_resumed_run_in_bf16_with_a_worker_is_bit_exact(photos, tmp_path):
+    extra = {"SOLVER__AMP__ENABLED": True, "SOLVER__CHECKPOINT_PERIOD": 2, "DATALOADER__NUM_WORKERS": 1}
     train(pretrainer(tiny_opts(photos, tmp_path / "one", **extra)))
     interrupted = tiny_opts(photos, tmp_path / "two", **extra)
     trainer = pretrainer(interrupted)
@@ -191,16 +190,10 @@ def test_a_batch_of_one_image_trains(photos, tmp_path):
     assert train(pretrainer(tiny_opts(photos, tmp_path, SOLVER__IMS_PER_BATCH=1))).iter == 4
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_corrupt_image_is_named_and_ends_the_run(tmp_path, workers):
+def test_a_corrupt_image_is_named_and_ends_the_run(tmp_path):
     photos = write_photos(tmp_path / "photos", 4)
     (photos / "a" / "000.png").write_bytes(b"not an image")
-    opts = tiny_opts(photos, tmp_path / "out", DATALOADER__NUM_WORKERS=workers)
-    if workers:
-        assert "000.png" in output_of(start(opts), code=1)
-    else:
-        with pytest.raises(ValueError, match=r"000\.png"):
-            pretrainer(opts).train()
+    assert "000.png" in output_of(start(tiny_opts(photos, tmp_path / "out", DATALOADER__NUM_WORKERS=1)), code=1)
 
 
 def test_a_signal_to_the_whole_job_saves_and_stops_it_and_it_resumes(photos, tmp_path):
