@@ -40,8 +40,8 @@ class PretrainingModel(SampleInputs):
         metrics_period: int = 20,
         **inputs,
     ):
-        """``encoder`` is a Detectron2 backbone with the output ``in_feature``, which the method uses; each of ``heads`` becomes an attribute
-        of its name. The online linear probe has ``num_classes``, 0: no probe. Metrics are computed every ``metrics_period`` iterations;
+        """``encoder`` is a Detectron2 backbone with the output ``in_feature``, which the method uses; each of ``heads`` is an attribute
+        of that name. The online linear probe has ``num_classes``, 0: no probe. Metrics are computed every ``metrics_period`` iterations;
         ``inputs`` are those of :class:`SampleInputs`."""
         super().__init__(**inputs)
         self.encoder = encoder
