@@ -75,15 +75,16 @@ def _cells(coord: torch.Tensor, size: tuple[int, int]) -> tuple[torch.Tensor, to
 
 
 def pixpro_instance_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """PixPro's instance branch in one direction: ``-2 * mean over N of cos(prediction, target)``, in [-2, 2].
+    """PixPro's instance branch in one direction: ``-2 * mean over N of prediction . target`` (``models/PixPro.py``, regression_loss).
 
     No gradient goes to the targets. The branch's loss is the sum of both directions.
 
     Args:
-        prediction, target: (N, C) floating, pooled embeddings before normalisation, of different views.
+        prediction, target: (N, C) floating, normalised: pooled embeddings of the trained network and, for the other view, of the target
+            network.
 
     Returns:
-        Scalar, float64 if an input is float64, otherwise float32; computed in that precision, under autocast too.
+        Scalar in [-2, 2], float64 if an input is float64, otherwise float32; computed in that precision, under autocast too.
 
     Raises:
         ValueError: for shapes or dtypes other than these.
@@ -91,7 +92,7 @@ def pixpro_instance_loss(prediction: torch.Tensor, target: torch.Tensor) -> torc
     check_embeddings("(N, C)", prediction=prediction, target=target)
     with torch.autocast(prediction.device.type, enabled=False):
         prediction, target = promote(prediction, target.detach())
-        return -2 * torch.linalg.vecdot(F.normalize(prediction, dim=1), F.normalize(target, dim=1)).mean()
+        return -2 * torch.linalg.vecdot(prediction, target).mean()
 
 
 def propagate_pixels(x: torch.Tensor, transform: Callable[[torch.Tensor], torch.Tensor], *, power: float = 2.0) -> torch.Tensor:
