@@ -36,9 +36,10 @@ def add_detcon_config(cfg: "d2.CfgNode") -> None:
     # BatchNorm of both heads: "SyncBN", "BN" or "naiveSyncBN"; the trainer picks the kind that world size and device allow.
     cfg.DETCON.HEAD_NORM = "SyncBN"
 
-    # Target network, DetCon_B only. tau_0 in 1 - (1 - tau_0) (cos(pi t / T) + 1) / 2.
+    # Target network. "cosine": 1 - (1 - MOMENTUM) (cos(pi t / T) + 1) / 2, from MOMENTUM to 1; "constant": MOMENTUM.
     cfg.DETCON.EMA = CN()
     cfg.DETCON.EMA.MOMENTUM = 0.99
+    cfg.DETCON.EMA.SCHEDULE = "cosine"
     # "copy": the target starts as the online weights; "random": from its own initialisation, as in the released code.
     cfg.DETCON.EMA.INIT = "copy"
 
@@ -55,14 +56,21 @@ def add_detcon_config(cfg: "d2.CfgNode") -> None:
     cfg.DETCON.VIEWS.CROP_AREA = (0.08, 1.0)
     cfg.DETCON.VIEWS.CROP_ASPECT = (3.0 / 4.0, 4.0 / 3.0)
     cfg.DETCON.VIEWS.FLIP_PROB = 0.5
-    # "bicubic_tf": a = -0.5, no antialias (the released code); "bicubic_torch": a = -0.75, no antialias; "bicubic_pil": antialiased.
+    # "bicubic_tf": a = -0.5, no antialias (the released code); "bicubic_torch": a = -0.75, no antialias;
+    # "bicubic_pil" and "bilinear_pil": antialiased.
     cfg.DETCON.VIEWS.INTERPOLATION = "bicubic_tf"
+
+    # Small crops of the methods with multi-crop (SwAV, DINO), after the two views: their number, side and area.
+    cfg.DETCON.VIEWS.LOCAL = CN()
+    cfg.DETCON.VIEWS.LOCAL.COUNT = 0
+    cfg.DETCON.VIEWS.LOCAL.SIZE = 96
+    cfg.DETCON.VIEWS.LOCAL.CROP_AREA = (0.05, 0.14)
 
     # Images per process that pass through the networks at once, for batches that do not fit into memory; 0: all of them. The loss is that
     # of the whole batch (gradient caching), for one more forward pass; BatchNorm's statistics are those of each part.
     cfg.DETCON.MICRO_BATCH = 0
 
-    # Photometric augmentation. A pair is (view 1, view 2).
+    # Photometric augmentation. A pair is (view 1, view 2); a third value is for small crops, which otherwise have view 2's.
     cfg.DETCON.AUG = CN()
     # "dm_pix": additive brightness, per-channel contrast, HSV saturation (the released code); "torchvision": multiplicative.
     cfg.DETCON.AUG.OPERATORS = "dm_pix"
@@ -103,13 +111,18 @@ def add_detcon_config(cfg: "d2.CfgNode") -> None:
     cfg.DETCON.SOLVER = CN()
     # "LARS", "SGD" or "AdamW".
     cfg.DETCON.SOLVER.OPTIMIZER = "LARS"
-    # LARS trust coefficient.
+    # LARS trust coefficient, and the kind of LARS: "byol", "simclr", "larc" (SwAV) or "pixpro"; see solver/lars.py.
     cfg.DETCON.SOLVER.ETA = 0.001
+    cfg.DETCON.SOLVER.LARS_KIND = "byol"
+    # Weight decay and LARS adaptation of biases and norms, too (MoCo, SwAV, supervised).
+    cfg.DETCON.SOLVER.DECAY_ALL = False
     # Peak learning rate = BASE_LR_256 * IMS_PER_BATCH / 256, written to SOLVER.BASE_LR; 0: SOLVER.BASE_LR is used as it is.
     cfg.DETCON.SOLVER.BASE_LR_256 = 0.3
     # Run length and linear warm-up in epochs, written to SOLVER.MAX_ITER and WARMUP_ITERS; 0: those are used as they are.
     cfg.DETCON.SOLVER.EPOCHS = 0.0
     cfg.DETCON.SOLVER.WARMUP_EPOCHS = 0.0
+    # Epochs at which WarmupMultiStepLR multiplies the learning rate by SOLVER.GAMMA, written to SOLVER.STEPS; (): SOLVER.STEPS stays.
+    cfg.DETCON.SOLVER.STEP_EPOCHS = ()
     # Autocast dtype when SOLVER.AMP.ENABLED: "bf16" or "fp16" (fp16 scales the loss and needs a GPU).
     cfg.DETCON.SOLVER.AMP_DTYPE = "bf16"
     # How many of the newest checkpoints are kept, in addition to model_final.pth; 0 keeps all.

@@ -29,17 +29,41 @@ class EMAHook(d2.HookBase):
         model: not wrapped by DDP.
         base_momentum: tau_0.
         max_iter: T.
+        schedule: DETCON.EMA.SCHEDULE.
     """
 
     model: PretrainingModel
     base_momentum: float
     max_iter: int
+    schedule: str = "cosine"
 
     def after_step(self) -> None:
         """Update the target and log the momentum."""
-        momentum = ema_momentum(self.trainer.iter, self.max_iter, self.base_momentum)
+        base = self.base_momentum
+        momentum = base if self.schedule == "constant" else ema_momentum(self.trainer.iter, self.max_iter, base)
         self.model.update_target(momentum)
         self.trainer.storage.put_scalar("ema_momentum", momentum, smoothing_hint=False)
+
+
+@dataclass(eq=False)
+class StepHook(d2.HookBase):
+    """Tells a method the iteration and the epoch before each step, and when the optimizer's step is done.
+
+    Attributes:
+        model: not wrapped by DDP.
+        epoch_length: iterations per epoch.
+    """
+
+    model: PretrainingModel
+    epoch_length: float
+
+    def before_step(self) -> None:
+        """Start the step of the method."""
+        self.model.start_step(self.trainer.iter, self.trainer.iter / self.epoch_length)
+
+    def after_step(self) -> None:
+        """End the step of the method."""
+        self.model.end_step()
 
 
 @dataclass(eq=False)

@@ -112,14 +112,16 @@ def check_pretraining_config(cfg: "d2.CfgNode", world_size: int) -> None:
     compiler = cfg.DETCON.COMPILE
     compilers = torch.compiler.list_backends if compiler else lambda *_: []  # listing them imports the compiler, which takes seconds
     architecture, backbone = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.BACKBONE.NAME
-    method = pretraining_class(architecture)
+    method, ema = pretraining_class(architecture), cfg.DETCON.EMA
+    clip, optimizer = cfg.SOLVER.CLIP_GRADIENTS.ENABLED, cfg.DETCON.SOLVER.OPTIMIZER
     checks = [
         (method is not None, "MODEL.META_ARCHITECTURE", architecture, f"one of {', '.join(pretraining_names())}"),
         (backbone in d2.BACKBONE_REGISTRY, "MODEL.BACKBONE.NAME", backbone, f"one of {', '.join(sorted(dict(d2.BACKBONE_REGISTRY)))}"),
         (cfg.INPUT.FORMAT == "RGB", "INPUT.FORMAT", cfg.INPUT.FORMAT, "'RGB', the order that pretraining and its pixel statistics use"),
         (cfg.SEED >= 0, "SEED", cfg.SEED, "a number >= 0, which determines images, augmentation and sampled regions"),
-        (not cfg.SOLVER.CLIP_GRADIENTS.ENABLED, "SOLVER.CLIP_GRADIENTS.ENABLED", True, "False: pretraining does not clip"),
-        (0 <= cfg.DETCON.EMA.MOMENTUM <= 1, "DETCON.EMA.MOMENTUM", cfg.DETCON.EMA.MOMENTUM, "a number in [0, 1]"),
+        (not (clip and optimizer == "LARS"), "SOLVER.CLIP_GRADIENTS.ENABLED", clip, "False with LARS, which rescales the gradients"),
+        (0 <= ema.MOMENTUM <= 1, "DETCON.EMA.MOMENTUM", ema.MOMENTUM, "a number in [0, 1]"),
+        (ema.SCHEDULE in ("cosine", "constant"), "DETCON.EMA.SCHEDULE", ema.SCHEDULE, "'cosine' or 'constant'"),
         (not compiler or compiler in compilers(()), "DETCON.COMPILE", compiler, f"'', or one of {', '.join(compilers())}"),
         *(method.check_config(cfg) if method else []),
     ]

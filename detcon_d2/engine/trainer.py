@@ -9,7 +9,7 @@ import torch
 from detcon_d2 import d2
 from detcon_d2.checkpoint import CheckpointMetadata, DetConCheckpointer, pretraining_metadata
 from detcon_d2.data import build_pretraining_loader, records_digest
-from detcon_d2.engine.hooks import EMAHook
+from detcon_d2.engine.hooks import EMAHook, StepHook
 from detcon_d2.engine.micro_batch import MicroBatches
 from detcon_d2.engine.step import StepTrainer
 from detcon_d2.solver import build_detcon_optimizer
@@ -37,8 +37,10 @@ class DetConTrainer(StepTrainer):
             metadata=CheckpointMetadata(metadata, strict=cfg.DETCON.SOLVER.STRICT_RESUME),
             trainer=weakref.proxy(self),
         )
-        ema = [EMAHook(self.network, cfg.DETCON.EMA.MOMENTUM, self.max_iter)] if self.network.target_pairs() else []
-        self.register_hooks([*self.method_hooks, *self.build_hooks(ema)])
+        keys = cfg.DETCON.EMA
+        ema = [EMAHook(self.network, keys.MOMENTUM, self.max_iter, keys.SCHEDULE)] if self.network.target_pairs() else []
+        step = StepHook(self.network, len(records) / cfg.SOLVER.IMS_PER_BATCH)
+        self.register_hooks([*self.method_hooks, step, *self.build_hooks(ema)])
 
     def _build_micro_batches(self) -> MicroBatches | None:
         size, images = self.cfg.DETCON.MICRO_BATCH, self.cfg.SOLVER.IMS_PER_BATCH // d2.comm.get_world_size()
@@ -50,8 +52,15 @@ class DetConTrainer(StepTrainer):
         return MicroBatches(self.model, self.network, size, self.autocast, self.scaler.scale) if 0 < size < images else None
 
     def compute_losses(self, batch: list[dict]) -> tuple[dict[str, torch.Tensor], Callable[[], None]]:
-        """As the base class's; in parts if DETCON.MICRO_BATCH is set."""
-        return super().compute_losses(batch) if self.micro_batches is None else self.micro_batches(batch)
+        """As the base class's; in parts where DETCON.MICRO_BATCH says so. Parameters that the method freezes get no gradient."""
+        losses, backward = super().compute_losses(batch) if self.micro_batches is None else self.micro_batches(batch)
+
+        def backward_of_trained() -> None:
+            backward()
+            for parameter in self.network.frozen_parameters():
+                parameter.grad = None
+
+        return losses, backward_of_trained
 
     def plain_batch(self, batch: list[dict]) -> list[dict]:
         """With the photometric transforms that are left to the device (DETCON.AUG.WHERE) as dicts."""

@@ -20,6 +20,8 @@ def detcon_loss(
     *,
     temperature: float = 0.1,
     local_negatives: bool = True,
+    group: int = 0,
+    two_views: bool = True,
     tile: tuple[int, int] | None = None,
 ) -> torch.Tensor:
     """Contrast every sampled region of one view with all regions of both views of all images (Hénaff et al. 2021; method.md, "Loss").
@@ -45,6 +47,9 @@ def detcon_loss(
         ids1, ids2: (N, M) int64, sampled region ids of each view in 0..65534, or 65535 for no region.
         temperature: > 0.
         local_negatives: other regions of the same image are negatives.
+        group: a row has only targets of its group of this many images as logits: images 0 .. group - 1 of the whole batch, and so on, in
+            the order of the ranks; 0: all images. A divisor of K.
+        two_views: False: a row's logits are the targets of its own view alone, and its positives those of its own image and id.
         tile: (rows, images) of the part of the (N * M, 2 * K * M) logits that is in memory at once, both >= 1; the default depends on
             the device (:func:`~detcon_d2.losses.tiles.default_tile`).
 
@@ -54,8 +59,8 @@ def detcon_loss(
         for the whole rows of one tile if the targets require grad.
 
     Raises:
-        ValueError: for shapes or dtypes other than these, a temperature <= 0, a tile < 1, or different N, M or D in the processes (raised
-            in all of them).
+        ValueError: for shapes or dtypes other than these, a temperature <= 0, a tile < 1, a group that does not divide K, or different N,
+            M or D in the processes (raised in all of them).
     """
     _check_inputs(pred1, pred2, target1, target2, ids1, ids2, temperature, tile)
     _check_processes(target1, target1.requires_grad or target2.requires_grad)
@@ -67,7 +72,11 @@ def detcon_loss(
         target = (target / clamped_norm(target)).masked_fill_(~counted.unsqueeze(-1), 0)
         targets, counted = _gather(target, counted)
         first = process_rank_and_count()[0] * len(ids1)
-        options = {"temperature": temperature, "local_negatives": local_negatives, "tile": tile}
+        if group < 0 or (group and targets.shape[1] % group):
+            raise ValueError(f"group is {group}; expected 0, or a divisor of the {targets.shape[1]} images of the whole batch.")
+        options = {"temperature": temperature, "local_negatives": local_negatives, "two_views": two_views, "tile": tile}
+        if group:
+            return _contrast_groups((pred1.to(dtype), pred2.to(dtype)), ids, targets, counted, first, group, options)
         return contrast((pred1.to(dtype), pred2.to(dtype)), ids, targets, counted, first=first, **options)
 
 
@@ -80,6 +89,7 @@ def contrast(
     first: int = 0,
     temperature: float = 0.1,
     local_negatives: bool = True,
+    two_views: bool = True,
     tile: tuple[int, int] | None = None,
 ) -> torch.Tensor:
     """:func:`detcon_loss` of one process that already has the targets of all processes.
@@ -90,14 +100,32 @@ def contrast(
         targets: (2, K, M, D) like ``preds``, normalised, 0 where not ``counted``.
         counted: (2, K, M) bool, True for targets that have a region.
         first: the process's images are first .. first + N - 1 of the K.
-        temperature, local_negatives, tile: as in :func:`detcon_loss`.
+        temperature, local_negatives, two_views, tile: as in :func:`detcon_loss`.
     """
 
     def loss_of(view: int) -> torch.Tensor:
-        relations = _relate(ids[view], ids[1 - view], view, local_negatives, targets.dtype)
-        return tiled_cross_entropy(preds[view], targets, counted, relations, view=view, first=first, temperature=temperature, tile=tile)
+        other, columns, in_logits = 1 - view, targets, counted
+        if not two_views:
+            # The view itself takes the other one's place, and no column is left in its own.
+            kept = (torch.arange(2, device=counted.device) != view)[:, None, None]
+            other, columns, in_logits = view, targets[view] * kept.unsqueeze(3), counted[view] & kept
+        relations = _relate(ids[view], ids[other], view, local_negatives, targets.dtype)
+        return tiled_cross_entropy(preds[view], columns, in_logits, relations, view=view, first=first, temperature=temperature, tile=tile)
 
     return loss_of(0) + loss_of(1)
+
+
+def _contrast_groups(preds, ids, targets, counted, first: int, group: int, options: dict) -> torch.Tensor:
+    """The mean of :func:`contrast` over the groups that have images of this process, weighted by their number of these images."""
+    loss, num_images = 0, ids.shape[1]
+    for start in range(first - first % group, first + num_images, group):
+        begin, end = max(start, first), min(start + group, first + num_images)
+        rows, columns = slice(begin - first, end - first), slice(start, start + group)
+        part = contrast(
+            (preds[0][rows], preds[1][rows]), ids[:, rows], targets[:, columns], counted[:, columns], first=begin - start, **options
+        )
+        loss = loss + part * ((end - begin) / num_images)
+    return loss
 
 
 def _relate(ids: torch.Tensor, other_ids: torch.Tensor, view: int, local_negatives: bool, dtype: torch.dtype) -> Relations:

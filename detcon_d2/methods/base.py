@@ -40,14 +40,9 @@ class PretrainingModel(SampleInputs):
         metrics_period: int = 20,
         **inputs,
     ):
-        """
-        Args:
-            encoder: a Detectron2 backbone with the output ``in_feature``, which the method uses.
-            heads: name -> module; each becomes an attribute.
-            num_classes: of the online linear probe; 0 for none.
-            metrics_period: iterations between two computations of the metrics of the log.
-            **inputs: as for :class:`SampleInputs`.
-        """
+        """``encoder`` is a Detectron2 backbone with the output ``in_feature``, which the method uses; each of ``heads`` is an attribute
+        of that name. The online linear probe has ``num_classes``, 0: no probe. Metrics are computed every ``metrics_period`` iterations;
+        ``inputs`` are those of :class:`SampleInputs`."""
         super().__init__(**inputs)
         self.encoder = encoder
         # Between encoder and probe: checkpoints hold the optimizer's state in this order.
@@ -95,14 +90,10 @@ class PretrainingModel(SampleInputs):
         return self.Samples.from_config(cfg, self.stride)
 
     def embed(self, batch: list[dict], with_targets: bool = True) -> dict[str, torch.Tensor]:
-        """What loss and metrics need of a batch of samples; the first axis of each tensor is the image, so that parts can be joined.
+        """What loss and metrics need of the samples of this process; the first axis of each tensor is the image: parts can be joined.
 
-        Args:
-            batch: samples of this process.
-            with_targets: whether to compute what gets no gradient and only the loss needs.
-
-        Returns:
-            The :attr:`online_keys`, with a graph; other entries without one, among them ``features`` (N, C) of ``LinearProbe.pool``.
+        The :attr:`online_keys` have a graph, the other entries do not; ``features`` (N, C) of ``LinearProbe.pool`` is among them. Without
+        ``with_targets`` it leaves out what gets no gradient and only the loss needs.
         """
         raise NotImplementedError
 
@@ -126,6 +117,16 @@ class PretrainingModel(SampleInputs):
         """What a checkpoint holds about the method and a resumed run compares."""
         branches = "online in encoder.*" + (", EMA in target.encoder.*" if len(self._encoders()) > 1 else "")
         return {"method": type(self).__name__, "encoder": branches, "mask_parameters": "none"}
+
+    def start_step(self, iteration: int, epoch: float) -> None:
+        """Called before each step with its number and the epochs passed, for what depends on them or is not trained by the gradient."""
+
+    def frozen_parameters(self) -> list[nn.Parameter]:
+        """What this step does not move, neither by its gradient nor by momentum or weight decay."""
+        return []
+
+    def end_step(self) -> None:
+        """Called after each optimizer step: queues and centres take in what the step computed."""
 
     def update_target(self, momentum: float) -> None:
         """target = momentum * target + (1 - momentum) * online, for the parameters of all :meth:`target_pairs`."""

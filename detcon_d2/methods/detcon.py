@@ -42,6 +42,8 @@ class DetConBase(PretrainingModel):
         projector: DetConHead,
         temperature: float = 0.1,
         local_negatives: bool = True,
+        negatives_group: int = 0,
+        two_views: bool = True,
         learned_regions: LearnedRegions | None = None,
         **kwargs,
     ):
@@ -50,12 +52,13 @@ class DetConBase(PretrainingModel):
             projector: maps C to D.
             temperature: tau of the loss.
             local_negatives: whether other regions of the same image are negatives.
+            negatives_group, two_views: ``group`` and ``two_views`` of the loss.
             learned_regions: learns the regions; None: the samples have them.
             **kwargs: as for :class:`PretrainingModel`, without ``heads``.
         """
         super().__init__(heads={"projector": projector}, **kwargs)
-        self.temperature = temperature
-        self.local_negatives = local_negatives
+        self.loss_options = {"temperature": temperature, "local_negatives": local_negatives}
+        self.loss_options |= {"group": negatives_group, "two_views": two_views}
         self.learned_regions = learned_regions
 
     @classmethod
@@ -67,15 +70,27 @@ class DetConBase(PretrainingModel):
         node.TEMPERATURE = 0.1
         # Whether other regions of the same image count as negatives.
         node.LOCAL_NEGATIVES = True
+        # The paper's ablation "all negatives": a region is contrasted with those of its group of so many images of the batch (the paper
+        # had 32 per worker); 0: with those of the whole batch.
+        node.NEGATIVES = d2.CfgNode()
+        node.NEGATIVES.GROUP = 0
+        # The paper's ablation "two views": False contrasts each view with itself, a region's positives are those of its own view.
+        node.TWO_VIEWS = True
         add_learned_regions_config(node.MASKS)
 
     @classmethod
     def check_config(cls, cfg: "d2.CfgNode") -> list[tuple[bool, str, object, str]]:
         """Ranges of DetCon's keys."""
-        detcon = cfg.DETCON
+        detcon, group = cfg.DETCON, cfg.DETCON.NEGATIVES.GROUP
         return [
             (detcon.NUM_SAMPLES > 0, "DETCON.NUM_SAMPLES", detcon.NUM_SAMPLES, "at least 1 region per view"),
             (detcon.TEMPERATURE > 0, "DETCON.TEMPERATURE", detcon.TEMPERATURE, "a number > 0"),
+            (
+                group == 0 or (group > 0 and cfg.SOLVER.IMS_PER_BATCH % group == 0),
+                "DETCON.NEGATIVES.GROUP",
+                group,
+                f"0, or a divisor of SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH}",
+            ),
         ]
 
     @classmethod
@@ -88,6 +103,8 @@ class DetConBase(PretrainingModel):
             "projector": DetConHead(channels, detcon.PROJECTOR.HIDDEN_DIM, detcon.PROJECTOR.OUT_DIM, detcon.HEAD_NORM),
             "temperature": detcon.TEMPERATURE,
             "local_negatives": detcon.LOCAL_NEGATIVES,
+            "negatives_group": detcon.NEGATIVES.GROUP,
+            "two_views": detcon.TWO_VIEWS,
             "learned_regions": LearnedRegions.build(cfg, shapes),
         }
 
@@ -157,8 +174,7 @@ class DetConBase(PretrainingModel):
         """The DetCon loss, both directions."""
         e = embeddings
         targets = e.get("target1", e["online1"]), e.get("target2", e["online2"])
-        options = {"temperature": self.temperature, "local_negatives": self.local_negatives}
-        return {"loss_detcon": detcon_loss(e["online1"], e["online2"], *targets, e["ids1"], e["ids2"], **options)}
+        return {"loss_detcon": detcon_loss(e["online1"], e["online2"], *targets, e["ids1"], e["ids2"], **self.loss_options)}
 
     def metrics(self, embeddings: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Collapse, shared regions, distinct regions and retrieval; see ``modeling.metrics``."""

@@ -31,6 +31,11 @@ def backbone_padding(cfg: "d2.CfgNode", builder: str | None = None) -> str:
     return padding
 
 
+def feature_channels(cfg: "d2.CfgNode", encoder: nn.Module) -> int:
+    """Channels of the output DETCON.IN_FEATURE."""
+    return encoder.output_shape()[cfg.DETCON.IN_FEATURE].channels
+
+
 def last_stage(cfg: "d2.CfgNode") -> int:
     """Number of the ResNet's last stage, which MODEL.RESNETS.OUT_FEATURES sets: 5 for res5, 1 for the stem alone."""
     return max(int(name[3:]) if name.startswith("res") else 1 for name in cfg.MODEL.RESNETS.OUT_FEATURES)

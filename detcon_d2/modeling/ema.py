@@ -1,10 +1,22 @@
-"""The target network of DetCon_B: an exponential moving average of the online parameters."""
+"""Target networks: exponential moving averages of the online parameters."""
 
+import copy
 import math
 
 import torch
+from fvcore.common.config import CfgNode
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+
+def target_network(**modules: nn.Module) -> nn.ModuleDict:
+    """Copies of the online modules by name, for an attribute ``target``; they receive no gradient."""
+    return nn.ModuleDict({name: copy.deepcopy(module) for name, module in modules.items()}).requires_grad_(False)
+
+
+def check_copied(cfg: CfgNode) -> list[tuple[bool, str, object, str]]:
+    """The check of a method whose target cannot start from an initialisation of its own, for ``check_config``."""
+    return [(cfg.DETCON.EMA.INIT == "copy", "DETCON.EMA.INIT", cfg.DETCON.EMA.INIT, "'copy': the target starts as the online network")]
 
 
 def ema_momentum(iteration: int, max_iter: int, base_momentum: float) -> float:

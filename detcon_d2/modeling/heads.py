@@ -1,6 +1,8 @@
-"""Projector and predictor: the two-layer perceptrons of BYOL, applied to every sampled region."""
+"""Projectors and predictors: perceptrons on the last axis, applied to images, sampled regions or feature cells alike."""
 
 import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -27,7 +29,59 @@ class DetConHead(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., in_dim) float -> (..., out_dim) float."""
-        rows = self.fc1(x.flatten(0, -2))
-        # As a 1x1 image, so that every norm of Detectron2 (some take four axes only) fits.
-        rows = self.norm(rows[:, :, None, None]).flatten(1).relu()
+        rows = normalise_rows(self.norm, self.fc1(x.flatten(0, -2))).relu()
         return self.fc2(rows).unflatten(0, x.shape[:-1])
+
+
+class MLP(nn.Module):
+    """Linear layers on the last axis; between two of them a norm, where there is one, and the activation."""
+
+    def __init__(
+        self,
+        dims: Sequence[int],
+        *,
+        norm: str = "",
+        bias: bool = True,
+        last_bias: bool = True,
+        last_norm: bool = False,
+        activation: Callable[[], nn.Module] = nn.ReLU,
+        init: Callable[[torch.Tensor], object] | None = None,
+    ):
+        """
+        Args:
+            dims: of input, hidden layers and output, at least two.
+            norm: a name that Detectron2's ``get_norm`` knows; "": none.
+            bias: of all layers except the last.
+            last_bias: of the last layer.
+            last_norm: also normalise the output, without a learned shift, as SimCLR does.
+            activation: makes the activation.
+            init: fills a weight in place, and biases become 0; None: torch's defaults.
+        """
+        super().__init__()
+        last = len(dims) - 2
+        shapes = list(pairwise(dims))
+        self.layers = nn.ModuleList(nn.Linear(*shape, bias=last_bias if i == last else bias) for i, shape in enumerate(shapes))
+        self.norms = nn.ModuleList(d2.get_norm(norm, dim) for dim in dims[1 : len(dims) if last_norm else -1]) if norm else None
+        if last_norm:
+            self.norms[-1].bias.requires_grad_(False)  # it stays 0
+        self.activation = activation()
+        for layer in self.layers if init else ():
+            init(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., dims[0]) float -> (..., dims[-1]) float."""
+        rows = x.flatten(0, -2)
+        for index, layer in enumerate(self.layers):
+            rows = layer(rows)
+            if self.norms is not None and index < len(self.norms):
+                rows = normalise_rows(self.norms[index], rows)
+            if index < len(self.layers) - 1:
+                rows = self.activation(rows)
+        return rows.unflatten(0, x.shape[:-1])
+
+
+def normalise_rows(norm: nn.Module, rows: torch.Tensor) -> torch.Tensor:
+    """A norm of Detectron2 on (rows, C), as 1x1 images: some of its norms take four axes only."""
+    return norm(rows[:, :, None, None]).flatten(1)

@@ -1,5 +1,8 @@
 """From the samples of a batch to normalised images on the model's device."""
 
+from collections.abc import Callable
+from itertools import groupby
+
 import torch
 from torch import nn
 
@@ -51,3 +54,17 @@ class SampleInputs(nn.Module):
         """Pixels to the encoder's range. In training, float images are in [0, 1]; all others are in 0..255, as in Detectron2."""
         images = images.float() * 255.0 if self.training and images.is_floating_point() else images.float()
         return (images - self.pixel_mean) / self.pixel_std
+
+
+def by_resolution(network: Callable[[torch.Tensor], torch.Tensor], views: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The outputs for views of any sizes, one forward pass for each run of views of the same size: they share BatchNorm's statistics.
+
+    Args:
+        network: maps (k * N, 3, H, W) to a tensor whose first axis is the same.
+        views: (N, 3, H, W) each.
+    """
+    outputs = []
+    for _, run in groupby(views, lambda view: view.shape):
+        same = list(run)
+        outputs += network(torch.cat(same)).chunk(len(same))
+    return outputs

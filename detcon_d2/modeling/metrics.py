@@ -75,3 +75,21 @@ def region_retrieval_top1(pred1: torch.Tensor, target2: torch.Tensor, ids1: torc
     with torch.autocast(pred1.device.type, enabled=False):
         nearest = torch.cat([(chunk @ keys.T).argmax(1) for chunk in anchors.split(_CHUNK)])
     return (key_labels[nearest] == anchor_labels).float().mean()
+
+
+@torch.no_grad()
+def image_retrieval_top1(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """How often the nearest key (cosine, over the batch) is that of the same image: (N, D) each; scalar float32 in [0, 1]."""
+    ids = torch.zeros((len(query), 1), dtype=torch.int64, device=query.device)
+    return region_retrieval_top1(query[:, None], key[:, None], ids, ids)
+
+
+@torch.no_grad()
+def assignment_entropy(assignments: torch.Tensor) -> torch.Tensor:
+    """Entropy of the mean assignment divided by log K: 1 if all clusters are used equally, 0 if all rows are in one (collapse).
+
+    Args:
+        assignments: (rows, K), each row sums to 1.
+    """
+    mean = assignments.float().mean(0)
+    return torch.special.entr(mean).sum() / math.log(assignments.shape[1])

@@ -14,11 +14,13 @@ from detcon_d2.solver.lars import LARS
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
-def get_detcon_param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def get_detcon_param_groups(model: nn.Module, weight_decay: float, decay_all: bool = False) -> list[dict[str, Any]]:
     """Two groups of the parameters that require grad, in the model's order, each parameter once (method.md, "Optimisation").
 
     The first has weight decay and LARS adaptation. The second has neither: biases, parameters of norm layers, and all other parameters
     with at most one axis.
+
+    ``weight_decay`` is that of the first group; with ``decay_all`` it has every parameter (DETCON.SOLVER.DECAY_ALL).
 
     Returns:
         Two dicts with ``params``, ``weight_decay`` and ``lars`` for a torch optimizer; either list may be empty.
@@ -31,7 +33,7 @@ def get_detcon_param_groups(model: nn.Module, weight_decay: float) -> list[dict[
             if not parameter.requires_grad or parameter in seen:
                 continue
             seen.add(parameter)
-            exclude = name == "bias" or parameter.ndim <= 1 or isinstance(module, _NORMS)
+            exclude = not decay_all and (name == "bias" or parameter.ndim <= 1 or isinstance(module, _NORMS))
             (excluded if exclude else adapted).append(parameter)
     return [{"params": adapted, "weight_decay": weight_decay, "lars": True}, {"params": excluded, "weight_decay": 0.0, "lars": False}]
 
@@ -39,20 +41,22 @@ def get_detcon_param_groups(model: nn.Module, weight_decay: float) -> list[dict[
 def build_detcon_optimizer(cfg: "d2.CfgNode", model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer DETCON.SOLVER.OPTIMIZER for the groups of :func:`get_detcon_param_groups`.
 
-    Reads SOLVER.BASE_LR, MOMENTUM, NESTEROV (SGD only) and WEIGHT_DECAY, and DETCON.SOLVER.ETA (LARS only).
+    Reads SOLVER.BASE_LR, MOMENTUM, NESTEROV (SGD only), WEIGHT_DECAY and CLIP_GRADIENTS (not with LARS), and of DETCON.SOLVER ETA and
+    LARS_KIND (LARS only) and DECAY_ALL.
 
     Raises ValueError for an unknown optimizer, or a model without trainable parameters.
     """
-    name, solver = cfg.DETCON.SOLVER.OPTIMIZER, cfg.SOLVER
-    groups = get_detcon_param_groups(model, solver.WEIGHT_DECAY)
+    detcon, solver = cfg.DETCON.SOLVER, cfg.SOLVER
+    name, groups = detcon.OPTIMIZER, get_detcon_param_groups(model, solver.WEIGHT_DECAY, detcon.DECAY_ALL)
     if not any(group["params"] for group in groups):
         raise ValueError("The model has no parameter that requires grad; check MODEL.BACKBONE.FREEZE_AT.")
     if name == "LARS":
-        return LARS(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, eta=cfg.DETCON.SOLVER.ETA)
+        return LARS(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, eta=detcon.ETA, kind=detcon.LARS_KIND)
     if name == "SGD":
-        return torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)
+        sgd = d2.maybe_add_gradient_clipping(cfg, torch.optim.SGD)
+        return sgd(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)
     if name == "AdamW":
-        return torch.optim.AdamW(groups, lr=solver.BASE_LR, fused=True)
+        return d2.maybe_add_gradient_clipping(cfg, torch.optim.AdamW)(groups, lr=solver.BASE_LR, fused=True)
     raise ValueError(f"DETCON.SOLVER.OPTIMIZER is {name!r}; expected 'LARS', 'SGD' or 'AdamW'.")
 
 

@@ -10,9 +10,9 @@ from detcon_d2 import d2
 
 
 def resolve_schedule(cfg: "d2.CfgNode", num_images: int) -> list[str]:
-    """Set SOLVER's learning rate and iterations from DETCON.SOLVER's BASE_LR_256, EPOCHS and WARMUP_EPOCHS, in place.
+    """Set SOLVER's learning rate and iterations from DETCON.SOLVER's BASE_LR_256, EPOCHS, WARMUP_EPOCHS and STEP_EPOCHS, in place.
 
-    BASE_LR = BASE_LR_256 * IMS_PER_BATCH / 256; MAX_ITER = floor(EPOCHS * num_images / IMS_PER_BATCH), and WARMUP_ITERS likewise.
+    BASE_LR = BASE_LR_256 * IMS_PER_BATCH / 256; MAX_ITER = floor(EPOCHS * num_images / IMS_PER_BATCH), WARMUP_ITERS and STEPS likewise.
     If a key of DETCON.SOLVER is 0, the key of SOLVER keeps its value.
 
     Returns:
@@ -36,10 +36,16 @@ def resolve_schedule(cfg: "d2.CfgNode", num_images: int) -> list[str]:
 
 def _resolve_length(solver: "d2.CfgNode", detcon: "d2.CfgNode", num_images: int) -> str:
     batch = solver.IMS_PER_BATCH
+
+    def iterations(epochs: float) -> int:
+        # Exact for the decimal number in the config: in floating point, 0.29 * 100 is 28.999...
+        return int(Fraction(str(epochs)) * num_images // batch)
+
     for key, epochs in (("MAX_ITER", detcon.EPOCHS), ("WARMUP_ITERS", detcon.WARMUP_EPOCHS)):
         if epochs:
-            # Exact for the decimal number in the config: in floating point, 0.29 * 100 is 28.999...
-            solver[key] = int(Fraction(str(epochs)) * num_images // batch)
+            solver[key] = iterations(epochs)
+    if detcon.STEP_EPOCHS:
+        solver.STEPS = tuple(map(iterations, detcon.STEP_EPOCHS))
     if solver.MAX_ITER <= 0:
         raise ValueError(
             f"A run of {detcon.EPOCHS:g} epochs of {num_images} images at batch {batch} has {solver.MAX_ITER} iterations; "

@@ -92,12 +92,12 @@ class PhotometricAugmentation:
 
     @classmethod
     def from_config(cls, aug: CfgNode, view: int) -> "PhotometricAugmentation":
-        """From the node DETCON.AUG, for view 0 or 1."""
+        """From the node DETCON.AUG, for view 0, 1, or 2: every small crop, which has view 2's probability unless there is a third."""
 
         def probability(key: str) -> float:
-            if len(aug[key]) != 2:
-                raise ValueError(f"DETCON.AUG.{key} is {aug[key]}; expected two probabilities, (view 1, view 2).")
-            return aug[key][view]
+            if len(aug[key]) not in (2, 3):
+                raise ValueError(f"DETCON.AUG.{key} is {aug[key]}; expected probabilities (view 1, view 2), or a third for small crops.")
+            return aug[key][min(view, len(aug[key]) - 1)]
 
         return cls(
             operators=aug.OPERATORS,

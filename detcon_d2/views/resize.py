@@ -15,15 +15,15 @@ from scipy.sparse import csr_array
 
 @dataclass(frozen=True)
 class Interpolation:
-    """A cubic convolution (Keys 1981).
+    """A cubic convolution (Keys 1981), or linear.
 
     Attributes:
-        a: the kernel's slope parameter.
+        a: the cubic kernel's slope parameter; None: linear.
         antialias: widen the kernel when shrinking.
         replicate: pixels outside repeat the edge; otherwise they get no weight and the remaining weights are rescaled to sum to 1.
     """
 
-    a: float
+    a: float | None
     antialias: bool
     replicate: bool
 
@@ -32,15 +32,18 @@ INTERPOLATIONS = {
     "bicubic_tf": Interpolation(a=-0.5, antialias=False, replicate=False),
     "bicubic_torch": Interpolation(a=-0.75, antialias=False, replicate=True),
     "bicubic_pil": Interpolation(a=-0.5, antialias=True, replicate=False),
+    "bilinear_pil": Interpolation(a=None, antialias=True, replicate=False),
 }
 """The choices of DETCON.VIEWS.INTERPOLATION: ``tf.image.resize(method="bicubic")``, ``torch.nn.functional.interpolate(mode="bicubic")`` and
-``PIL.Image.resize(resample=BICUBIC)`` (without its rounding to 8 bit between the passes). TensorFlow rounds the offsets of its weights to
-1/1024 pixel; here they are exact."""
+``PIL.Image.resize(resample=BICUBIC or BILINEAR)`` (without its rounding to 8 bit between the passes). TensorFlow rounds the offsets of its
+weights to 1/1024 pixel; here they are exact."""
 
 
-def cubic_kernel(x: np.ndarray, a: float) -> np.ndarray:
-    """Keys' cubic convolution kernel at distances ``x`` (any shape): support (-2, 2), 1 at 0, 0 at the other integers."""
+def cubic_kernel(x: np.ndarray, a: float | None) -> np.ndarray:
+    """Keys' cubic convolution kernel at distances ``x`` (any shape): support (-2, 2), 1 at 0, 0 at the other integers. None: linear."""
     x = np.abs(x)
+    if a is None:
+        return np.maximum(1 - x, 0)
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = ((x - 5) * x + 8) * x * a - 4 * a
     return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
@@ -91,7 +94,7 @@ def resize_uint8(image: np.ndarray, size: int, name: str) -> np.ndarray:
 
     ``bicubic_torch`` is OpenCV's INTER_CUBIC, within 1 of the exact pixels. ``bicubic_tf`` takes the same: OpenCV's only cubic kernel, with
     a = -0.75 in place of -0.5, a little sharper at edges; on photographs a mean difference of 0.5 to 1 (rounding alone makes 0.25), and up
-    to 20 at single pixels. ``bicubic_pil`` is torch's antialiased kernel for 8 bits, rounded between the passes as PIL does: within 3.
+    to 20 at single pixels. The kinds of PIL are torch's antialiased kernels for 8 bits, rounded between the passes as PIL does: within 3.
 
     Args:
         image: uint8 (h, w, 3), of any strides.
@@ -101,10 +104,11 @@ def resize_uint8(image: np.ndarray, size: int, name: str) -> np.ndarray:
     Returns:
         uint8 (size, size, 3).
     """
-    if not INTERPOLATIONS[name].antialias:
+    kind = INTERPOLATIONS[name]
+    if not kind.antialias:
         return cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC)
     planes = torch.from_numpy(image).permute(2, 0, 1)[None]
-    resized = torch.nn.functional.interpolate(planes, (size, size), mode="bicubic", antialias=True)
+    resized = torch.nn.functional.interpolate(planes, (size, size), mode="bilinear" if kind.a is None else "bicubic", antialias=True)
     return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
 
 

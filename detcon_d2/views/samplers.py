@@ -5,7 +5,7 @@ Letters: (H, W) pixels of the image, S pixels per side of a view, (h, w) feature
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -86,11 +86,17 @@ class TwoViews(SampleMaker):
 
         Raises ValueError for values outside their ranges, with key, found and expected.
         """
-        views, aug = cfg.DETCON.VIEWS, cfg.DETCON.AUG
+        geometry, photometric = cls.augmentations(cfg)
+        aug = cfg.DETCON.AUG
+        return cls(seed=cfg.SEED, geometry=geometry, photometric=photometric, mode=aug.MODE, where=aug.WHERE, **arguments)
+
+    @staticmethod
+    def augmentations(cfg: CfgNode) -> tuple[list[ViewAugmentation], list[PhotometricAugmentation]]:
+        """Geometry and colours of each view."""
+        views = cfg.DETCON.VIEWS
         area, aspect = tuple(views.CROP_AREA), tuple(views.CROP_ASPECT)
         geometry = ViewAugmentation(views.SIZE, area, aspect, flip_prob=views.FLIP_PROB, interpolation=views.INTERPOLATION)
-        photometric = [PhotometricAugmentation.from_config(aug, view) for view in range(2)]
-        return cls(seed=cfg.SEED, geometry=[geometry] * 2, photometric=photometric, mode=aug.MODE, where=aug.WHERE, **arguments)
+        return [geometry] * 2, [PhotometricAugmentation.from_config(cfg.DETCON.AUG, view) for view in range(2)]
 
     def sample_geometry(self, position: int, height: int, width: int) -> list[ViewTransform]:
         """The crops of an image of this height and width in pixels at a position of the run, one per view."""
@@ -116,6 +122,37 @@ class TwoViews(SampleMaker):
     def __call__(self, image: np.ndarray, label_map: np.ndarray | None, position: int) -> dict:
         """The sample ``{"views": [view 1, view 2]}``; see :meth:`render`."""
         return {"views": self.render(self.sample_geometry(position, *image.shape[:2]), image, position)}
+
+
+class OneView(TwoViews):
+    """The first of the two views alone."""
+
+    @staticmethod
+    def augmentations(cfg: CfgNode) -> tuple[list[ViewAugmentation], list[PhotometricAugmentation]]:
+        """Those of view 1."""
+        geometry, photometric = TwoViews.augmentations(cfg)
+        return geometry[:1], photometric[:1]
+
+
+class MultiCrop(TwoViews):
+    """Two large crops and DETCON.VIEWS.LOCAL.COUNT small ones, with the third value of each pair of DETCON.AUG, where there is one."""
+
+    @staticmethod
+    def augmentations(cfg: CfgNode) -> tuple[list[ViewAugmentation], list[PhotometricAugmentation]]:
+        """Those of the large crops, then those of the small ones."""
+        (geometry, photometric), local = TwoViews.augmentations(cfg), cfg.DETCON.VIEWS.LOCAL
+        if local.COUNT < 0:
+            raise ValueError(f"DETCON.VIEWS.LOCAL.COUNT is {local.COUNT}; expected a number of small crops, or 0.")
+        small = replace(geometry[0], size=local.SIZE, crop_area=tuple(local.CROP_AREA))
+        return geometry + [small] * local.COUNT, photometric + [PhotometricAugmentation.from_config(cfg.DETCON.AUG, 2)] * local.COUNT
+
+
+class ShuffledViews(TwoViews):
+    """Two views, and a random number whose order over the batch is that of the images in a shuffled forward pass (MoCo)."""
+
+    def __call__(self, image: np.ndarray, label_map: np.ndarray | None, position: int) -> dict:
+        """As :meth:`TwoViews.__call__`, with ``shuffle``, a float in [0, 1)."""
+        return super().__call__(image, label_map, position) | {"shuffle": position_rng(self.seed, position, Stream.SHUFFLE).random()}
 
 
 @dataclass(frozen=True)

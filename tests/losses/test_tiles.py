@@ -208,3 +208,42 @@ def test_default_tile_grows_with_threads_but_not_without_limit(monkeypatch):
     # Gradients to the targets need whole rows in memory.
     rows, _ = tiles.default_tile(targets.requires_grad_())
     assert rows == 256
+
+
+def ablated_loss(pred1, pred2, target1, target2, ids1, ids2, *, group, two_views):
+    """The definition row by row: logits of the row's group, of both views or of its own."""
+    unit = [torch.nn.functional.normalize(x, dim=-1) for x in (pred1, pred2, target1, target2)]
+    n, m, _ = pred1.shape
+    total = 0
+    for pred, other, own, ids, other_ids in ((unit[0], unit[3], unit[2], ids1, ids2), (unit[1], unit[2], unit[3], ids2, ids1)):
+        if not two_views:
+            other, other_ids = own, ids
+        for image in range(n):
+            start = image - image % group
+            for row in range(m):
+                positive = [j for j in range(m) if ids[image, row] == other_ids[image, j] != NONE]
+                if not positive:
+                    continue
+                images = range(start, start + group)
+                columns = [(other, other_ids, k, j) for k in images for j in range(m)]
+                itself = [(k, j) for k in images for j in range(m) if k != image or ids[k, j] != ids[image, row]]
+                columns += [(own, ids, k, j) for k, j in itself] if two_views else []
+                logits = torch.stack([pred[image, row] @ x[k, j] for x, known, k, j in columns if known[k, j] != NONE]) / 0.1
+                mean = sum(pred[image, row] @ other[image, j] for j in positive) / 0.1 / len(positive)
+                total = total + (logits.logsumexp(0) - mean) / (ids[image] == ids[image, row]).sum() / (n * m)
+    return total
+
+
+@pytest.mark.parametrize("two_views", [True, False])
+@pytest.mark.parametrize("group", [1, 2, 6])
+def test_the_ablation_has_only_the_negatives_of_the_group_and_of_the_view(group, two_views):
+    embeddings, ids = random_problem(n=6)
+    options = {"group": group, "two_views": two_views}
+    expected = value_and_gradients(ablated_loss, "B+S", embeddings, ids, **options)
+    assert_equal(value_and_gradients(detcon_loss, "B+S", embeddings, ids, **options, tile=(3, 2)), expected)
+
+
+def test_a_group_must_divide_the_batch():
+    embeddings, ids = random_problem(n=6)
+    with pytest.raises(ValueError, match="group is 4; expected 0, or a divisor of the 6 images"):
+        detcon_loss(*embeddings, *ids, group=4)

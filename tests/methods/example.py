@@ -1,4 +1,4 @@
-"""SimCLR as docs/add_a_method.md shows it: the code and the config are read from the page."""
+"""Barlow Twins as docs/add_a_method.md shows it: the code and the config are read from the page."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ def block(language: str) -> str:
 
 def write_config(folder: Path) -> str:
     """The page's YAML file; returns its path. Its base is where the repository has it."""
-    path = folder / "simclr_R_50.yaml"
+    path = folder / "barlow_twins_R_50.yaml"
     path.write_text(block("yaml").replace("../", f"{REPO / 'configs'}/"))
     return str(path)
 

@@ -19,17 +19,34 @@ from detcon_d2.views.samplers import SampleMaker
 from tests.conftest import tiny_opts
 from tests.data.test_mapper import assert_equal_samples, leaves
 from tests.engine.runs import BASE, StopAfter, Stopped, arguments, assert_same_state, final_state, metrics, pretrainer, run
-from tests.methods import example  # noqa: F401  (registers SimCLR)
+from tests.methods import example  # noqa: F401  (registers BarlowTwins)
 from tests.modeling.processes import run_processes
 
 HELD = {"MODEL__RESNETS__NORM": "FrozenBN", "DETCON__HEAD_NORM": "FrozenBN"}
 TRAINED = {"MODEL__RESNETS__NORM": "BN", "DETCON__HEAD_NORM": "BN"}
 
+# Networks and memories of a size that fits the tiny run; the queues are half full when it ends.
+SMALL = {
+    "DETCON__PROBE__NUM_CLASSES": 2,
+    "DETCON__VIEWS__LOCAL__COUNT": 2,
+    "DETCON__VIEWS__LOCAL__SIZE": 32,
+    "DETCON__MOCO__QUEUE": 32,
+    "DETCON__SWAV__PROTOTYPES": 8,
+    "DETCON__SWAV__FREEZE_ITERS": 1,
+    "DETCON__SWAV__QUEUE": 8,
+    "DETCON__SWAV__QUEUE_EPOCH": 0,
+    "DETCON__DINO__OUT_DIM": 32,
+    "DETCON__DINO__HIDDEN_DIM": 32,
+    "DETCON__DINO__BOTTLENECK_DIM": 16,
+    "DETCON__DINO__FREEZE_EPOCHS": 0.1,
+    "DETCON__PIXPRO__INSTANCE_WEIGHT": 1.0,
+}
+
 every_method = pytest.mark.parametrize("method", pretraining_names())
 
 
 def options(method: str, photos: Path, output: Path, **overrides: object) -> list[str]:
-    return tiny_opts(photos, output, MODEL__META_ARCHITECTURE=method, **overrides)
+    return tiny_opts(photos, output, MODEL__META_ARCHITECTURE=method, **SMALL | overrides)
 
 
 def build(method: str, photos: Path, **overrides: object) -> tuple["d2.CfgNode", torch.nn.Module, SampleMaker, list[dict]]:

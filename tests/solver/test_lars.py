@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from detcon_d2.solver import LARS
+from detcon_d2.solver.lars import KINDS
 from tests.modeling.oracles import relative_error
 
 
@@ -156,3 +157,40 @@ def test_sparse_gradients_are_refused():
     embedding(torch.tensor([1])).sum().backward()
     with pytest.raises(RuntimeError, match="sparse=False"):
         LARS(embedding.parameters(), lr=0.1).step()
+
+
+def step_of(kind, p, g, m, lr, decay, eta, momentum):
+    """One step of one tensor, written out."""
+    norm = torch.linalg.vector_norm
+    decayed = g + decay * p
+    if kind == "larc":
+        both = norm(p) > 0 and norm(g) > 0
+        u = decayed * eta * norm(p) / (norm(g) + decay * norm(p) + 1e-8) if both else g
+    else:
+        both = norm(p) > 0 and norm(decayed) > 0
+        u = decayed * eta * norm(p) / (norm(decayed) + (1e-8 if kind == "pixpro" else 0)) if both else decayed
+    m = momentum * m + (lr * u if kind == "simclr" else u)
+    return p - (m if kind == "simclr" else lr * m), m
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_is_its_formula(kind):
+    generator = torch.Generator().manual_seed(0)
+    values = [torch.randn(3, 4, generator=generator).double(), torch.zeros(5).double(), torch.full((4,), 1e-9).double()]
+    params = [nn.Parameter(value.clone()) for value in values]
+    momenta = [torch.zeros_like(value) for value in values]
+    optimizer = LARS(params, lr=0.5, weight_decay=0.1, eta=0.01, kind=kind)
+    for step in range(3):
+        optimizer.param_groups[0]["lr"] = lr = 0.5 / (step + 1)
+        grads = [torch.randn(value.shape, generator=generator).double() * (step != 1) for value in values]
+        for parameter, grad in zip(params, grads):
+            parameter.grad = grad
+        optimizer.step()
+        moved = [step_of(kind, p, g, m, lr, 0.1, 0.01, 0.9) for p, g, m in zip(values, grads, momenta)]
+        values, momenta = map(list, zip(*moved))
+        torch.testing.assert_close([p.detach() for p in params], values, rtol=1e-12, atol=0)
+
+
+def test_an_unknown_kind_is_refused():
+    with pytest.raises(ValueError, match="kind is 'lamb'; expected one of byol, simclr, larc, pixpro"):
+        LARS([nn.Parameter(torch.ones(1))], lr=0.1, kind="lamb")

@@ -47,11 +47,12 @@ def test_bicubic_torch_is_torchs(height, width, size):
     np.testing.assert_allclose(resize_cubic(image, size, INTERPOLATIONS["bicubic_torch"]), expected.numpy(), atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["bicubic_pil", "bilinear_pil"])
 @pytest.mark.parametrize("height, width, size", SIZES)
-def test_bicubic_pil_is_pils(height, width, size):
+def test_pils_kinds_are_pils(name, height, width, size):
     image = np.random.default_rng(2).random((height, width), dtype=np.float32)
-    expected = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
-    np.testing.assert_allclose(resize_cubic(image[..., None], size, INTERPOLATIONS["bicubic_pil"])[..., 0], expected, atol=1e-5)
+    expected = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling[name.removesuffix("_pil").upper()]))
+    np.testing.assert_allclose(resize_cubic(image[..., None], size, INTERPOLATIONS[name])[..., 0], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("source, target", [(100, 10), (375, 224), (37, 224), (1, 224), (224, 224), (225, 97), (97, 225), (333, 7)])
