@@ -24,7 +24,6 @@ _NAMES = {
         "DatasetMapper",
         "MetadataCatalog",
         "build_detection_test_loader",
-        "build_detection_train_loader",
         "get_detection_dataset_dicts",
     ),
     "data.datasets": ("register_coco_instances",),

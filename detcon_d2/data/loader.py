@@ -20,7 +20,7 @@ from detcon_d2.views.samplers import SampleMaker
 logger = logging.getLogger(__name__)
 
 _MAX_REPLACEMENTS = 20
-_JOB_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+_JOB_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 _PARENT_CHECK_SECONDS = 5
 
 
@@ -105,7 +105,8 @@ def build_pretraining_loader(cfg: "d2.CfgNode", records: list[dict], samples: Sa
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=_pack,
         worker_init_fn=init_worker,
-        pin_memory=torch.cuda.is_available(),
+        timeout=cfg.DETCON.LOADER_TIMEOUT if cfg.DATALOADER.NUM_WORKERS else 0,
+        pin_memory=cfg.MODEL.DEVICE != "cpu" and torch.cuda.is_available(),
         # The loader samples a seed for its workers. With a generator of its own, the global one does not change.
         generator=torch.Generator().manual_seed(cfg.SEED),
     )
@@ -157,8 +158,8 @@ def _unpack(packed: tuple[list[dict], list[dict]]) -> list[dict]:
 def init_worker(worker: int) -> None:
     """What every worker process of a loader does first: one OpenCV thread, and signals of a scheduler are left to the main process."""
     _limit_opencv_threads()
-    # SLURM sends SIGTERM to every process of a job. Workers ignore it unless it comes from their parent, so that the trainer can finish
-    # its step and save. macOS cannot tell who sent a signal, so workers exit there at once.
+    # SLURM sends SIGTERM to every process of a job, a terminal SIGINT. Workers ignore it unless it comes from their parent, so that the
+    # trainer can finish its step and save. macOS cannot tell who sent a signal, so workers exit there at once.
     if hasattr(signal, "sigtimedwait"):
         signal.pthread_sigmask(signal.SIG_BLOCK, _JOB_SIGNALS)
         threading.Thread(target=_obey_only, args=(os.getppid(),), daemon=True).start()

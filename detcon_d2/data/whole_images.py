@@ -79,6 +79,7 @@ def build_whole_image_loader(
         batch_size=cfg.SOLVER.IMS_PER_BATCH // world_size,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         worker_init_fn=init_worker,
-        pin_memory=torch.cuda.is_available(),
+        timeout=cfg.DETCON.LOADER_TIMEOUT if cfg.DATALOADER.NUM_WORKERS else 0,
+        pin_memory=cfg.MODEL.DEVICE != "cpu" and torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(cfg.SEED),
     )

@@ -49,13 +49,13 @@ class ThroughputHook(d2.HookBase):
 
 
 class StopOnSignalHook(d2.HookBase):
-    """On SIGTERM or SIGUSR1, which schedulers send before they kill a job: finish the iteration, save, exit. It must be the last hook.
+    """On SIGTERM or SIGUSR1, which schedulers send before they kill a job, or SIGINT (Ctrl-C): finish the iteration, save, exit.
 
-    The signal may reach only one process. The trainer's step combines ``stop_requested`` of all processes to ``stop_agreed``, so that all
-    of them stop after the same iteration.
+    It must be the last hook. A second SIGINT interrupts at once, without saving. The signal may reach only one process. The trainer's step
+    combines ``stop_requested`` of all processes to ``stop_agreed``, so that all of them stop after the same iteration.
     """
 
-    SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+    SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
     def __init__(self, checkpointer: "d2.DetectionCheckpointer"):
         """
@@ -64,6 +64,7 @@ class StopOnSignalHook(d2.HookBase):
         """
         self._checkpointer = checkpointer
         self._previous: dict[int, object] = {}
+        self._interrupted = False
 
     def before_train(self) -> None:
         """Handle the signals."""
@@ -74,7 +75,8 @@ class StopOnSignalHook(d2.HookBase):
         if self.trainer.stop_agreed and self.trainer.iter + 1 < self.trainer.max_iter:
             self._checkpointer.save(f"model_{self.trainer.iter:07d}", iteration=self.trainer.iter)
             d2.comm.synchronize()
-            raise SystemExit(f"Stopped by a signal after iteration {self.trainer.iter}; continue with --resume.")
+            message = f"Stopped by a signal after iteration {self.trainer.iter}; continue with --resume."
+            raise SystemExit(message if d2.comm.is_main_process() else 1)
 
     def after_train(self) -> None:
         """Restore the previous handlers."""
@@ -82,4 +84,7 @@ class StopOnSignalHook(d2.HookBase):
             signal.signal(number, handler)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self._interrupted:
+            signal.default_int_handler(number, frame)
+        self._interrupted |= number == signal.SIGINT
         self.trainer.stop_requested = True

@@ -1,6 +1,7 @@
 """Keeps learned regions in step with training: K on its schedule, and the regions of all images where they are refreshed by epochs."""
 
 import logging
+import os
 import re
 import time
 from pathlib import Path
@@ -15,6 +16,8 @@ from detcon_d2.methods.base import MethodHook, PretrainingModel
 from detcon_d2.methods.odin import LearnedRegions
 
 logger = logging.getLogger(__name__)
+
+_NFS_SECONDS = 60
 
 
 class LearnedRegionsHook(MethodHook):
@@ -93,10 +96,11 @@ class LearnedRegionsHook(MethodHook):
         return np.concatenate(found[1:]) if found[1:] else found[0]
 
     def _load(self, path: Path) -> None:
-        if not path.is_file():
+        missing = [rank for rank, found in enumerate(d2.comm.all_gather(_appears(path))) if not found]
+        if missing:
             raise ValueError(
-                f"{path} is missing: the regions that this run refreshed last. Every process needs it, on a shared disk. Restore it, or "
-                "start the run anew, without --resume."
+                f"{path} is missing for the processes {missing}: the regions that this run refreshed last. Every process needs it, on a "
+                "shared disk. Restore it, or start the run anew, without --resume."
             )
         table = np.load(path, mmap_mode="r")
         if table.dtype != np.uint8 or table.ndim != 3 or len(table) != len(self._records):
@@ -113,3 +117,15 @@ class LearnedRegionsHook(MethodHook):
         for path in self._folder.glob("regions_iter*.npy"):
             if path not in needed:
                 path.unlink()
+
+
+def _appears(path: Path) -> bool:
+    """Whether the file is there. A machine may see a file that another one has written to a network disk only some seconds later."""
+    for _ in range(_NFS_SECONDS):
+        # Listing the folder renews what the machine remembers of it.
+        if path.parent.is_dir() and path.name in os.listdir(path.parent):
+            return True
+        if d2.comm.get_world_size() == 1:
+            break
+        time.sleep(1)
+    return False

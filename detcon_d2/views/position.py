@@ -18,6 +18,7 @@ class Stream(IntEnum):
     REPLACEMENT = 3
     KMEANS = 4
     LAYER = 5
+    FINETUNE = 6
 
 
 def position_rng(seed: int, position: int, stream: int) -> np.random.Generator:

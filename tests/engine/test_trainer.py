@@ -4,7 +4,6 @@ import argparse
 import multiprocessing
 import os
 import signal
-import time
 import warnings
 from pathlib import Path
 
@@ -201,20 +200,3 @@ def test_a_corrupt_image_is_named_and_ends_the_run(tmp_path, workers):
     else:
         with pytest.raises(ValueError, match=r"000\.png"):
             pretrainer(opts).train()
-
-
-def test_a_signal_to_the_whole_job_saves_and_stops_it_and_it_resumes(photos, tmp_path):
-    """As a scheduler does: main process and workers get SIGTERM; the run still finishes its iteration and saves."""
-    opts = tiny_opts(photos, tmp_path, SOLVER__MAX_ITER=100_000, DATALOADER__NUM_WORKERS=1, SOLVER__CHECKPOINT_PERIOD=100_000)
-    process = start(opts, new_session=True)
-    deadline, written = time.monotonic() + PATIENCE, tmp_path / "metrics.json"
-    while not (written.exists() and written.stat().st_size) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGTERM)
-    assert "continue with --resume" in output_of(process, code=1)
-    last = (tmp_path / "last_checkpoint").read_text()
-    state = load_checkpoint_file(tmp_path / last)
-    assert last == f"model_{state['iteration']:07d}.pth" and state["metadata"]["iterations"] == state["iteration"] + 1
-    trainer = pretrainer(opts)
-    trainer.resume_or_load(resume=True)
-    assert trainer.start_iter == state["iteration"] + 1

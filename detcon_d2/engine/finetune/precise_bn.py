@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from detcon_d2 import d2
+from detcon_d2.engine.generators import kept_generators
 
 fvcore_precise_bn = d2.import_quietly("fvcore.nn.precise_bn")
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class PreciseBNHook(d2.HookBase):
             return
         logger.info("PreciseBN: statistics of %d layers from %d batches per process.", len(modules), self._num_iter)
         # A separate storage: what the model logs about these batches does not belong to the training.
-        with d2.EventStorage():
+        with d2.EventStorage(), kept_generators():
             fvcore_precise_bn.update_bn_stats(self._model, itertools.islice(self._build_batches(), self._num_iter), self._num_iter)
         if d2.comm.get_world_size() > 1:
             for module in modules:
