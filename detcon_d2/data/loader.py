@@ -93,7 +93,7 @@ def build_pretraining_loader(cfg: "d2.CfgNode", records: list[dict], samples: Sa
     Raises:
         ValueError: config or data that cannot work, with key, found and expected.
     """
-    _limit_opencv_threads()
+    limit_opencv_threads()
     rank, world_size, batch_size = d2.comm.get_rank(), d2.comm.get_world_size(), cfg.SOLVER.IMS_PER_BATCH
     sampler = PositionSampler(
         len(records), seed=cfg.SEED, batch_size=batch_size, rank=rank, world_size=world_size, start_iteration=start_iteration
@@ -157,7 +157,7 @@ def _unpack(packed: tuple[list[dict], list[dict]]) -> list[dict]:
 
 def init_worker(worker: int) -> None:
     """What every worker process of a loader does first: one OpenCV thread, and signals of a scheduler are left to the main process."""
-    _limit_opencv_threads()
+    limit_opencv_threads()
     # SLURM sends SIGTERM to every process of a job, a terminal SIGINT. Workers ignore it unless it comes from their parent, so that the
     # trainer can finish its step and save. macOS cannot tell who sent a signal, so workers exit there at once.
     if hasattr(signal, "sigtimedwait"):
@@ -174,8 +174,8 @@ def _obey_only(parent: int) -> None:
     os._exit(0)
 
 
-def _limit_opencv_threads() -> None:
-    # One OpenCV thread per worker. The call is skipped if there is one already: in a forked worker the pool has no threads, and the call
-    # would hang.
+def limit_opencv_threads() -> None:
+    """One OpenCV thread. It must be called before workers with :func:`init_worker` are forked: there the pool has no threads, and the call
+    would hang if it were not skipped."""
     if cv2.getNumThreads() > 1:
         cv2.setNumThreads(1)

@@ -15,6 +15,7 @@ from torch import nn
 
 from detcon_d2 import d2
 from detcon_d2.methods.base import PretrainingModel
+from detcon_d2.modeling.inputs import joined
 from detcon_d2.modeling.kmeans import carry_to_view, spherical_kmeans
 from detcon_d2.modeling.regions import downsample_label_map
 from detcon_d2.views.whole_image import WholeImage
@@ -174,7 +175,7 @@ class LearnedRegions:
         if self.settings.refresh_epochs:
             regions = model.to_device(self.look_up(batch))
         else:
-            regions = self.learn(model, *(torch.stack([sample[key] for sample in batch]) for key in ("full_image", "kmeans_draws")))
+            regions = self.learn(model, *(joined([sample[key] for sample in batch]) for key in ("full_image", "kmeans_draws")))
         sizes = model.to_device(torch.tensor([[sample["height"], sample["width"]] for sample in batch]))
         cells = []
         for i, view in enumerate(batch[0]["views"]):

@@ -186,8 +186,23 @@ def test_resume_on_other_images_or_with_another_batch_size_is_refused(photos, fi
             trainer.resume_or_load(resume=True)
 
 
-def test_a_batch_of_one_image_trains(photos, tmp_path):
-    assert train(pretrainer(tiny_opts(photos, tmp_path, SOLVER__IMS_PER_BATCH=1))).iter == 4
+@pytest.mark.parametrize("smallest", [{"SOLVER__IMS_PER_BATCH": 1}, {"DETCON__NUM_SAMPLES": 1}])
+def test_a_batch_of_one_image_or_one_region_trains(photos, tmp_path, smallest):
+    assert train(pretrainer(tiny_opts(photos, tmp_path, **smallest))).iter == 4
+
+
+def test_without_a_period_only_the_end_is_saved(photos, tmp_path):
+    train(pretrainer(tiny_opts(photos, tmp_path, SOLVER__CHECKPOINT_PERIOD=0)))
+    assert [path.name for path in tmp_path.glob("*.pth")] == ["model_final.pth"]
+
+
+def test_a_run_without_a_loss_is_warned_of_at_its_first_line(photos, tmp_path, monkeypatch):
+    """As with images that are all background, or views that share no region."""
+    monkeypatch.setattr("detcon_d2.methods.detcon.detcon_loss", lambda online, *_, **__: 0 * online.sum())
+    train(pretrainer(tiny_opts(photos, tmp_path, DETCON__LOG_PERIOD=2)))
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    (warning,) = [number for number, line in enumerate(lines) if "loss_detcon of all iterations so far is exactly 0" in line]
+    assert "iter: 2/4" in lines[warning - 1] and "DETCON.MASKS" in lines[warning]
 
 
 @pytest.mark.parametrize("workers", [0, 1])

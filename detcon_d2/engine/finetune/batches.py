@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from detcon_d2 import d2
-from detcon_d2.data.loader import init_worker
+from detcon_d2.data.loader import init_worker, limit_opencv_threads
 from detcon_d2.engine.generators import States, generator_states, set_generator_states
 from detcon_d2.views.position import Stream, position_rng
 
@@ -129,6 +129,7 @@ def build_batches(
     def groups() -> Groups:
         return Groups(records, batch_size, cfg.DATALOADER.ASPECT_RATIO_GROUPING)
 
+    limit_opencv_threads()
     if not num_workers:
         return DataLoader(TrainerBatches(stored, mapper, indices, groups(), start, waiting), batch_size=None)
     return DataLoader(

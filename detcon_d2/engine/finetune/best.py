@@ -52,9 +52,9 @@ class BestCheckpointHook(d2.HookBase):
 
     def before_train(self) -> None:
         """Repeat the evaluation that the resumed checkpoint is one iteration short of."""
-        last = self.trainer.start_iter - 1
-        if self._period > 0 and last >= 0 and (last + 1) % self._period == 0 and self._state["evaluated"] < last:
-            self._compare(last, _flat(self._evaluate()))
+        done = self.trainer.start_iter
+        if self._period > 0 and 0 < done < self.trainer.max_iter and done % self._period == 0 and self._state["evaluated"] < done - 1:
+            self._compare(done - 1, _flat(self._evaluate()))
 
     def after_step(self) -> None:
         """Compare after an evaluation, and end training if it is time."""

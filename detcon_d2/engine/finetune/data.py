@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from detcon_d2 import d2
-from detcon_d2.data.loader import init_worker
+from detcon_d2.data.loader import init_worker, limit_opencv_threads
 from detcon_d2.engine.finetune.batches import build_batches
 from detcon_d2.engine.generators import States
 from detcon_d2.io.specs import canonical_spec, is_dataset_spec
@@ -151,6 +151,7 @@ def build_evaluation_loader(cfg: "d2.CfgNode", name: str) -> torch.utils.data.Da
     """
     records = _load_records(cfg, "TEST", [name], filter_empty=False)
     loader = d2.build_detection_test_loader(dataset=records, mapper=d2.DatasetMapper(cfg, False), num_workers=cfg.DATALOADER.NUM_WORKERS)
+    limit_opencv_threads()
     loader.worker_init_fn = init_worker
     return loader
 

@@ -108,6 +108,8 @@ def test_every_syncbn_is_replaced_where_it_does_not_work():
         ("DETCON.FINETUNE.LABEL_FRACTION", "1.5", r"LABEL_FRACTION is 1.5; expected a number in \(0, 1\]"),
         ("DETCON.FINETUNE.LABEL_FRACTION", "0.0", r"LABEL_FRACTION is 0.0; expected a number in \(0, 1\]"),
         ("TEST.AUG.ENABLED", "True", "TEST.AUG.ENABLED is True; expected False"),
+        ("SOLVER.BASE_LR", "0.0", "BASE_LR is 0.0; expected a number > 0"),
+        ("SOLVER.CHECKPOINT_PERIOD", "-1", "CHECKPOINT_PERIOD is -1; expected a number of iterations, or 0"),
         ("DETCON.LOG_PERIOD", "0", "LOG_PERIOD is 0; expected a number of iterations >= 1"),
     ],
 )
