@@ -14,7 +14,7 @@ from detcon_d2 import d2
 from detcon_d2.config import add_detcon_config
 from detcon_d2.data import count_classes, load_training_records, records_digest
 from detcon_d2.io.atomic import remove_unfinished
-from detcon_d2.io.lock import hold_folder
+from detcon_d2.io.lock import hold_folder, release_folders
 from detcon_d2.methods.registry import pretraining_class, pretraining_names
 from detcon_d2.modeling.backbone import backbone_padding
 from detcon_d2.solver import resolve_schedule
@@ -121,7 +121,8 @@ def setup_job(
 
 
 def _take_output_dir(folder: Path) -> None:
-    """Hold the folder for this run, and remove what a killed run has left in it: unfinished files and half a line of metrics."""
+    """Hold this folder and no other for this run, and remove what a killed run has left in it: unfinished files and half a line of metrics."""
+    release_folders()
     hold_folder(folder)
     for place in (folder, folder / "kmeans"):
         remove_unfinished(place)

@@ -17,6 +17,7 @@ from detcon_d2 import d2
 from detcon_d2.engine.hooks import StopOnSignalHook, ThroughputHook
 from detcon_d2.engine.writers import DetConMetricPrinter
 from detcon_d2.io.atomic import atomic_file
+from detcon_d2.io.lock import release_folders
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -98,6 +99,8 @@ class StepTrainer(d2.TrainerBase):
             super().train(start_iter, max_iter)
         except DiskError as error:
             raise SystemExit(f"Stopped at iteration {self.iter}: {error.__cause__}. Continue with --resume when that is mended.") from None
+        finally:
+            release_folders()
 
     def before_train(self) -> None:
         """The hooks', with :class:`DiskError` in place of OSError; the same in the methods below."""

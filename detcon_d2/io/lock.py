@@ -11,7 +11,7 @@ _held: dict[Path, TextIO] = {}
 
 
 def hold_folder(folder: str | os.PathLike) -> None:
-    """Create the folder and hold it until this process ends or holds another one; nothing for the folder that it holds already.
+    """Create the folder and hold it until :func:`release_folders` or the end of this process; nothing for one that it holds already.
 
     The lock is one of POSIX: forked workers do not inherit it, the system releases it however the process ends, and NFS carries it to other
     machines. Where a file system has no locks, a warning says so.
@@ -44,6 +44,10 @@ def hold_folder(folder: str | os.PathLike) -> None:
     file.truncate(0)
     file.write(f"{os.getpid()} on {socket.gethostname()}")
     file.flush()
-    for other in list(_held):
-        _held.pop(other).close()
     _held[folder] = file
+
+
+def release_folders() -> None:
+    """Let other processes work in the folders that this one holds."""
+    while _held:
+        _held.popitem()[1].close()

@@ -131,7 +131,7 @@ def build_batches(
 
     limit_opencv_threads()
     if not num_workers:
-        return DataLoader(TrainerBatches(stored, mapper, indices, groups(), start, waiting), batch_size=None)
+        return DataLoader(TrainerBatches(stored, mapper, indices, groups(), start, waiting), batch_size=None, collate_fn=list)
     return DataLoader(
         SeededImages(stored, mapper, seed),
         batch_sampler=PositionBatches(indices, groups, start),

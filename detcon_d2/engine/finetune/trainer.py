@@ -63,7 +63,7 @@ class FinetuneTrainer(StepTrainer):
         self._best = None
         if best := cfg.DETCON.TEST.BEST_METRIC:
             period, patience = cfg.TEST.EVAL_PERIOD, cfg.DETCON.TEST.EARLY_STOPPING
-            self._best = BestCheckpointHook(self.checkpointer, best, period, patience, lambda: trainer.evaluate())
+            self._best = BestCheckpointHook(self.checkpointer, best, period, patience, lambda: trainer.metrics())
             evaluation.append(self._best)
         self._generators = GeneratorsHook(cfg.SOLVER.CHECKPOINT_PERIOD)
         self.register_hooks(self.build_hooks([*precise_bn, self._generators], evaluation))
@@ -124,14 +124,16 @@ class FinetuneTrainer(StepTrainer):
         Returns:
             the metrics, by data set if there are several, on the main process; an empty dict on the others.
         """
-        with kept_generators():
-            results = evaluate(self.cfg, self.network)
-        if not d2.comm.is_main_process():
-            return {}
-        self._results = results
-        if self.iter + 1 >= self.max_iter:
+        metrics = self.metrics()
+        if d2.comm.is_main_process() and self.iter + 1 >= self.max_iter:
             self._write_results(self.max_iter)
-        return results if len(results) > 1 else next(iter(results.values()))
+        return metrics
+
+    def metrics(self) -> dict[str, Any]:
+        """As :meth:`evaluate`, without a file."""
+        with kept_generators():
+            self._results = evaluate(self.cfg, self.network)
+        return self._results if len(self._results) > 1 else dict(*self._results.values())
 
     def _write_results(self, done: int) -> None:
         write_results(self.cfg, self._results, done, self.cfg.MODEL.WEIGHTS, time.perf_counter() - self._start_time)

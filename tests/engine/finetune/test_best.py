@@ -18,14 +18,16 @@ def evaluations(monkeypatch):
     values: dict[int, float] = {}
 
     def evaluate(cfg, model) -> dict:
-        done = min(trainer_of[0].iter + 1, trainer_of[0].max_iter) if trainer_of[0].iter >= trainer_of[0].start_iter else 0
-        return {"val": {"bbox": {"AP": values[done or trainer_of[0].start_iter]}}}
+        (trainer,) = trainers
+        # Before the first iteration nothing is recorded yet.
+        done = min(trainer.iter + 1, trainer.max_iter) if trainer.storage.latest() else trainer.start_iter
+        return {"val": {"bbox": {"AP": values[done]}}}
 
-    trainer_of: list[FinetuneTrainer] = [None]
+    trainers: list[FinetuneTrainer] = []
     before = FinetuneTrainer.__init__
 
     def remember(self, *args) -> None:
-        trainer_of[0] = self
+        trainers[:] = [self]
         before(self, *args)
 
     monkeypatch.setattr(FinetuneTrainer, "__init__", remember)
@@ -34,7 +36,7 @@ def evaluations(monkeypatch):
 
 
 def opts_of(shapes: Path, folder: Path, **extra: object) -> list[str]:
-    options = {"SOLVER__MAX_ITER": 6, "SOLVER__IMS_PER_BATCH": 1, "SOLVER__CHECKPOINT_PERIOD": 2, "TEST__EVAL_PERIOD": 1}
+    options = {"SOLVER__MAX_ITER": 6, "SOLVER__IMS_PER_BATCH": 2, "SOLVER__CHECKPOINT_PERIOD": 2, "TEST__EVAL_PERIOD": 1}
     options |= {"TEST__PRECISE_BN__ENABLED": False, "DETCON__TEST__BEST_METRIC": "bbox/AP"}
     return detector_opts(shapes, folder, **options | extra)
 
