@@ -121,7 +121,7 @@ def setup_job(
 
 
 def _take_output_dir(folder: Path) -> None:
-    """Hold this folder and no other for this run, and remove what a killed run has left in it: unfinished files and half a line of metrics."""
+    """Hold only this folder, and remove what a killed run has left in it: unfinished files and half a line of metrics."""
     release_folders()
     hold_folder(folder)
     for place in (folder, folder / "kmeans"):
