@@ -1,10 +1,10 @@
 """A fine-tuning run that was stopped or killed continues exactly."""
 
+import argparse
 import json
 import os
 import random
 import signal
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
+from detcon_d2 import d2
+from detcon_d2.engine import launch
 from detcon_d2.engine.generators import generator_states, kept_generators, set_generator_states
-from tests.detectors import BASE, detector_opts, spec
-from tests.engine.runs import StopAfter, Stopped, assert_same_state, final_state, finetuner, output_of, start, train
+from tests.detectors import arguments, detector_opts, spec
+from tests.engine.runs import StopAfter, Stopped, assert_same_state, final_state, finetuner, train
 
 
 @pytest.fixture(scope="module")
@@ -81,18 +83,30 @@ def test_evaluation_and_precise_bn_do_not_disturb_it(shapes, tall_and_wide, tmp_
     assert_same_state(final_state(tmp_path / "one"), final_state(tmp_path / "two"))
 
 
-def test_two_processes_continue_exactly_after_a_signal(tall_and_wide, tmp_path):
-    extra = {"SOLVER__MAX_ITER": 40, "SOLVER__CHECKPOINT_PERIOD": 100}
-    output_of(start(opts_of(tmp_path / "one", tall_and_wide, **extra), "--num-gpus", "2", config=BASE))
-    process: subprocess.Popen = start(opts_of(tmp_path / "two", tall_and_wide, **extra), "--num-gpus", "2", config=BASE, new_session=True)
-    for line in process.stdout:
-        if "iter: 3/40" in line:
-            break
-    os.killpg(process.pid, signal.SIGTERM)
-    assert "continue with --resume" in output_of(process, code=1)
-    assert "start anew" not in output_of(
-        start(opts_of(tmp_path / "two", tall_and_wide, **extra), "--num-gpus", "2", "--resume", config=BASE)
-    )
+class SignalLastProcess(d2.HookBase):
+    def after_step(self) -> None:
+        if self.trainer.iter == 1 and d2.comm.get_rank() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def run_main(args: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    trainer = finetuner(args.opts, args.resume)
+    if args.signalled:
+        trainer.register_hooks([SignalLastProcess()])
+    train(trainer, args.resume)
+
+
+def test_two_processes_continue_exactly_after_a_signal(tall_and_wide, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    extra = {"SOLVER__CHECKPOINT_PERIOD": 100}
+    one, two = (opts_of(tmp_path / name, tall_and_wide, **extra) for name in ("one", "two"))
+    launch(run_main, arguments(one, num_gpus=2, signalled=False))
+    with pytest.raises(SystemExit):
+        launch(run_main, arguments(two, num_gpus=2, signalled=True))
+    assert "Stopped by a signal after iteration 2; continue with --resume." in capfd.readouterr().err
+    launch(run_main, arguments(two, num_gpus=2, signalled=False, resume=True))
+    assert "start anew" not in (tmp_path / "two" / "log.txt").read_text()
     assert_same_state(final_state(tmp_path / "one"), final_state(tmp_path / "two"))
 
 
