@@ -28,7 +28,7 @@ _NAMES = {
     ),
     "data.datasets": ("register_coco_instances",),
     "data.samplers": ("TrainingSampler",),
-    "engine": ("HookBase", "TrainerBase", "default_argument_parser", "default_setup", "launch"),
+    "engine": ("HookBase", "TrainerBase", "default_argument_parser", "default_setup"),
     "evaluation": ("COCOEvaluator", "inference_on_dataset", "print_csv_format"),
     "evaluation.coco_evaluation": ("instances_to_coco_json",),
     "layers": ("Conv2d", "FrozenBatchNorm2d", "ShapeSpec", "get_norm"),
