@@ -165,13 +165,20 @@ def _spawned(local_rank: int, init_method: str, errors: Connection, main: Callab
     # What is sent before this process ends, which the others notice, comes first: it is the cause. A pipe takes short messages whole.
     except SystemExit as stop:
         if isinstance(stop.code, str):
-            errors.send(f"{stop.code}\n"[:1000])
+            _send(errors, stop.code)
         elif stop.code not in (None, 0, 1):
             errors.send("")  # this process has printed the reason
         raise SystemExit(1 if isinstance(stop.code, str) else stop.code) from None
     except Exception as error:
-        errors.send(f"{os.path.basename(sys.argv[0])}: process {rank} failed: {type(error).__name__}: {error}"[:1000] + "\n")
+        _send(errors, f"{os.path.basename(sys.argv[0])}: process {rank} failed: {type(error).__name__}: {error}")
         raise
+
+
+def _send(errors: Connection, message: str) -> None:
+    try:
+        errors.send(f"{message[:1000]}\n")
+    except BrokenPipeError:  # the parent has been killed
+        print(message, file=sys.stderr)
 
 
 def _stop_with_parent() -> None:
