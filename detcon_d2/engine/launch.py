@@ -123,10 +123,10 @@ def _spawn(init_method: str, main: Callable, args: argparse.Namespace) -> None:
         first = _wait(processes)
     if first is not None:
         rank = args.machine_rank * args.num_gpus + processes.index(first)
-        if errors.poll():
-            print(errors.recv(), end="", file=sys.stderr)
-        elif first.exitcode < 0:
-            print(f"{os.path.basename(sys.argv[0])}: process {rank} was ended by {signal.Signals(-first.exitcode).name}.", file=sys.stderr)
+        ended = f"{os.path.basename(sys.argv[0])}: process {rank} was ended by signal {-first.exitcode}."
+        message = errors.recv() if errors.poll() else ended if first.exitcode < 0 else ""
+        if message:
+            print(message, file=sys.stderr)
         raise SystemExit(first.exitcode if first.exitcode > 0 else 128 - first.exitcode)
 
 
@@ -167,7 +167,7 @@ def _spawned(local_rank: int, init_method: str, errors: Connection, main: Callab
         if isinstance(stop.code, str):
             _send(errors, stop.code)
         elif stop.code not in (None, 0, 1):
-            errors.send("")  # this process has printed the reason
+            _send(errors, "")  # this process has printed the reason
         raise SystemExit(1 if isinstance(stop.code, str) else stop.code) from None
     except Exception as error:
         _send(errors, f"{os.path.basename(sys.argv[0])}: process {rank} failed: {type(error).__name__}: {error}")
@@ -176,7 +176,7 @@ def _spawned(local_rank: int, init_method: str, errors: Connection, main: Callab
 
 def _send(errors: Connection, message: str) -> None:
     try:
-        errors.send(f"{message[:1000]}\n")
+        errors.send(message[:1000])
     except BrokenPipeError:  # the parent has been killed
         print(message, file=sys.stderr)
 

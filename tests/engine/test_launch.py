@@ -130,7 +130,7 @@ def test_a_process_that_is_killed_is_reported(monkeypatch, capfd):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(SystemExit) as stopped:
         launch(die, arguments([], num_gpus=2))
-    assert stopped.value.code == 128 + signal.SIGKILL and "was ended by SIGKILL" in capfd.readouterr().err
+    assert stopped.value.code == 128 + signal.SIGKILL and "was ended by signal 9" in capfd.readouterr().err
 
 
 @pytest.fixture
