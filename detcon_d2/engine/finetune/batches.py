@@ -40,21 +40,12 @@ class Groups:
         return group
 
 
-class PositionBatches:
-    """Lists of :data:`Position` without end, from batch ``start`` on."""
-
-    def __init__(self, indices: Iterable[int], groups: Callable[[], Groups], start: int):
-        self._indices, self._groups, self._start = indices, groups, start
-
-    def __iter__(self) -> Iterator[list[Position]]:
-        return islice(self._all(), self._start, None)
-
-    def _all(self) -> Iterator[list[Position]]:
-        groups = self._groups()
-        for position, index in enumerate(self._indices):
-            batch = groups.add(index, (position, index))
-            if batch is not None:
-                yield batch
+def position_batches(indices: Iterable[int], groups: Groups) -> Iterator[list[Position]]:
+    """Batches without end."""
+    for position, index in enumerate(indices):
+        batch = groups.add(index, (position, index))
+        if batch is not None:
+            yield batch
 
 
 class SeededImages(Dataset):
@@ -126,15 +117,13 @@ def build_batches(
     indices = d2.TrainingSampler(len(records), seed=seed)
     stored = d2.DatasetFromList(records, copy=False, serialize=True)
 
-    def groups() -> Groups:
-        return Groups(records, batch_size, cfg.DATALOADER.ASPECT_RATIO_GROUPING)
-
+    groups = Groups(records, batch_size, cfg.DATALOADER.ASPECT_RATIO_GROUPING)
     limit_opencv_threads()
     if not num_workers:
-        return DataLoader(TrainerBatches(stored, mapper, indices, groups(), start, waiting), batch_size=None, collate_fn=list)
+        return DataLoader(TrainerBatches(stored, mapper, indices, groups, start, waiting), batch_size=None, collate_fn=list)
     return DataLoader(
         SeededImages(stored, mapper, seed),
-        batch_sampler=PositionBatches(indices, groups, start),
+        batch_sampler=islice(position_batches(indices, groups), start, None),
         num_workers=num_workers,
         collate_fn=list,
         worker_init_fn=init_worker,
