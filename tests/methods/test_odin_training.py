@@ -139,6 +139,7 @@ def test_regions_that_a_network_disk_shows_later_are_waited_for_and_all_processe
     path.rename(tmp_path / "later")
     trainer = trainer_of(photos, tmp_path, **extra)
     monkeypatch.setattr(odin_hook.d2.comm, "get_world_size", lambda: 2)
+    monkeypatch.setattr(odin_hook.d2.comm, "all_gather", lambda found: [found, True])
     monkeypatch.setattr(odin_hook.time, "sleep", lambda seconds: (tmp_path / "later").rename(path))
     trainer.method_hooks[0]._load(path)
     monkeypatch.setattr(odin_hook.d2.comm, "all_gather", lambda found: [found, False])
