@@ -24,6 +24,7 @@ setup(
         "torchvision>=0.21",
         "fvcore>=0.1.5.post20221221",
         "iopath>=0.1.9",
+        "matplotlib>=3.7",
         "pycocotools>=2.0.6",
         "scikit-image>=0.22",
         "opencv-python-headless>=4.11",

@@ -146,7 +146,7 @@ def add_detcon_config(cfg: "d2.CfgNode") -> None:
     cfg.DETCON.FINETUNE.LABEL_SEED = 0
 
     # Keys of the methods; registering them needs all methods, which is why they are imported here and not above.
-    from detcon_d2.methods.registry import pretraining_class, pretraining_names
+    from detcon_d2.methods import pretraining_class, pretraining_names
 
     for name in pretraining_names():
         pretraining_class(name).add_config(cfg.DETCON)

@@ -31,25 +31,20 @@ _NAMES = {
     "engine": ("HookBase", "TrainerBase", "default_argument_parser", "default_setup"),
     "evaluation": ("COCOEvaluator", "inference_on_dataset", "print_csv_format"),
     "evaluation.coco_evaluation": ("instances_to_coco_json",),
-    "layers": ("Conv2d", "FrozenBatchNorm2d", "ShapeSpec", "get_norm"),
+    "layers": ("Conv2d", "ShapeSpec", "get_norm"),
     "modeling": ("BACKBONE_REGISTRY", "META_ARCH_REGISTRY", "ResNet", "build_backbone", "build_model"),
     "modeling.backbone.fpn": ("FPN", "LastLevelMaxPool"),
     "modeling.backbone.resnet": ("BasicBlock", "BasicStem", "BottleneckBlock"),
     "solver": ("build_lr_scheduler", "build_optimizer"),
     "solver.build": ("maybe_add_gradient_clipping",),
-    "structures": ("BitMasks", "Boxes", "ImageList", "Instances", "PolygonMasks"),
+    "structures": ("Boxes", "ImageList", "Instances", "PolygonMasks"),
     "utils.env": ("seed_all_rng",),
     "utils.events": ("EventStorage", "EventWriter", "JSONWriter", "TensorboardXWriter", "get_event_storage"),
     "utils.file_io": ("PathManager",),
     "utils.logger": ("setup_logger",),
 }
 # Modules that are used as namespaces.
-_MODULES = {
-    "comm": "utils.comm",
-    "hooks": "engine.hooks",
-    "transforms": "data.transforms",
-    "detection_utils": "data.detection_utils",
-}
+_MODULES = {"comm": "utils.comm", "hooks": "engine.hooks", "transforms": "data.transforms", "detection_utils": "data.detection_utils"}
 _WHERE = {name: module for module, names in _NAMES.items() for name in names}
 
 
@@ -90,15 +85,11 @@ def import_quietly(module: str) -> ModuleType:
         return importlib.import_module(module)
 
 
-def _import(module: str) -> ModuleType:
-    return import_quietly(f"{_PACKAGE}.{module}")
-
-
 def __getattr__(name: str):
     if name in _MODULES:
-        value = _import(_MODULES[name])
+        value = import_quietly(f"{_PACKAGE}.{_MODULES[name]}")
     elif name in _WHERE:
-        module = _import(_WHERE[name])
+        module = import_quietly(f"{_PACKAGE}.{_WHERE[name]}")
         try:
             value = getattr(module, name)
         except AttributeError:

@@ -1,6 +1,6 @@
-"""The runs behind ``test_golden.py``: inputs, cases, what is measured of a run, and the machine on which figures can be equal to the bit.
+"""The runs behind ``test_golden.py``: inputs, cases, what is measured of a run, and the machine on which numbers can be equal to the bit.
 
-Nothing here depends on where things stand inside the package: the tools are run as tools, and what they write is read as files.
+Nothing here depends on the layout of the package: the tools are run as tools, and the files that they write are read.
 """
 
 import contextlib
@@ -24,10 +24,10 @@ import yaml
 from PIL import Image
 
 from detcon_d2 import d2
+from tests.conftest import REPO, TINY
 
-REPO = Path(__file__).resolve().parents[1]
 FOLDER = Path(__file__).parent / "fixtures" / "golden"
-FIGURES = FOLDER / "golden.json"
+NUMBERS = FOLDER / "golden.json"
 STEPS = 5
 IMAGES = 12
 LABEL_MAPS = {
@@ -44,11 +44,8 @@ GENERATED = LABEL_MAPS | {
 """Name -> arguments, of the label maps that the test makes."""
 
 
-# The machine.
-
-
 def fingerprint() -> dict[str, str]:
-    """What must be equal for the last bit of a figure to be equal, but for the backend."""
+    """Return everything except the backend that must be equal for the last bit of a number to be equal."""
     return {
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
@@ -82,16 +79,6 @@ def one_thread() -> Iterator[None]:
         cv2.setNumThreads(cv2_threads)
 
 
-@contextlib.contextmanager
-def bf16_everywhere() -> Iterator[None]:
-    """Train in bf16 also where the CPU has no instructions for it, and the package would rather train in float32."""
-    with mock.patch.object(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True, create=True):
-        yield
-
-
-# Inputs.
-
-
 def write_inputs(folder: Path) -> Path:
     """Write ``images/{a,b}/NNN.png`` of 64 x 80 pixels and ``instances.json``, whose objects are the rectangles in them."""
     # The legacy generator: its numbers are promised never to change.
@@ -116,18 +103,11 @@ def write_inputs(folder: Path) -> Path:
     return folder
 
 
-# Cases.
-
-
 class Case(NamedTuple):
-    """A run of tools/train_net.py.
+    """A run of tools/train_net.py with a config file, relative to the repository, and config keys on top of it.
 
-    Attributes:
-        config: config file, relative to the repository.
-        keys: config keys on top of it.
-        golden: name of the figures, where they are those of another case.
-        bf16: whether bf16 is trained in on any CPU.
-        tolerance: of losses, relative; see ``test_golden.py``.
+    ``golden``: the case whose numbers this case has, if it has none of its own. ``bf16``: train in bf16 on any CPU. ``tolerance``: of the
+    losses, relative; see ``test_golden.py``.
     """
 
     config: str
@@ -137,30 +117,13 @@ class Case(NamedTuple):
     tolerance: float = 2e-3
 
 
-_TINY = {
-    "MODEL.DEVICE": "cpu",
+_TINY = TINY | {
     "MODEL.RESNETS.OUT_FEATURES": '["res4"]',
-    "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
-    "MODEL.RESNETS.RES2_OUT_CHANNELS": 16,
-    "MODEL.RESNETS.WIDTH_PER_GROUP": 4,
     "DETCON.IN_FEATURE": "res4",
-    "DETCON.PROJECTOR.HIDDEN_DIM": 32,
-    "DETCON.PROJECTOR.OUT_DIM": 16,
-    "DETCON.PREDICTOR.HIDDEN_DIM": 32,
-    "DETCON.NUM_SAMPLES": 4,
-    "DETCON.VIEWS.SIZE": 64,
-    "DETCON.MASKS.SOURCE": "grid",
     "DETCON.MASKS.GRID": 3,
-    "DETCON.MASKS.ROOTS": "()",
     "DETCON.SOLVER.BASE_LR_256": 0.0,
-    "DETCON.SOLVER.EPOCHS": 0.0,
-    "DETCON.SOLVER.WARMUP_EPOCHS": 0.0,
     "DETCON.LOG_PERIOD": 1,
-    "SOLVER.IMS_PER_BATCH": 4,
     "SOLVER.MAX_ITER": STEPS,
-    "SOLVER.WARMUP_ITERS": 1,
-    "SOLVER.AMP.ENABLED": False,
-    "DATALOADER.NUM_WORKERS": 0,
 }
 # Five steps must move the weights by far more than rounding does, and yet not magnify rounding.
 _LARS = {"DETCON.SOLVER.OPTIMIZER": "LARS", "DETCON.SOLVER.ETA": 0.2, "SOLVER.BASE_LR": 0.02}
@@ -274,9 +237,6 @@ TO_BE_STORED = _pretrain(
 CHECKPOINT = f"model_{STEPS - 1:07d}.pth"
 
 
-# Running.
-
-
 def run_tool(name: str, *arguments: object) -> None:
     """Run a file of ``tools`` in this process, where everything is imported already."""
     with mock.patch.object(sys, "argv", [name, *map(str, arguments)]):
@@ -287,23 +247,18 @@ def run_tool(name: str, *arguments: object) -> None:
 
 
 def run_case(case: Case, inputs: Path, output: Path, label_maps: Mapping[str, Path]) -> dict[str, Any]:
-    """Train as a case says.
-
-    Args:
-        case: the case.
-        inputs: of :func:`write_inputs`.
-        output: OUTPUT_DIR.
-        label_maps: name, as ``ROOTS`` of the cases have it in braces -> folder to train on.
-    """
+    """Train as a case says on :func:`write_inputs`; ``label_maps``: name, as in braces in ``ROOTS`` of the cases -> folder to train on."""
     places = {"folder": inputs, "images": inputs / "images", "golden": FOLDER} | label_maps
     values = {key: str(value).format_map(places) if "{" in str(value) else value for key, value in case.keys.items()}
     options = [item for pair in values.items() for item in pair]
-    with bf16_everywhere() if case.bf16 else contextlib.nullcontext():
+    # Train in bf16 also if the CPU has no instructions for it: the package would train in float32.
+    forced = mock.patch.object(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True, create=True)
+    with forced if case.bf16 else contextlib.nullcontext():
         return train(output, "--config-file", REPO / case.config, *options)
 
 
 def resume(inputs: Path, output: Path) -> dict[str, Any]:
-    """Continue the stored checkpoint, which must lie in ``output`` with its ``last_checkpoint``, to the end of its run."""
+    """Continue the stored checkpoint, which must be in ``output`` with its ``last_checkpoint``, to the end of its run."""
     spec = f'("folder:{inputs / "images"}",)'
     return train(output, "--config-file", FOLDER / "config.yaml", "--resume", "DATASETS.TRAIN", spec)
 
@@ -337,27 +292,23 @@ def watched_scalars() -> Iterator[dict[str, list[float]]]:
 
 
 def trained_in_bf16(output: Path) -> bool:
-    """Whether a run was in bf16 in the end: where the CPU has no instructions for it, the tool says so and trains in float32."""
+    """Return whether a run was in bf16 in the end: on a CPU without instructions for it, the tool reports that and trains in float32."""
     return yaml.safe_load((output / "config.yaml").read_text())["SOLVER"]["AMP"]["ENABLED"]
 
 
-def _grouped(weights: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, str, torch.Tensor]]:
-    """Group, key and tensor of each floating-point entry of a state dict."""
+def checksums(weights: Mapping[str, torch.Tensor]) -> dict[str, list[float]]:
+    """Return group -> number of values, their sum and their L2 norm in float64, of all floating-point tensors of a state dict.
+
+    A group is a stage of the encoder, a head of the detector or a whole head of pretraining; running statistics are groups of their own.
+    """
+    groups: dict[str, list[torch.Tensor]] = {}
     for key, tensor in sorted(weights.items()):
         if tensor.is_floating_point():
             parts = key.split(".")
-            # A stage of the encoder, a head of the detector, a whole head of pretraining.
             stage = next((i for i, part in enumerate(parts) if re.fullmatch(r"stem|res\d", part)), None)
             end = stage + 1 if stage is not None else 2 if parts[0] in ("target", "roi_heads", "backbone") else 1
             kind = " statistics" if parts[-1].startswith("running_") else ""
-            yield ".".join(parts[:end]) + kind, key, tensor
-
-
-def checksums(weights: Mapping[str, torch.Tensor]) -> dict[str, list[float]]:
-    """Group -> number of values, their sum and their L2 norm in float64; running statistics apart."""
-    groups: dict[str, list[torch.Tensor]] = {}
-    for group, _, tensor in _grouped(weights):
-        groups.setdefault(group, []).append(tensor.double().flatten())
+            groups.setdefault(".".join(parts[:end]) + kind, []).append(tensor.double().flatten())
     joined = {group: torch.cat(tensors) for group, tensors in groups.items()}
     return {group: [values.numel(), math.fsum(values.tolist()), values.norm().item()] for group, values in joined.items()}
 
@@ -371,17 +322,10 @@ def tensors_digest(tensors: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-# Label maps.
-
-
 def make_label_maps(inputs: Path, folder: Path, arguments: tuple, file_format: str = "png") -> dict[str, np.ndarray]:
-    """Run tools/generate_masks.py on the pictures and return the label maps as :func:`read_pngs` does.
+    """Run tools/generate_masks.py with ``arguments`` (the generator and its parameters) on :func:`write_inputs`, into a new ``folder``.
 
-    Args:
-        inputs: of :func:`write_inputs`.
-        folder: a new one, for the label maps.
-        arguments: of the tool: the generator and its parameters.
-        file_format: of the files; what is returned is empty unless it is "png".
+    Return the label maps as :func:`read_pngs` does; nothing unless ``file_format`` is "png".
     """
     spec = f"coco:{inputs / 'instances.json'},{inputs / 'images'}" if "annotations" in arguments else f"folder:{inputs / 'images'}"
     with one_thread():
@@ -395,7 +339,7 @@ def region_counts(label_maps: Mapping[str, np.ndarray]) -> list[int]:
 
 
 def read_pngs(root: Path) -> dict[str, np.ndarray]:
-    """Key of the image -> its label map; several layers stand below each other."""
+    """Return key of the image -> its label map; several layers are below each other."""
     found = {}
     for path in sorted(root.rglob("*.png")):
         with Image.open(path) as image:
@@ -403,28 +347,13 @@ def read_pngs(root: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def read_shards(root: Path, folder: Path) -> dict[str, np.ndarray]:
-    """The same of a folder of shards.
-
-    Args:
-        root: the shards.
-        folder: a new one, for the label maps as PNGs.
-    """
-    run_tool("merge_masks.py", folder, root, "--format", "png", "--images", "none")
-    return read_pngs(folder)
-
-
-def shards_to_train_on(root: Path, folder: Path) -> Path:
-    """What DETCON.MASKS.ROOTS names for a folder of shards, which earlier versions wrote: the tars into which the tool converts them."""
-    run_tool("merge_masks.py", folder, root, "--format", "tar", "--images", "none")
+def convert_shards(root: Path, folder: Path, file_format: str) -> Path:
+    """Convert label maps in shards, which earlier versions wrote, to another format in a new ``folder``, and return it."""
+    run_tool("merge_masks.py", folder, root, "--format", file_format, "--images", "none")
     return folder
 
 
 def label_map_folders(folder: Path) -> dict[str, Path]:
-    """The stored label maps, as the cases name them.
-
-    Args:
-        folder: an empty one, for what has to be converted.
-    """
+    """Return the stored label maps, as the cases name them; ``folder``: an empty one, for the shards as tars, on which is trained."""
     pngs = {name: FOLDER / name for name in LABEL_MAPS}
-    return pngs | {f"{name}_shards": shards_to_train_on(FOLDER / f"{name}_shards", folder / name) for name in LABEL_MAPS}
+    return pngs | {f"{name}_shards": convert_shards(FOLDER / f"{name}_shards", folder / name, "tar") for name in LABEL_MAPS}

@@ -1,12 +1,13 @@
-"""Record the figures and files of ``test_golden.py``: ``python -m tests.record_golden [--figures-only]``, once for each backend.
+"""Record the numbers and files of ``test_golden.py``: ``python -m tests.record_golden [--figures-only]``, once for each backend.
 
 Only run this on a commit whose numbers are trusted: it makes whatever this code computes the truth. What is stored is of commit f102709.
-Without ``--figures-only`` the checkpoint, the converted backbone and the label maps are written anew, too, and all figures are forgotten;
-the figures of the second backend are then added with ``--figures-only``.
+Without ``--figures-only`` the checkpoint, the converted backbone and the label maps are written again, and all numbers are deleted;
+the numbers of the second backend are then added with ``--figures-only``.
 """
 
 import argparse
 import json
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -35,8 +36,8 @@ def record_files(inputs: Path, folder: Path) -> None:
         shutil.copy(folder / name, golden.FOLDER)
 
 
-def record_figures(inputs: Path, folder: Path) -> dict[str, dict]:
-    """Case -> figures, of this backend."""
+def record_numbers(inputs: Path, folder: Path) -> dict[str, dict]:
+    """Case -> numbers, of this backend."""
     label_maps = golden.label_map_folders(folder / "label_maps")
     cases = {name: case for name, case in golden.CASES.items() if not case.golden}
     found = {name: golden.run_case(case, inputs, folder / name, label_maps) for name, case in cases.items()}
@@ -57,9 +58,9 @@ def record_label_maps(inputs: Path, folder: Path) -> dict[str, dict]:
 
 
 def main() -> None:
-    """Record for the backend of this process; figures that are those of the other backend are stored once, as those of "both"."""
+    """Record for the backend of this process; numbers that are equal on both backends are stored once, under "both"."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--figures-only", action="store_true", help="keep the stored files, and the figures of the other backend")
+    parser.add_argument("--figures-only", action="store_true", help="keep the stored files, and the numbers of the other backend")
     args = parser.parse_args()
     # The same place each time, because files name it.
     folder = Path(tempfile.gettempdir()) / "detcon_d2_golden"
@@ -67,20 +68,20 @@ def main() -> None:
     inputs = golden.write_inputs(folder / "inputs")
     if not args.figures_only:
         record_files(inputs, folder)
-    figures = record_figures(inputs, folder)
+    numbers = record_numbers(inputs, folder)
     label_maps = record_label_maps(inputs, folder / "made")
     shutil.rmtree(folder)
-    stored = json.loads(golden.FIGURES.read_text()) if args.figures_only and golden.FIGURES.exists() else {}
+    stored = json.loads(golden.NUMBERS.read_text()) if args.figures_only and golden.NUMBERS.exists() else {}
     fingerprints = stored.get("fingerprints", {}) | {d2.BACKEND: golden.fingerprint()}
     cases = stored.get("cases", {})
-    for name, found in figures.items():
-        entry = {backend: figures for backend, figures in _by_backend(cases.get(name, {})).items() if backend != d2.BACKEND}
+    for name, found in numbers.items():
+        entry = {backend: numbers for backend, numbers in _by_backend(cases.get(name, {})).items() if backend != d2.BACKEND}
         entry[d2.BACKEND] = found
         cases[name] = {"both": found} if len(entry) == 2 and entry["subset"] == entry["detectron2"] else entry
     content = {"commit": COMMIT, "fingerprints": fingerprints, **label_maps, "cases": cases}
-    golden.FIGURES.write_text(_pretty(content))
+    golden.NUMBERS.write_text(_pretty(content))
     equal = sum("both" in entry for entry in cases.values())
-    print(f"{len(figures)} runs recorded for {d2.BACKEND}; {equal} have the same figures on both backends.")
+    print(f"{len(numbers)} runs recorded for {d2.BACKEND}; {equal} have the same numbers on both backends.")
 
 
 def _by_backend(entry: dict) -> dict:
@@ -88,17 +89,9 @@ def _by_backend(entry: dict) -> dict:
 
 
 def _pretty(content: dict) -> str:
-    """Json with a line for each scalar and each group of weights."""
+    """Return JSON with one line per list of numbers."""
     text = json.dumps(content, indent=1)
-    lines, inside = [], False
-    for line in text.splitlines():
-        if inside:
-            lines[-1] += line.strip() + (" " if line.endswith(",") and line[-2] != "]" else "")
-            inside = not line.strip().startswith("]")
-        else:
-            lines.append(line)
-            inside = line.endswith("[")
-    return "\n".join(lines) + "\n"
+    return re.sub(r"\[\s*([^][]*?)\s*\]", lambda found: "[" + re.sub(r"\n\s*", " ", found[1]) + "]", text) + "\n"
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from detcon_d2 import d2
-from detcon_d2.checkpoint.safe_load.errors import UnsafeCheckpointError
 from detcon_d2.checkpoint.safe_load.files import load_checkpoint_file
+from detcon_d2.checkpoint.safe_load.pickles import UnsafeCheckpointError
 from detcon_d2.io.atomic import atomic_file
 
 
@@ -72,7 +72,7 @@ class DetConCheckpointer(d2.DetectionCheckpointer):
         refused = []
         for path in self._newest_first():
             try:
-                content = load_checkpoint_file(path, keep=True)
+                content = load_checkpoint_file(path, hold=True)
                 if "trainer" in self.checkpointables and not (isinstance(content, dict) and {"model", "trainer"} <= content.keys()):
                     raise UnsafeCheckpointError(f"{path} is no checkpoint of a run: it has no optimizer or no model")
             except UnsafeCheckpointError as error:
@@ -104,8 +104,7 @@ class DetConCheckpointer(d2.DetectionCheckpointer):
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """Continue from ``last_checkpoint`` (everything must fit exactly), or initialise the model from ``path`` ("" for none).
 
-        Raises:
-            ValueError: on resume, listing every key that is missing, unexpected or of another shape.
+        Raises ValueError: on resume, listing every key that is missing, unexpected or of another shape.
         """
         if resume and self.has_checkpoint():
             path = Path(self.get_checkpoint_file())
@@ -127,9 +126,12 @@ class DetConCheckpointer(d2.DetectionCheckpointer):
         incompatible = super()._load_model(checkpoint)
         self.missing_keys = tuple(incompatible.missing_keys) if incompatible is not None else ()
         if self._strict and incompatible is not None:
-            report = _report(incompatible)
-            if report:
-                raise ValueError("The checkpoint to resume does not fit the model of this config:\n  " + "\n  ".join(report))
+            lines = [f"missing in the checkpoint: {key}" for key in incompatible.missing_keys]
+            lines += [f"unexpected in the checkpoint: {key}" for key in incompatible.unexpected_keys]
+            shapes = incompatible.incorrect_shapes
+            lines += [f"{key}: {tuple(found)} in the checkpoint, {tuple(wanted)} in the model" for key, found, wanted in shapes]
+            if lines:
+                raise ValueError("The checkpoint to resume does not fit the model of this config:\n  " + "\n  ".join(lines))
         return incompatible
 
     def _load_file(self, filename: str) -> dict[str, Any]:
@@ -151,12 +153,3 @@ def _iteration(path: Path) -> int:
     """Iterations that a checkpoint of this name has completed; 0 for another file."""
     found = re.fullmatch(r"model_(?:(\d+)|final)\.pth", path.name)
     return 0 if found is None else _FINAL if found[1] is None else int(found[1]) + 1
-
-
-def _report(incompatible: Any) -> list[str]:
-    lines = [f"missing in the checkpoint: {key}" for key in incompatible.missing_keys]
-    lines += [f"unexpected in the checkpoint: {key}" for key in incompatible.unexpected_keys]
-    lines += [
-        f"{key}: {tuple(found)} in the checkpoint, {tuple(wanted)} in the model" for key, found, wanted in incompatible.incorrect_shapes
-    ]
-    return lines

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from detcon_d2 import d2
 from detcon_d2.checkpoint.convert.key_maps import BRANCHES, grouped
@@ -21,17 +21,6 @@ _PARTS = {
 }
 # Constants from the config, and a counter that no computation reads.
 _NOT_LEARNT = ("pixel_mean", "pixel_std", "num_batches_tracked")
-
-
-class Disagreement(NamedTuple):
-    """A config key whose value is not what the weights were trained with."""
-
-    key: str
-    found: Any
-    expected: Any
-
-    def __str__(self) -> str:
-        return f"{self.key} is {self.found!r}; expected {self.expected!r}."
 
 
 def check_weights(cfg: "d2.CfgNode", path: str) -> list[str]:
@@ -54,43 +43,34 @@ def check_weights(cfg: "d2.CfgNode", path: str) -> list[str]:
     local = d2.PathManager.get_local_path(path.partition("?")[0])
     if not os.path.isfile(local):
         raise FileNotFoundError(f"MODEL.WEIGHTS is {path}, which does not exist.")
-    # A fine-tuning run reads the file twice more: for its metadata and to load the weights.
-    checkpoint = load_checkpoint_file(local, keep=True)
+    checkpoint = load_checkpoint_file(local, hold=True)
     checkpoint = checkpoint if isinstance(checkpoint, dict) else {}
-    _check_converted(checkpoint.get("model", checkpoint), path)
-    metadata = checkpoint.get("metadata")
+    state = checkpoint.get("model", checkpoint)
+    if isinstance(state, Mapping) and any(isinstance(key, str) and key.startswith(tuple(BRANCHES.values())) for key in state):
+        raise ValueError(
+            f"MODEL.WEIGHTS {path} is a pretraining checkpoint (keys 'encoder.*'), which a detector cannot read. Convert it first:\n"
+            f"  python tools/convert_to_d2.py {path} {os.path.splitext(path)[0]}_d2.pkl"
+        )
+    metadata, frozen = checkpoint.get("metadata"), cfg.MODEL.BACKBONE.FREEZE_AT
     if not isinstance(metadata, dict) or "depth" not in metadata:
-        return [_by_hand(cfg, path)]
+        found = network_metadata(cfg)
+        settings = {key: value for _, key, value in _compared(cfg)} | {KEYS[name]: found[name] for name in ("depth", "norm")}
+        listed = ", ".join(f"{key} {value!r}" for key, value in (settings | {"MODEL.BACKBONE.FREEZE_AT": frozen}).items())
+        return [f"Warning: {path} has no metadata, so nothing was compared. Check by hand that it was trained with {listed}."]
     metadata = with_defaults(metadata)
-    found = disagreements(cfg, metadata)
-    if found and cfg.DETCON.CHECK_WEIGHTS:
-        raise ValueError(_refusal(path, found))
-    lines = [f"Warning: {item} Started nevertheless, because DETCON.CHECK_WEIGHTS is False." for item in found]
-    lines += _unknown(cfg, metadata, path)
-    if cfg.MODEL.BACKBONE.FREEZE_AT > 0:
-        frozen = cfg.MODEL.BACKBONE.FREEZE_AT
+    wrong = _disagreements(cfg, metadata)
+    if wrong and cfg.DETCON.CHECK_WEIGHTS:
+        raise ValueError(_refusal(path, wrong, metadata))
+    epochs = f", {metadata['epochs']:.4g} epochs" if isinstance(metadata.get("epochs"), int | float) else ""
+    encoder = f"{metadata.get('method', 'unknown method')}, {metadata.get('encoder', 'unknown')} encoder"
+    lines = [f"MODEL.WEIGHTS {path}: {encoder}{epochs}, ResNet-{metadata['depth']}.{'' if wrong else ' The config agrees with it.'}"]
+    lines += [f"Warning: {line} Started nevertheless, because DETCON.CHECK_WEIGHTS is False." for line in wrong.values()]
+    unknown = [f"{key} {value!r}" for name, key, value in _compared(cfg) if name not in metadata]
+    if unknown:
+        lines.append(f"Warning: {path} does not report all settings of its training. Check by hand: {', '.join(unknown)}.")
+    if frozen > 0:
         lines.append(f"Warning: MODEL.BACKBONE.FREEZE_AT is {frozen}; expected 0: layers that stay frozen cost self-supervised weights AP.")
-    agreed = "" if found else " The config agrees with it."
-    return [f"MODEL.WEIGHTS {path}: {_summary(metadata)}.{agreed}", *lines]
-
-
-def disagreements(cfg: "d2.CfgNode", metadata: Mapping[str, Any]) -> list[Disagreement]:
-    """Every key of the config that contradicts the metadata; what the metadata do not report is not compared."""
-    # The kind of norm is compared below: a fine-tuned detector may have any trained BatchNorm.
-    expected, found = BackboneSpec.from_metadata({**metadata, "norm": "BN"}), BackboneSpec.from_config(cfg)
-    pairs = [Disagreement(key, value, metadata[name]) for name, key, value in _compared(cfg) if name in metadata]
-    wrong = [pair for pair in pairs if not _equal(pair.found, pair.expected)]
-    if found.depth != expected.depth:
-        wrong.append(Disagreement(KEYS["depth"], found.depth, expected.depth))
-    else:
-        channels = found.channels
-        wrong += [Disagreement(f"MODEL.RESNETS.{k}", channels[k], value) for k, value in expected.channels.items() if channels[k] != value]
-    if found.last_stage > expected.last_stage:
-        wrong.append(Disagreement(KEYS["last_stage"], list(cfg.MODEL.RESNETS.OUT_FEATURES), list(expected.stage_names)))
-    if found.norm not in (*BATCH_NORMS, metadata.get("norm")):
-        # FrozenBN keeps statistics that fit pretraining only: training diverges within iterations.
-        wrong.append(Disagreement(KEYS["norm"], found.norm, "SyncBN"))
-    return wrong
+    return lines
 
 
 def describe_missing(missing_keys: Sequence[str]) -> str:
@@ -99,8 +79,7 @@ def describe_missing(missing_keys: Sequence[str]) -> str:
     Args:
         missing_keys: the model's keys that were not in the checkpoint (``DetConCheckpointer.missing_keys``).
 
-    Raises:
-        ValueError: tensors of the backbone are among them, listing the keys: features would be random.
+    Raises ValueError: tensors of the backbone are among them, listing the keys: features would be random.
     """
     keys = [key for key in missing_keys if not key.endswith(_NOT_LEARNT) and ".cell_anchors." not in key]
     parts = {key: next((name for prefix, name in _PARTS.items() if key.startswith(prefix)), None) for key in keys}
@@ -114,12 +93,23 @@ def describe_missing(missing_keys: Sequence[str]) -> str:
     return f"newly initialised, as expected: {', '.join(names)}" if names else "every parameter comes from MODEL.WEIGHTS"
 
 
-def _check_converted(state: Any, path: str) -> None:
-    if isinstance(state, Mapping) and any(isinstance(key, str) and key.startswith(tuple(BRANCHES.values())) for key in state):
-        raise ValueError(
-            f"MODEL.WEIGHTS {path} is a pretraining checkpoint (keys 'encoder.*'), which a detector cannot read. Convert it first:\n"
-            f"  python tools/convert_to_d2.py {path} {os.path.splitext(path)[0]}_d2.pkl"
-        )
+def _disagreements(cfg: "d2.CfgNode", metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Config key -> message, for every key that contradicts the metadata; what the metadata do not report is not compared."""
+    # The kind of norm is compared below: a fine-tuned detector may have any trained BatchNorm.
+    expected, found = BackboneSpec.from_metadata({**metadata, "norm": "BN"}), BackboneSpec.from_config(cfg)
+    pairs = {key: (value, metadata[name]) for name, key, value in _compared(cfg) if name in metadata}
+    pairs = {key: pair for key, pair in pairs.items() if not _equal(*pair)}
+    if found.depth != expected.depth:
+        pairs[KEYS["depth"]] = found.depth, expected.depth
+    else:
+        channels = found.channels
+        pairs |= {f"MODEL.RESNETS.{k}": (channels[k], value) for k, value in expected.channels.items() if channels[k] != value}
+    if found.last_stage > expected.last_stage:
+        pairs[KEYS["last_stage"]] = list(cfg.MODEL.RESNETS.OUT_FEATURES), list(expected.stage_names)
+    if found.norm not in (*BATCH_NORMS, metadata.get("norm")):
+        # FrozenBN keeps statistics that fit pretraining only: training diverges within iterations.
+        pairs[KEYS["norm"]] = found.norm, "SyncBN"
+    return {key: f"{key} is {value!r}; expected {wanted!r}." for key, (value, wanted) in pairs.items()}
 
 
 def _compared(cfg: "d2.CfgNode") -> list[tuple[str, str, Any]]:
@@ -137,31 +127,16 @@ def _equal(found: Any, expected: Any) -> bool:
     return found == expected
 
 
-def _refusal(path: str, found: list[Disagreement]) -> str:
-    lines = "\n".join(f"  {item}" for item in found)
-    frozen = any(item.key == "MODEL.RESNETS.NORM" for item in found)
-    same = any(item.key == "DETCON.BACKBONE.PADDING" and item.expected == "same" for item in found)
-    reason = "\nStatistics of self-supervised weights must adapt: without a trained BatchNorm (SyncBN, BN, naiveSyncBN) training diverges."
-    builder = "\nOnly MODEL.BACKBONE.NAME build_detcon_resnet_fpn_backbone has that padding; its parameters are those of Detectron2's."
+def _refusal(path: str, wrong: Mapping[str, str], metadata: Mapping[str, Any]) -> str:
+    lines = "".join(f"\n  {line}" for line in wrong.values())
+    if KEYS["norm"] in wrong:
+        lines += (
+            "\nStatistics of self-supervised weights must adapt: without a trained BatchNorm (SyncBN, BN, naiveSyncBN) training diverges."
+        )
+    if KEYS["padding"] in wrong and metadata["padding"] == "same":
+        lines += "\nOnly MODEL.BACKBONE.NAME build_detcon_resnet_fpn_backbone has that padding; its parameters are those of Detectron2's."
     return (
-        f"The config does not fit MODEL.WEIGHTS {path}:\n{lines}{reason if frozen else ''}{builder if same else ''}\n"
+        f"The config does not fit MODEL.WEIGHTS {path}:{lines}\n"
         "Set these keys as expected; the YAML that tools/convert_to_d2.py wrote next to the weights has them. "
         "DETCON.CHECK_WEIGHTS False starts nevertheless."
     )
-
-
-def _unknown(cfg: "d2.CfgNode", metadata: Mapping[str, Any], path: str) -> list[str]:
-    unknown = [f"{key} {found!r}" for name, key, found in _compared(cfg) if name not in metadata]
-    return [f"Warning: {path} does not report all settings of its training. Check by hand: {', '.join(unknown)}."] if unknown else []
-
-
-def _by_hand(cfg: "d2.CfgNode", path: str) -> str:
-    found, frozen = network_metadata(cfg), ("MODEL.BACKBONE.FREEZE_AT", cfg.MODEL.BACKBONE.FREEZE_AT)
-    settings = [(key, value) for _, key, value in _compared(cfg)] + [(KEYS[name], found[name]) for name in ("depth", "norm")] + [frozen]
-    listed = ", ".join(f"{key} {value!r}" for key, value in settings)
-    return f"Warning: {path} has no metadata, so nothing was compared. Check by hand that it was trained with {listed}."
-
-
-def _summary(metadata: Mapping[str, Any]) -> str:
-    epochs = f", {metadata['epochs']:.4g} epochs" if isinstance(metadata.get("epochs"), int | float) else ""
-    return f"{metadata.get('method', 'unknown method')}, {metadata.get('encoder', 'unknown')} encoder{epochs}, ResNet-{metadata['depth']}"

@@ -9,7 +9,7 @@ import torch
 
 from detcon_d2 import d2
 from detcon_d2.checkpoint.convert.spec import IMAGE_KEYS, BackboneSpec, read_key
-from detcon_d2.checkpoint.safe_load.files import is_kept, load_checkpoint_file
+from detcon_d2.checkpoint.safe_load.files import load_checkpoint_file
 
 PRETRAINED = "pretrained_"
 """Prefix of the entries that a fine-tuned checkpoint has from the weights that it started from."""
@@ -23,20 +23,14 @@ _BEFORE = {"padding": "symmetric"}
 class CheckpointMetadata:
     """The checkpointable ``metadata``: written with every checkpoint, compared on resume.
 
-    Its ``values`` are str, int, float or lists of them.
+    Its ``values`` are str, int, float or lists of them, see :func:`pretraining_metadata` and :func:`finetuning_metadata`.
     """
 
     def __init__(self, values: dict[str, Any], strict: bool = True):
-        """
-        Args:
-            values: see :func:`pretraining_metadata` and :func:`finetuning_metadata`.
-            strict: refuse to resume a checkpoint made with another seed, batch, list of images, length or masks.
-        """
-        self.values = dict(values)
-        self.strict = strict
+        """With ``strict``, a checkpoint made with another seed, batch, list of images, length or masks is not resumed."""
+        self.values, self.strict = dict(values), strict
 
     def state_dict(self) -> dict[str, Any]:
-        """The values, to be saved."""
         return dict(self.values)
 
     def completed(self, iterations: int) -> None:
@@ -51,8 +45,7 @@ class CheckpointMetadata:
     def load_state_dict(self, found: dict[str, Any]) -> None:
         """Compare with the metadata of the checkpoint that is resumed, and keep what it reports about the weights that it started from.
 
-        Raises:
-            ValueError: listing each entry that must stay fixed and does not, found and expected.
+        Raises ValueError: listing each entry that must stay fixed and does not, found and expected.
         """
         before, now = _BEFORE | found, _BEFORE | self.values
         differing = [(key, before[key], now.get(key)) for key in _FIXED_ON_RESUME if key in before and before[key] != now.get(key)]
@@ -78,22 +71,17 @@ def with_defaults(metadata: Mapping[str, Any]) -> dict[str, Any]:
 def network_metadata(cfg: "d2.CfgNode") -> dict[str, Any]:
     """The backbone and the images that it takes: what pretraining, conversion and fine-tuning must agree on.
 
-    Raises:
-        ValueError: for a DETCON.BACKBONE.PADDING that the backbone does not have.
+    Raises ValueError for a DETCON.BACKBONE.PADDING that the backbone does not have.
     """
     images = {name: read_key(cfg, key) for name, key in IMAGE_KEYS.items()}
     return {"backbone": cfg.MODEL.BACKBONE.NAME, **BackboneSpec.from_config(cfg).metadata(), **images}
 
 
 def pretraining_metadata(cfg: "d2.CfgNode", dataset_size: int, dataset_digest: str, method: Mapping[str, str]) -> dict[str, Any]:
-    """The metadata of a pretraining run before the first iteration.
+    """The metadata of a pretraining run before the first iteration; ``dataset_digest`` is a hash of the images' keys.
 
-    Args:
-        cfg: the resolved config.
-        dataset_size: number of images.
-        dataset_digest: hash of their keys.
-        method: what the model reports about itself: "method", "encoder" (where its encoders are in the checkpoint), "mask_parameters" (one
-            line on the regions).
+    ``method`` is what the model reports about itself: "method", "encoder" (where its encoders are in the checkpoint), "mask_parameters"
+    (one line on the regions).
     """
     return {
         "format": "detcon_d2 1",
@@ -107,14 +95,10 @@ def pretraining_metadata(cfg: "d2.CfgNode", dataset_size: int, dataset_digest: s
 def finetuning_metadata(
     cfg: "d2.CfgNode", dataset_size: int, dataset_digest: str, classes: list[str], category_ids: list[int]
 ) -> dict[str, Any]:
-    """The metadata of a fine-tuning run before the first iteration.
+    """The metadata of a fine-tuning run before the first iteration; ``dataset_digest`` is a hash of the training images.
 
-    Args:
-        cfg: the resolved config.
-        dataset_size: number of training images.
-        dataset_digest: hash of these images.
-        classes: names of the classes, in the order of the model's outputs; empty where unknown.
-        category_ids: the data set's ids of these classes, in the same order.
+    ``classes`` are the names of the classes in the order of the model's outputs, empty where unknown; ``category_ids`` are the data set's
+    ids of these classes in the same order.
     """
     return {
         "format": "detcon_d2 1",
@@ -153,5 +137,5 @@ def read_metadata(path: str | Path) -> dict[str, Any] | None:
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"No checkpoint at {path}.")
-    checkpoint = load_checkpoint_file(path, keep=is_kept(path))
+    checkpoint = load_checkpoint_file(path, hold=None)
     return checkpoint.get("metadata") if isinstance(checkpoint, dict) else None

@@ -25,14 +25,7 @@ command is called, so that ``generate_masks`` never imports torch."""
 
 
 def main(argv: list[str] | None = None) -> int | None:
-    """Run the command that the first argument names with the rest of the arguments.
-
-    Args:
-        argv: default: the command line.
-
-    Returns:
-        the exit status; None: 0.
-    """
+    """Run the command that the first argument names with the rest; returns the exit status, None for 0."""
     name, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help"):
         lines = [f"  {command:<16} {text}" for command, (_, text) in COMMANDS.items()]

@@ -21,7 +21,14 @@ exit status: 0 done; 1 some images could not be read; 2 nothing done, the messag
 
 def main(argv: list[str] | None = None) -> int:
     """Write pictures and results; returns the exit status: 1 if an image could not be read, 2 for a user's mistake."""
-    parser = _parser()
+    parser = argparse.ArgumentParser(description=__doc__, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", nargs="+", help="images and folders of images")
+    parser.add_argument("--config-file", required=True, help="config of the detector; a run writes its own as OUTPUT_DIR/config.yaml")
+    parser.add_argument("--weights", help="checkpoint of the detector (default: MODEL.WEIGHTS of the config)")
+    parser.add_argument("--output", required=True, type=Path, help="folder to write to")
+    parser.add_argument("--score-threshold", type=float, default=0.5, help="leave out detections with a lower score (default: 0.5)")
+    parser.add_argument("--skip-bad", action="store_true", help="exit with 0 even if images could not be read; they are still listed")
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="overrides of the config; last")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
@@ -38,15 +45,3 @@ def main(argv: list[str] | None = None) -> int:
     if bad:
         print(f"{len(bad)} of {len(images)} images could not be read:", *bad, sep="\n  ", file=sys.stderr)
     return 1 if bad and not args.skip_bad else 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", nargs="+", help="images and folders of images")
-    parser.add_argument("--config-file", required=True, help="config of the detector; a run writes its own as OUTPUT_DIR/config.yaml")
-    parser.add_argument("--weights", help="checkpoint of the detector (default: MODEL.WEIGHTS of the config)")
-    parser.add_argument("--output", required=True, type=Path, help="folder to write to")
-    parser.add_argument("--score-threshold", type=float, default=0.5, help="leave out detections with a lower score (default: 0.5)")
-    parser.add_argument("--skip-bad", action="store_true", help="exit with 0 even if images could not be read; they are still listed")
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="overrides of the config; last")
-    return parser

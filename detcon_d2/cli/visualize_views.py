@@ -20,12 +20,8 @@ The sheet shows exactly what training with this config (SEED included) shows at 
 def main(argv: list[str] | None = None) -> int:
     """Write the sheet; returns the exit status, 2 for a user's mistake."""
     parser = argparse.ArgumentParser(description=__doc__, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--config-file",
-        default="Base-DetCon.yaml",
-        metavar="FILE",
-        help="pretraining config: a path, or a name below configs/ (default: %(default)s)",
-    )
+    about = "pretraining config: a path, or a name below configs/ (default: %(default)s)"
+    parser.add_argument("--config-file", default="Base-DetCon.yaml", metavar="FILE", help=about)
     parser.add_argument("--output", required=True, metavar="FILE", help="picture to write: .png or .jpg")
     parser.add_argument("--num-images", type=int, default=6, help="rows of the sheet (default: %(default)s)")
     parser.add_argument("--start-position", type=int, default=0, help="first position of the run to show (default: %(default)s)")

@@ -20,8 +20,7 @@ def load_records(name: str) -> list[dict]:
         name: "folder:/path", "coco:/instances.json,/images", "list:/list.txt", "tar:/train-{0..9}.tar" or a name in
             Detectron2's DatasetCatalog.
 
-    Raises:
-        ValueError: an unknown name, or a data set without images.
+    Raises ValueError: an unknown name, or a data set without images.
     """
     if is_dataset_spec(name):
         return list_images(name)
@@ -35,7 +34,8 @@ def load_records(name: str) -> list[dict]:
         ) from None
     if not records:
         raise ValueError(f"The data set {name!r} of the catalog has no images; expected at least one.")
-    root = getattr(d2.MetadataCatalog.get(name), "image_root", None) or _common_folder([record["file_name"] for record in records])
+    root = getattr(d2.MetadataCatalog.get(name), "image_root", None)
+    root = root or os.path.commonpath([os.path.dirname(os.path.abspath(record["file_name"])) for record in records])
     keyed = [{**record, "key": os.path.relpath(record["file_name"], root).replace(os.sep, "/")} for record in records]
     return sorted(keyed, key=lambda record: record["key"])
 
@@ -47,8 +47,7 @@ def load_training_records(cfg: "d2.CfgNode", regions: bool = True) -> list[dict]
     data set has one and the data sets agree on the names of the classes (of class folders; elsewhere on the numbers themselves).
     Otherwise it is dropped with a warning, because a label with two meanings would train the probe to nothing.
 
-    Raises:
-        ValueError: no data set, one that cannot be read, or label maps that are missing (with the command that makes them).
+    Raises ValueError: no data set, one that cannot be read, or label maps that are missing (with the command that makes them).
     """
     names, source = list(cfg.DATASETS.TRAIN), cfg.DETCON.MASKS.SOURCE
     if not names:
@@ -57,23 +56,19 @@ def load_training_records(cfg: "d2.CfgNode", regions: bool = True) -> list[dict]
     if regions and source not in ("files", "grid", "kmeans"):
         raise ValueError(f"DETCON.MASKS.SOURCE is {source!r}; expected 'files', 'grid' or 'kmeans'.")
     if regions and source == "files":
-        datasets = _with_label_maps(cfg, names, datasets)
+        roots = cfg.DETCON.MASKS.ROOTS
+        if len(roots) != len(names):
+            raise ValueError(
+                f"DETCON.MASKS.ROOTS has {len(roots)} folders ({', '.join(roots)}), DATASETS.TRAIN {len(names)} data sets; expected one "
+                "folder of label maps for each data set, in the same order (or DETCON.MASKS.SOURCE grid, which needs none)."
+            )
+        datasets = [attach_label_maps(*entry, cfg.DETCON.MASKS.LAYER) for entry in zip(datasets, roots, names)]
     # Annotations are not used here, and those of COCO would take gigabytes in every process.
     records = [{key: record[key] for key in _TRAINING_KEYS if key in record} for dataset in datasets for record in dataset]
     if any("label" in record for record in records) and not _labels_agree(names, datasets):
         logger.warning("The labels of DATASETS.TRAIN are dropped: some images have none, or the data sets disagree on the classes.")
         records = [{key: value for key, value in record.items() if key != "label"} for record in records]
     return [{**record, "index": index} for index, record in enumerate(records)]
-
-
-def _with_label_maps(cfg: "d2.CfgNode", names: list[str], datasets: list[list[dict]]) -> list[list[dict]]:
-    masks = cfg.DETCON.MASKS
-    if len(masks.ROOTS) != len(names):
-        raise ValueError(
-            f"DETCON.MASKS.ROOTS has {len(masks.ROOTS)} folders ({', '.join(masks.ROOTS)}), DATASETS.TRAIN {len(names)} data sets; "
-            "expected one folder of label maps for each data set, in the same order (or DETCON.MASKS.SOURCE grid, which needs none)."
-        )
-    return [attach_label_maps(*entry, masks.LAYER) for entry in zip(datasets, masks.ROOTS, names)]
 
 
 def records_digest(records: list[dict]) -> str:
@@ -94,14 +89,9 @@ def count_classes(records: list[dict]) -> int:
 def _labels_agree(names: list[str], datasets: list[list[dict]]) -> bool:
     if any("label" not in record for records in datasets for record in records):
         return False
-    tables = [_class_names(name, records) for name, records in zip(names, datasets)]
+    folders = [name.startswith("folder:") for name in names]
+    tables = [
+        {record["label"]: record["key"].split("/")[0] if named else str(record["label"]) for record in records}
+        for named, records in zip(folders, datasets)
+    ]
     return all(table == tables[0] for table in tables)
-
-
-def _class_names(name: str, records: list[dict]) -> dict[int, str]:
-    folders = name.startswith("folder:")
-    return {record["label"]: record["key"].split("/")[0] if folders else str(record["label"]) for record in records}
-
-
-def _common_folder(paths: list[str]) -> str:
-    return os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])

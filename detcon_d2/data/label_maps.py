@@ -2,6 +2,7 @@
 
 import logging
 import os
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -9,9 +10,9 @@ from detcon_d2 import d2
 from detcon_d2.io.references import LabelMapReference
 from detcon_d2.io.specs import canonical_spec
 from detcon_d2.masks.command_lines import generate_command, merge_command
-from detcon_d2.masks.generators.registry import build_generator
+from detcon_d2.masks.generators.base import RegionGenerator
 from detcon_d2.masks.store.formats import open_store
-from detcon_d2.masks.store.read import read_label_map
+from detcon_d2.masks.store.png import read_label_map
 from detcon_d2.views.position import Stream, position_rng
 
 logger = logging.getLogger(__name__)
@@ -75,28 +76,28 @@ def _describe(index: dict, layer: int) -> str:
     return " ".join(words)
 
 
+@dataclass(frozen=True)
 class LabelMapSource:
-    """The regions of a record: one of its label maps from file, or a grid computed on the fly."""
+    """The regions of a record: one of its label maps from file, or a grid computed on the fly.
 
-    def __init__(self, grid: int | None, *, layer: int = -1, seed: int = 0):
-        """
-        Args:
-            grid: None: read ``label_map_file_name``; n: n x n equal cells of the full image.
-            layer: which of an image's label maps; -1: one is sampled at each position.
-            seed: >= 0, of that sampling.
-        """
-        self._grid = None if grid is None else build_generator("grid", size=grid)
-        self._layer, self._seed = layer, seed
+    Attributes:
+        grid: the generator "grid"; None: read ``label_map_file_name``.
+        layer: which of an image's label maps; -1: one is sampled at each position.
+        seed: >= 0, of that sampling.
+    """
+
+    grid: RegionGenerator | None
+    layer: int
+    seed: int
 
     def __call__(self, record: dict, image: np.ndarray, position: int = 0) -> np.ndarray:
         """uint16 (H, W) for an image uint8 (H, W, 3) at a position of the run.
 
-        Raises:
-            ValueError: a damaged label map, or one of another size than the image, naming both files.
+        Raises ValueError: a damaged label map, or one of another size than the image, naming both files.
         """
-        if self._grid is not None:
+        if self.grid is not None:
             # A grid uses no random numbers; the signature of generators asks for them.
-            return self._grid(image, np.random.default_rng(0), record)
+            return self.grid(image, np.random.default_rng(0), record)
         reference = record["label_map_file_name"]
         try:
             label_map = read_label_map(reference, self._layer_at(reference, position))
@@ -112,6 +113,6 @@ class LabelMapSource:
         return label_map
 
     def _layer_at(self, reference: LabelMapReference, position: int) -> int:
-        if self._layer >= 0 or reference.layers == 1:
-            return max(self._layer, 0)
-        return int(position_rng(self._seed, position, Stream.LAYER).integers(reference.layers))
+        if self.layer >= 0 or reference.layers == 1:
+            return max(self.layer, 0)
+        return int(position_rng(self.seed, position, Stream.LAYER).integers(reference.layers))

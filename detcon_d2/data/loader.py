@@ -1,19 +1,21 @@
-"""The loader of pretraining: an endless stream of this process's batches, the same for any number of workers and processes."""
+"""The loaders of pretraining: the same images for any number of workers and processes."""
 
 import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import cv2
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from detcon_d2 import d2
 from detcon_d2.data.mapper import PretrainingMapper
 from detcon_d2.data.sampler import PositionSampler
-from detcon_d2.io.images import ImageReadError
+from detcon_d2.io.images import ImageReadError, read_image
 from detcon_d2.views.position import Stream, position_rng
 from detcon_d2.views.samplers import SampleMaker
 
@@ -27,16 +29,15 @@ _PARENT_CHECK_SECONDS = 5
 class PositionDataset(Dataset):
     """Maps (position, index) to a mapper's output, and decides what an unreadable image means."""
 
-    def __init__(self, records: list[dict], mapper: PretrainingMapper, *, seed: int, on_bad_image: str):
+    def __init__(self, records: list[dict], mapper: Callable[[dict, int], dict], *, seed: int, on_bad_image: str):
         """
         Args:
             records: the images.
             mapper: called with a record and a position.
             seed: >= 0; replacements follow from it and the position.
-            on_bad_image: "refuse": raise; "skip": another image takes the position, with one warning a file (and worker).
+            on_bad_image: "refuse": raise; "skip": another image takes the position, with one warning per file (and worker).
 
-        Raises:
-            ValueError: another ``on_bad_image``.
+        Raises ValueError: another ``on_bad_image``.
         """
         if on_bad_image not in ("refuse", "skip"):
             raise ValueError(f"DETCON.ON_BAD_IMAGE is {on_bad_image!r}; expected 'refuse' or 'skip'.")
@@ -53,8 +54,7 @@ class PositionDataset(Dataset):
     def __getitem__(self, item: tuple[int, int]) -> dict:
         """The views of image ``index`` at ``position``.
 
-        Raises:
-            ValueError: an unreadable image, with file, position and remedy; many in a row when skipping.
+        Raises ValueError: an unreadable image, with file, position and remedy; many in a row when skipping.
         """
         position, index = item
         rng = position_rng(self._seed, position, Stream.REPLACEMENT)
@@ -68,17 +68,14 @@ class PositionDataset(Dataset):
                         f"{error} It is image {index} of the training data, at position {position}. Repair or remove it, or set "
                         "DETCON.ON_BAD_IMAGE skip to let another image take its place."
                     ) from None
-                self._warn(record["file_name"], error)
+                if record["file_name"] not in self._warned:
+                    self._warned.add(record["file_name"])
+                    logger.warning("Skipped, another image takes its place (DETCON.ON_BAD_IMAGE skip): %s", error)
             index = int(rng.integers(len(self._records)))
         raise ValueError(
             f"{_MAX_REPLACEMENTS} images in a row could not be read at position {position}, the last {record['file_name']}; expected a "
             "data set of which most images can be read. Check DATASETS.TRAIN and that its disk is there."
         )
-
-    def _warn(self, file_name: str, error: ImageReadError) -> None:
-        if file_name not in self._warned:
-            self._warned.add(file_name)
-            logger.warning("Skipped, another image takes its place (DETCON.ON_BAD_IMAGE skip): %s", error)
 
 
 def build_pretraining_loader(cfg: "d2.CfgNode", records: list[dict], samples: SampleMaker, *, start_iteration: int = 0) -> "BatchLoader":
@@ -90,45 +87,62 @@ def build_pretraining_loader(cfg: "d2.CfgNode", records: list[dict], samples: Sa
         samples: makes the sample of an image.
         start_iteration: of the first batch; a resumed run continues the stream exactly.
 
-    Raises:
-        ValueError: config or data that cannot work, with key, found and expected.
+    Raises ValueError: config or data that cannot work, with key, found and expected.
     """
+    size = cfg.SOLVER.IMS_PER_BATCH
+    share = {"rank": d2.comm.get_rank(), "world_size": d2.comm.get_world_size()}
+    sampler = PositionSampler(len(records), seed=cfg.SEED, batch_size=size, start_iteration=start_iteration, **share)
+    return _build(BatchLoader, cfg, records, PretrainingMapper.from_config(cfg, samples), sampler=sampler, collate_fn=_pack)
+
+
+def build_whole_image_loader(
+    cfg: "d2.CfgNode", records: list[dict], make: Callable[[np.ndarray, int], dict[str, torch.Tensor]], first_position: int
+) -> DataLoader:
+    """This process's share of all images, once, whole and in order, for hooks that look at the data set.
+
+    Args:
+        cfg: the config; SEED, SOLVER.IMS_PER_BATCH, DATALOADER.NUM_WORKERS and DETCON.ON_BAD_IMAGE.
+        records: the images; process r of R takes the r-th of R equal parts.
+        make: called with an image, uint8 (H, W, 3) RGB, and its position.
+        first_position: position of image 0; image i has ``first_position + i``.
+
+    Returns:
+        Batches of what ``make`` returns, in the order of the records. Where unreadable images are skipped, training never shows them, and
+        another image takes their place here.
+    """
+    rank, world_size = d2.comm.get_rank(), d2.comm.get_world_size()
+    share = np.arange(len(records) * rank // world_size, len(records) * (rank + 1) // world_size)
+    return _build(DataLoader, cfg, records, partial(_make_whole, make), sampler=np.stack([first_position + share, share], axis=1))
+
+
+def _make_whole(make: Callable[[np.ndarray, int], dict[str, torch.Tensor]], record: dict, position: int) -> dict[str, torch.Tensor]:
+    return make(read_image(record["file_name"]), position)
+
+
+def _build(kind: type[DataLoader], cfg: "d2.CfgNode", records: list[dict], mapper: Callable[[dict, int], dict], **options) -> DataLoader:
     limit_opencv_threads()
-    rank, world_size, batch_size = d2.comm.get_rank(), d2.comm.get_world_size(), cfg.SOLVER.IMS_PER_BATCH
-    sampler = PositionSampler(
-        len(records), seed=cfg.SEED, batch_size=batch_size, rank=rank, world_size=world_size, start_iteration=start_iteration
-    )
-    loader = DataLoader(
-        PositionDataset(records, PretrainingMapper.from_config(cfg, samples), seed=cfg.SEED, on_bad_image=cfg.DETCON.ON_BAD_IMAGE),
-        batch_size=batch_size // world_size,
-        sampler=sampler,
+    return kind(
+        PositionDataset(records, mapper, seed=cfg.SEED, on_bad_image=cfg.DETCON.ON_BAD_IMAGE),
+        batch_size=cfg.SOLVER.IMS_PER_BATCH // d2.comm.get_world_size(),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
-        collate_fn=_pack,
         worker_init_fn=init_worker,
         timeout=cfg.DETCON.LOADER_TIMEOUT if cfg.DATALOADER.NUM_WORKERS else 0,
         pin_memory=cfg.MODEL.DEVICE != "cpu" and torch.cuda.is_available(),
         # The loader samples a seed for its workers. With a generator of its own, the global one does not change.
         generator=torch.Generator().manual_seed(cfg.SEED),
+        **options,
     )
-    return BatchLoader(loader)
 
 
-class BatchLoader:
-    """Iterates over the batches of a DataLoader as lists of mapper dicts, whose tensors are parts of one tensor a batch and kind.
+class BatchLoader(DataLoader):
+    """Batches as lists of mapper dicts, whose tensors are parts of one tensor per batch and kind; ``collate_fn`` is :func:`_pack`.
 
     A tensor that crosses processes costs a file descriptor: a batch of 128 dicts as they are would hold 1,024, the usual limit.
     """
 
-    def __init__(self, loader: DataLoader):
-        """
-        Args:
-            loader: collates by ``_pack``.
-        """
-        self.loader = loader
-
     def __iter__(self) -> Iterator[list[dict]]:
         """Endless lists of this process's share of a batch."""
-        return map(_unpack, self.loader)
+        return map(_unpack, super().__iter__())
 
 
 def _pack(samples: list[dict]) -> tuple[list[dict], list[dict]]:

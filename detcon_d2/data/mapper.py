@@ -1,44 +1,46 @@
 """From a record to the sample that the model gets."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from detcon_d2 import d2
 from detcon_d2.data.label_maps import LabelMapSource
 from detcon_d2.io.images import read_image, read_image_fast
+from detcon_d2.masks.generators.registry import build_generator
 from detcon_d2.views.samplers import SampleMaker
 
 
+@dataclass(frozen=True)
 class PretrainingMapper:
     """Reads an image and, where the method wants them, its regions, and lets the method's sample maker do the rest.
 
     It is a pure function of record and position: workers and processes share nothing.
+
+    Attributes:
+        samples: makes the sample of an image.
+        label_maps: the regions of a record; None where the samples need none.
+        fast: whether to read images by the fast reader, which decodes JPEGs to 8 bits with a slightly different rounding.
     """
 
-    def __init__(self, samples: SampleMaker, *, label_maps: LabelMapSource | None = None, fast: bool = False):
-        """
-        Args:
-            samples: makes the sample of an image.
-            label_maps: the regions of a record; needed where ``samples.needs_label_map``.
-            fast: whether to read images by the fast reader, which decodes JPEGs to 8 bits with a slightly different rounding.
-        """
-        self.samples = samples
-        self.label_maps = label_maps if samples.needs_label_map else None
-        self._read_image = read_image_fast if fast else read_image
+    samples: SampleMaker
+    label_maps: LabelMapSource | None
+    fast: bool
 
     @classmethod
     def from_config(cls, cfg: "d2.CfgNode", samples: SampleMaker) -> "PretrainingMapper":
         """Reads DETCON.MASKS, DETCON.AUG.MODE and SEED.
 
-        Raises:
-            ValueError: for values outside their ranges, with key, found and expected.
+        Raises ValueError for values outside their ranges, with key, found and expected.
         """
         masks = cfg.DETCON.MASKS
         if cfg.INPUT.FORMAT != "RGB":
             raise ValueError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}; expected 'RGB', the order of the views and of MODEL.PIXEL_MEAN.")
         label_maps = None
         if samples.needs_label_map:
-            label_maps = LabelMapSource(masks.GRID if masks.SOURCE == "grid" else None, layer=masks.LAYER, seed=cfg.SEED)
-        return cls(samples, label_maps=label_maps, fast=cfg.DETCON.AUG.MODE == "fast")
+            grid = build_generator("grid", size=masks.GRID) if masks.SOURCE == "grid" else None
+            label_maps = LabelMapSource(grid, masks.LAYER, cfg.SEED)
+        return cls(samples, label_maps, fast=cfg.DETCON.AUG.MODE == "fast")
 
     def read(self, record: dict, position: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Image uint8 (H, W, 3) RGB and label map uint16 (H, W) at a position of the run; None where the samples need none.
@@ -47,7 +49,7 @@ class PretrainingMapper:
             ImageReadError: naming an image that cannot be read.
             ValueError: a label map of another size.
         """
-        image = self._read_image(record["file_name"])
+        image = (read_image_fast if self.fast else read_image)(record["file_name"])
         return image, self.label_maps(record, image, position) if self.label_maps else None
 
     def __call__(self, record: dict, position: int) -> dict:

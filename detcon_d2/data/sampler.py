@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-import numpy as np
 from torch.utils.data import Sampler
 
 from detcon_d2.views.position import epoch_permutation
@@ -12,7 +11,7 @@ class PositionSampler(Sampler):
     """Endless (position, index) pairs of one process.
 
     Iteration t of a run with batch B shows positions t*B .. (t+1)*B - 1; process r of R takes [t*B + r*B/R, t*B + (r+1)*B/R). The image at
-    position k is ``epoch_permutation(seed, k // size, size)[k % size]``: each image once an epoch, batches run on over the end of an epoch.
+    position k is ``epoch_permutation(seed, k // size, size)[k % size]``: each image once per epoch; a batch may cross its end.
     """
 
     def __init__(self, size: int, *, seed: int, batch_size: int, rank: int = 0, world_size: int = 1, start_iteration: int = 0):
@@ -20,13 +19,11 @@ class PositionSampler(Sampler):
         Args:
             size: D, number of images.
             seed: >= 0.
-            batch_size: B, images an iteration over all processes.
-            rank: r in 0..R-1.
-            world_size: R.
+            batch_size: B, images per iteration over all processes.
+            rank, world_size: r and R.
             start_iteration: iteration of the first batch.
 
-        Raises:
-            ValueError: no images, a negative seed, or a batch that R processes cannot share equally.
+        Raises ValueError: no images, a negative seed, or a batch that R processes cannot share equally.
         """
         if size < 1:
             raise ValueError(f"The data set has {size} images; expected at least 1: check DATASETS.TRAIN.")
@@ -44,7 +41,6 @@ class PositionSampler(Sampler):
         self._batch_size = batch_size
         self._share = batch_size // world_size
         self._start = start_iteration * batch_size + rank * self._share
-        self._epoch, self._permutation = -1, np.empty(0, dtype=np.int64)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         """From the first position of ``start_iteration`` on, without end."""
@@ -55,8 +51,6 @@ class PositionSampler(Sampler):
             first += self._batch_size
 
     def index_at(self, position: int) -> int:
-        """The index of the image at a position, in 0..size-1. One epoch's permutation is kept."""
+        """The index of the image at a position, in 0..size-1."""
         epoch, offset = divmod(position, self._size)
-        if epoch != self._epoch:
-            self._epoch, self._permutation = epoch, epoch_permutation(self._seed, epoch, self._size)
-        return int(self._permutation[offset])
+        return int(epoch_permutation(self._seed, epoch, self._size)[offset])

@@ -7,13 +7,4 @@ from detcon_d2.engine.main import argument_parser, main
 from detcon_d2.engine.setup import load_config, setup_pretraining
 from detcon_d2.engine.trainer import DetConTrainer
 
-__all__ = [
-    "DetConTrainer",
-    "FinetuneTrainer",
-    "argument_parser",
-    "launch",
-    "load_config",
-    "main",
-    "setup_finetuning",
-    "setup_pretraining",
-]
+__all__ = ["DetConTrainer", "FinetuneTrainer", "argument_parser", "launch", "load_config", "main", "setup_finetuning", "setup_pretraining"]

@@ -13,7 +13,7 @@ from detcon_d2.engine.finetune.setup import setup_finetuning
 from detcon_d2.engine.finetune.trainer import FinetuneTrainer
 from detcon_d2.engine.setup import SharedError, load_config, setup_pretraining
 from detcon_d2.engine.trainer import DetConTrainer
-from detcon_d2.methods.registry import pretraining_class
+from detcon_d2.methods import pretraining_class
 
 _EPILOG = """
 examples:

@@ -4,7 +4,7 @@ Gradient caching (Gao et al., Scaling deep contrastive learning batch size under
 graph, differentiate the loss with respect to the embeddings, then embed each part again and continue backwards from there.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -37,16 +37,15 @@ class MicroBatches:
 
     def __call__(self, batch: list[dict]) -> tuple[Tensors, Callable[[], None]]:
         """The losses without a graph; and a function that adds their gradients to the parameters', to be called once. The loss of the probe
-        is added to the losses only then.
-
-        Raises:
-            ValueError: a batch that is no multiple of the part's size.
-        """
-        if len(batch) % self.size:
-            raise ValueError(f"DETCON.MICRO_BATCH is {self.size}, which does not divide the {len(batch)} images of this process.")
+        is added to the losses only then."""
         parts = [batch[start : start + self.size] for start in range(0, len(batch), self.size)]
         with torch.no_grad(), self.autocast():
-            joined = join_embeddings([self.network.embed(part) for part in parts], self.network.online_keys)
+            embeddings = [self.network.embed(part) for part in parts]
+        joined = {key: torch.cat([part[key] for part in embeddings]) for key in embeddings[0]}
+        del embeddings
+        for key in self.network.online_keys:
+            # Leaves of the graph, at least float32: half precision would lose the small gradients of a large batch.
+            joined[key] = joined[key].to(torch.promote_types(joined[key].dtype, torch.float32)).requires_grad_()
         criterion = self.network.logged_criterion(joined)
         losses = {name: loss.detach() for name, loss in criterion.items()}
 
@@ -73,14 +72,6 @@ class MicroBatches:
                     self.scale(sum(means.values(), share)).backward()
                 others = {name: others.get(name, 0) + mean.detach() for name, mean in means.items()}
         return others
-
-
-def join_embeddings(parts: Sequence[Tensors], online_keys: Sequence[str]) -> Tensors:
-    """One batch of several, in their order, without a graph. The online embeddings are leaves that require grad, at least float32: half
-    precision would lose the small gradients of a large batch."""
-    joined = {key: torch.cat([part[key] for part in parts]).detach() for key in parts[0]}
-    online = {key: joined[key].to(torch.promote_types(joined[key].dtype, torch.float32)).requires_grad_() for key in online_keys}
-    return joined | online
 
 
 @contextmanager

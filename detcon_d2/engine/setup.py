@@ -15,7 +15,7 @@ from detcon_d2.config import add_detcon_config
 from detcon_d2.data import count_classes, load_training_records, records_digest
 from detcon_d2.io.atomic import remove_unfinished
 from detcon_d2.io.lock import hold_folder, release_folders
-from detcon_d2.methods.registry import pretraining_class, pretraining_names
+from detcon_d2.methods import pretraining_class, pretraining_names
 from detcon_d2.modeling.backbone import backbone_padding
 from detcon_d2.solver import resolve_schedule
 
@@ -43,8 +43,7 @@ class SharedError(ValueError):
 def load_config(config_file: str, opts: list[str]) -> "d2.CfgNode":
     """Detectron2's defaults, this package's keys, the file, then ``KEY VALUE`` pairs.
 
-    Raises:
-        ValueError: for an unknown key, with the most similar known one, or a value of another type.
+    Raises ValueError for an unknown key, with the most similar known one, or a value of another type.
     """
     cfg = d2.get_cfg()
     add_detcon_config(cfg)
@@ -81,9 +80,7 @@ def setup_pretraining(args: argparse.Namespace) -> tuple["d2.CfgNode", list[dict
 
 
 def setup_job(
-    args: argparse.Namespace,
-    resolve: Callable[["d2.CfgNode"], tuple[list[dict], list[str]]],
-    digest: Callable[[list[dict]], str],
+    args: argparse.Namespace, resolve: Callable[["d2.CfgNode"], tuple[list[dict], list[str]]], digest: Callable[[list[dict]], str]
 ) -> tuple["d2.CfgNode", list[dict]]:
     """The frozen config and the training records; logging, seeds and ``config.yaml`` in OUTPUT_DIR are set up.
 
@@ -136,8 +133,7 @@ def _take_output_dir(folder: Path) -> None:
 def check_pretraining_config(cfg: "d2.CfgNode", world_size: int) -> None:
     """Refuse a config that would fail later or, worse, train something other than what the user meant.
 
-    Raises:
-        ValueError: names each wrong key, the value found and what is expected.
+    Raises ValueError: names each wrong key, the value found and what is expected.
     """
     compiler = cfg.DETCON.COMPILE
     compilers = torch.compiler.list_backends if compiler else lambda *_: []  # listing them imports the compiler, which takes seconds
@@ -160,10 +156,7 @@ def check_pretraining_config(cfg: "d2.CfgNode", world_size: int) -> None:
 def check_config(cfg: "d2.CfgNode", world_size: int, checks: Iterable[tuple[bool, str, object, str]]) -> None:
     """Raise a ValueError for all ``checks`` that fail, and for those that pretraining and fine-tuning share.
 
-    Args:
-        cfg: the config.
-        world_size: number of processes.
-        checks: (whether it is fulfilled, key, value found, what is expected) each.
+    A check is (whether it is fulfilled, key, value found, what is expected).
     """
     batch, period, dtype = cfg.SOLVER.IMS_PER_BATCH, cfg.DETCON.LOG_PERIOD, cfg.DETCON.SOLVER.AMP_DTYPE
     saving, on_cpu = cfg.SOLVER.CHECKPOINT_PERIOD, cfg.MODEL.DEVICE == "cpu" or not torch.cuda.is_available()
@@ -214,13 +207,7 @@ def has_fast_bf16() -> bool:
 def resolve_norms(cfg: "d2.CfgNode", world_size: int, norms: Mapping[str, str] = PRETRAINING_NORMS) -> list[str]:
     """Replace SyncBN by a norm that works with this number of processes and device, and has the same outputs and gradients.
 
-    Args:
-        cfg: changed in place.
-        world_size: number of processes; for one, the norm becomes BN.
-        norms: key -> its replacement on several CPU processes.
-
-    Returns:
-        the lines to print.
+    ``norms`` has the replacement of each key on several CPU processes; for one process, the norm becomes BN. Returns the lines to print.
     """
     if world_size > 1 and cfg.MODEL.DEVICE != "cpu":
         return []

@@ -49,11 +49,7 @@ class StepTrainer(d2.TrainerBase):
     checkpointer: "d2.DetectionCheckpointer"
 
     def __init__(self, cfg: "d2.CfgNode", build_optimizer: Callable[["d2.CfgNode", nn.Module], torch.optim.Optimizer]):
-        """
-        Args:
-            cfg: resolved and frozen.
-            build_optimizer: called with ``cfg`` and the model.
-        """
+        """``cfg`` is resolved and frozen; ``build_optimizer`` is called with it and the model."""
         super().__init__()
         model = d2.build_model(cfg)
         if cfg.DETCON.CHANNELS_LAST:
@@ -71,7 +67,8 @@ class StepTrainer(d2.TrainerBase):
         self._last_batch: list[dict] | None = None
 
     def build_hooks(self, after_update: Iterable["d2.HookBase"] = (), after_saving: Iterable["d2.HookBase"] = ()) -> list["d2.HookBase"]:
-        """All hooks of a run in their order: timers, learning rate, ``after_update``, checkpointer, ``after_saving``, writers, stop.
+        """All hooks of a run in their order: timers, learning rate, ``after_update``, checkpointer, ``after_saving``, writers (terminal,
+        ``metrics.json``, TensorBoard), stop.
 
         Args:
             after_update: hooks that change the model after the optimizer's step, so that a checkpoint holds the result.
@@ -85,13 +82,10 @@ class StepTrainer(d2.TrainerBase):
             hooks.append(d2.hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD or cfg.SOLVER.MAX_ITER + 1))
         hooks += after_saving
         if main_process:
-            hooks.append(d2.hooks.PeriodicWriter(self.build_writers(), period=cfg.DETCON.LOG_PERIOD))
+            json_writer = d2.JSONWriter(os.path.join(cfg.OUTPUT_DIR, "metrics.json"))
+            writers = [DetConMetricPrinter(self.max_iter), json_writer, d2.TensorboardXWriter(cfg.OUTPUT_DIR)]
+            hooks.append(d2.hooks.PeriodicWriter(writers, period=cfg.DETCON.LOG_PERIOD))
         return [*hooks, StopOnSignalHook(self.checkpointer)]
-
-    def build_writers(self) -> list["d2.EventWriter"]:
-        """Terminal, ``metrics.json`` and TensorBoard."""
-        folder = self.cfg.OUTPUT_DIR
-        return [DetConMetricPrinter(self.max_iter), d2.JSONWriter(os.path.join(folder, "metrics.json")), d2.TensorboardXWriter(folder)]
 
     def train(self, start_iter: int, max_iter: int) -> None:
         """As the base class's. A disk that is full or gone ends the run with one line and exit code 1; what was saved can be continued."""
@@ -148,8 +142,7 @@ class StepTrainer(d2.TrainerBase):
     def agree_on_start(self, resumed: bool) -> None:
         """Set ``start_iter`` after the checkpointer has loaded. Every process must have loaded the same checkpoint.
 
-        Raises:
-            ValueError: the processes would start at different iterations.
+        Raises ValueError: the processes would start at different iterations.
         """
         if resumed:
             self.start_iter = self.iter + 1

@@ -23,11 +23,7 @@ class DetConTrainer(StepTrainer):
     """
 
     def __init__(self, cfg: "d2.CfgNode", records: list[dict]):
-        """
-        Args:
-            cfg: resolved by :func:`detcon_d2.engine.setup.setup_pretraining`.
-            records: the training images, in the order that every process shares.
-        """
+        """Arguments are those that :func:`detcon_d2.engine.setup.setup_pretraining` returns, the same in every process."""
         super().__init__(cfg, build_detcon_optimizer)
         if cfg.DETCON.COMPILE:
             self.network.compile_encoders(cfg.DETCON.COMPILE)
@@ -50,13 +46,13 @@ class DetConTrainer(StepTrainer):
         size, images = self.cfg.DETCON.MICRO_BATCH, self.cfg.SOLVER.IMS_PER_BATCH // d2.comm.get_world_size()
         if size < 0 or (size and images % size):
             raise ValueError(
-                f"DETCON.MICRO_BATCH is {size}; expected 0, or a divisor of the {images} images a process (SOLVER.IMS_PER_BATCH "
+                f"DETCON.MICRO_BATCH is {size}; expected 0, or a divisor of the {images} images per process (SOLVER.IMS_PER_BATCH "
                 f"{self.cfg.SOLVER.IMS_PER_BATCH} over {d2.comm.get_world_size()})."
             )
         return MicroBatches(self.model, self.network, size, self.autocast, self.scaler.scale) if 0 < size < images else None
 
     def compute_losses(self, batch: list[dict]) -> tuple[dict[str, torch.Tensor], Callable[[], None]]:
-        """As the base class's; in parts where DETCON.MICRO_BATCH says so."""
+        """As the base class's; in parts if DETCON.MICRO_BATCH is set."""
         return super().compute_losses(batch) if self.micro_batches is None else self.micro_batches(batch)
 
     def plain_batch(self, batch: list[dict]) -> list[dict]:

@@ -1,7 +1,7 @@
 """A sheet of what the network sees: images, their regions, and the views, with each region in the same colour everywhere."""
 
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from detcon_d2.data import PretrainingMapper, describe_masks, load_training_reco
 from detcon_d2.data.sampler import PositionSampler
 from detcon_d2.masks import overlay
 from detcon_d2.masks.cells import NO_REGION
-from detcon_d2.methods.registry import pretraining_class, pretraining_names
+from detcon_d2.methods import pretraining_class, pretraining_names
 from detcon_d2.views.geometry import ViewTransform
 
 PANEL = 256
@@ -21,15 +21,10 @@ _VIEW_COLORS = ((230, 30, 30), (20, 90, 255), (20, 140, 40), (200, 120, 0))
 _WHITE = (255, 255, 255)
 
 
-@dataclass(frozen=True)
-class SheetRow:
-    """One image of a sheet.
+class SheetRow(NamedTuple):
+    """One image uint8 (H, W, 3) RGB of a sheet, its label map uint16 (H, W), or None for a method without regions, and its sample.
 
-    Attributes:
-        image: uint8 (H, W, 3) RGB.
-        label_map: uint16 (H, W), or None for a method without regions.
-        sample: what the loader makes of it, with float32 images.
-        transforms: the crop of each view.
+    The sample is what the loader makes of it, with float32 images; the transforms are the crops of its views.
     """
 
     image: np.ndarray
@@ -41,8 +36,7 @@ class SheetRow:
 def collect_rows(cfg: "d2.CfgNode", num_images: int, start_position: int = 0) -> list[SheetRow]:
     """What training shows at positions ``start_position`` .. + ``num_images`` - 1, exactly.
 
-    Raises:
-        ValueError: config or data that cannot work, as in training.
+    Raises ValueError: config or data that cannot work, as in training.
     """
     method = pretraining_class(cfg.MODEL.META_ARCHITECTURE)
     if method is None:
@@ -74,14 +68,10 @@ def feature_stride(cfg: "d2.CfgNode") -> int:
 
 
 def render_sheet(rows: list[SheetRow], title: str) -> np.ndarray:
-    """The sheet: uint8 (height, width, 3) RGB, one row of pictures per image.
+    """The sheet of at least one row, all of one method: uint8 (height, width, 3) RGB, with the title as its first line.
 
     Captions: size of image and crops in pixels; regions in the label map and, for views, how many are left after each feature cell took its
     most frequent one, which are the ids that training samples from.
-
-    Args:
-        rows: at least one, of one method.
-        title: first line of the sheet.
     """
     pictures = [_pictures(row) for row in rows]
     headings = [heading for heading, *_ in pictures[0]]
@@ -89,16 +79,9 @@ def render_sheet(rows: list[SheetRow], title: str) -> np.ndarray:
 
 
 def write_sheet(cfg: "d2.CfgNode", output: str, num_images: int, start_position: int = 0) -> str:
-    """Collect, render and write a sheet; returns one line on what was written.
+    """Collect, render and write a sheet as a .png or .jpg; returns one line on what was written.
 
-    Args:
-        cfg: as for training.
-        output: path of a .png or .jpg.
-        num_images: rows, >= 1.
-        start_position: of the run, >= 0.
-
-    Raises:
-        ValueError: for numbers below these, a file name with another extension, and as in training.
+    Raises ValueError: no row, a negative position, a file name with another extension, and as in training.
     """
     if num_images < 1 or start_position < 0:
         raise ValueError(f"{num_images} images from position {start_position}; expected at least 1 image and a position >= 0.")

@@ -9,6 +9,7 @@ import torch
 
 from detcon_d2 import d2
 
+logger = logging.getLogger("detcon_d2")
 _WINDOW = 20
 """Iterations over whose median noisy metrics are smoothed, as in Detectron2's own line."""
 
@@ -52,15 +53,10 @@ def format_metrics(values: Mapping[str, float]) -> list[str]:
 
 
 class DetConMetricPrinter(d2.EventWriter):
-    """Writes remaining time, iteration, :func:`format_metrics` and, with CUDA, the largest memory in one line."""
+    """Writes remaining time, iteration of ``max_iter``, :func:`format_metrics` and, with CUDA, the largest memory in one line."""
 
     def __init__(self, max_iter: int):
-        """
-        Args:
-            max_iter: of the run, for the remaining time.
-        """
         self._max_iter = max_iter
-        self._logger = logging.getLogger("detcon_d2")
         self._last: tuple[int, float] | None = None
         self._checks_loss = True
 
@@ -75,7 +71,7 @@ class DetConMetricPrinter(d2.EventWriter):
         parts += format_metrics({name: value for name, (value, _) in latest.items()})
         if torch.cuda.is_available():
             parts.append(f"max_mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}M")
-        self._logger.info("  ".join(parts))
+        logger.info("  ".join(parts))
         self._warn_of_no_loss()
 
     def _warn_of_no_loss(self) -> None:
@@ -83,7 +79,7 @@ class DetConMetricPrinter(d2.EventWriter):
         histories = d2.get_event_storage().histories()
         losses = [name for name in histories if name.startswith("loss_") and name != "loss_probe"]
         if self._checks_loss and losses and not any(value for name in losses for value, _ in histories[name].values()):
-            self._logger.warning(
+            logger.warning(
                 "%s of all iterations so far is exactly 0, so nothing is learned. Are there regions (or objects), and are they in both "
                 "views? Look at them with tools/visualize_views.py, and at DETCON.MASKS, DETCON.VIEWS and DETCON.NUM_SAMPLES.",
                 " + ".join(losses),

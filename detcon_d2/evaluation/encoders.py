@@ -20,8 +20,7 @@ def load_encoder(run: str | Path, trained: bool = True) -> PretrainingModel:
         run: output folder of pretraining, with ``config.yaml`` and ``model_final.pth``.
         trained: load the weights; otherwise the network is at random initialisation, from the config's seed.
 
-    Raises:
-        ValueError: the checkpoint lacks parameters of the encoder; lists them.
+    Raises ValueError: the checkpoint lacks parameters of the encoder; lists them.
     """
     run = Path(run)
     cfg = d2.get_cfg()

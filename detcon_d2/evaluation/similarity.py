@@ -19,8 +19,7 @@ def region_embedding(features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor
         features: (C, h, w).
         mask: bool (H, W), the region in the image of the features.
 
-    Raises:
-        ValueError: the mask is empty.
+    Raises ValueError: the mask is empty.
     """
     weights = mask_weights(mask, tuple(features.shape[1:])).to(features)
     if weights.sum() == 0:

@@ -23,14 +23,12 @@ def write_bytes_atomically(path: str | Path, data: bytes) -> None:
 
 @contextmanager
 def atomic_file(path: str | Path, *, sync: bool = False) -> Iterator[BinaryIO]:
-    """Open a file for writing. It has a temporary name in its folder until the block ends, so nobody ever sees half of it.
+    """Open a file for writing. It has a temporary name in its folder until the block ends, so nobody ever sees half of it. Raises OSError
+    with the reason and ``path``; a previous file of that name is kept.
 
     Args:
         path: its final name.
         sync: wait until it is on disk, so that whatever it was made from can be deleted afterwards.
-
-    Raises:
-        OSError: with the reason and ``path``. A previous file of that name is kept.
     """
     path = Path(path)
     temporary = path.parent / f"{process_prefix(TEMPORARY)}{next(_counter)}"
@@ -99,5 +97,5 @@ def _is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # it belongs to another user
+        pass  # the process belongs to another user
     return True

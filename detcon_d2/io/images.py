@@ -3,6 +3,7 @@
 import io
 import os
 import struct
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -24,21 +25,13 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# Markers of baseline, extended and progressive frames (ITU-T T.81, table B.1), and of EXIF and XMP.
-_JPEG_FRAMES = (0xC0, 0xC1, 0xC2)
-_JPEG_METADATA = 0xE1
 # Modes in which Pillow gives the numbers of a label image as they are in the file.
 _LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "RGB")
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 class ImageReadError(ValueError):
-    """An image file that cannot be used.
-
-    Attributes:
-        path: the file.
-        reason: one line, why.
-    """
+    """An image file (``path``) that cannot be used, and why (``reason``, one line)."""
 
     def __init__(self, path: str | os.PathLike, reason: str) -> None:
         super().__init__(path, reason)
@@ -60,18 +53,14 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     - Samples without a defined white (32-bit integer, floating point) are refused, and so are truncated and empty files. Images above
       Pillow's limit (2 x ``PIL.Image.MAX_IMAGE_PIXELS``, 179 million pixels) are refused too; raise that value if you mean it.
 
-    Holds no state: safe in threads and processes.
-
     Returns:
-        uint8 (H, W, 3), RGB.
-
-    Raises:
-        ImageReadError: names the file and the reason.
+        uint8 (H, W, 3), RGB. Raises ImageReadError, which names the file and the reason.
     """
     try:
-        with Image.open(_pillow_input(path)) as image:
+        with _open(path) as file, Image.open(file) as image:
             image.load()
-            rgb = np.array(_to_rgb(_apply_orientation(image)))
+            turn = _TRANSPOSE.get(_orientation(image))
+            return np.array(_to_rgb(image if turn is None else image.transpose(turn)))
     except UnidentifiedImageError as error:
         raise ImageReadError(path, _why_unidentified(path)) from error
     except FileNotFoundError as error:
@@ -79,7 +68,6 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     except Exception as error:
         # Damaged files make the decoders raise almost any error (OSError, SyntaxError, struct.error, IndexError, MemoryError, ...).
         raise ImageReadError(path, str(error) or type(error).__name__) from error
-    return rgb
 
 
 def read_image_fast(path: str | os.PathLike) -> np.ndarray:
@@ -88,47 +76,21 @@ def read_image_fast(path: str | os.PathLike) -> np.ndarray:
     The pixels are the same if Pillow and OpenCV both use libjpeg-turbo, as their wheels do: then both upsample colour smoothly and
     transform with the same integers. :func:`read_image` reads all other files, and those that OpenCV refuses. A JPEG that is
     damaged inside may be read although :func:`read_image` refuses it; a truncated one is not.
-
-    Returns:
-        uint8 (H, W, 3), RGB.
-
-    Raises:
-        ImageReadError: names the file and the reason.
     """
     try:
         with open(path, "rb") as file:
             data = file.read()
-    except OSError:
+        with Image.open(io.BytesIO(data)) as header:  # without decoding the pixels
+            plain, turn = header.format in ("JPEG", "MPO") and header.mode in ("L", "RGB"), _TRANSPOSE.get(_orientation(header))
+    except Exception:  # as in read_image, which names the reason
         return read_image(path)
-    plain, metadata = _examine_jpeg(data)
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION) if plain else None
+    # A file with another end may be truncated, which OpenCV does not report.
+    if not plain or not data.endswith(b"\xff\xd9"):
+        return read_image(path)
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         return read_image(path)
-    return _turn(image, path) if metadata else image
-
-
-def _examine_jpeg(data: bytes) -> tuple[bool, bool]:
-    """Whether a file is a JPEG that both decoders read alike, and whether it has metadata, which may rotate it."""
-    metadata, at = False, 2
-    # A file with another end may be truncated, which OpenCV does not report.
-    if not (data.startswith(b"\xff\xd8") and data.endswith(b"\xff\xd9")):
-        return False, False
-    while at + 10 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker in _JPEG_FRAMES:
-            precision, height, width, channels = struct.unpack_from(">BHHB", data, at + 4)
-            small = Image.MAX_IMAGE_PIXELS is None or height * width <= Image.MAX_IMAGE_PIXELS
-            return precision == 8 and channels in (1, 3) and height > 0 and small, metadata
-        metadata |= marker == _JPEG_METADATA
-        at += 2 + struct.unpack_from(">H", data, at + 2)[0]
-    return False, False
-
-
-def _turn(image: np.ndarray, path: str | os.PathLike) -> np.ndarray:
-    """A decoded JPEG, rotated as its metadata say. Pillow reads these without decoding the pixels."""
-    with Image.open(path) as header:
-        orientation = _orientation(header)
-    return np.array(Image.fromarray(image).transpose(_TRANSPOSE[orientation])) if orientation in _TRANSPOSE else image
+    return image if turn is None else np.array(Image.fromarray(image).transpose(turn))
 
 
 def _orientation(image: Image.Image) -> int:
@@ -142,7 +104,7 @@ def _orientation(image: Image.Image) -> int:
 def image_size(path: str | os.PathLike) -> tuple[int, int]:
     """Height and width of what :func:`read_image` returns, without decoding it. Raises ImageReadError."""
     try:
-        with Image.open(_pillow_input(path)) as image:
+        with _open(path) as file, Image.open(file) as image:
             turned = _orientation(image) >= 5
             return (image.width, image.height) if turned else (image.height, image.width)
     except Exception as error:
@@ -150,14 +112,8 @@ def image_size(path: str | os.PathLike) -> tuple[int, int]:
 
 
 def read_labels(data: bytes) -> np.ndarray:
-    """The numbers in a label image, as they are in the file.
-
-    Returns:
-        Integer (H, W) of a grey or palette image, uint8 (H, W, 3) of an RGB image.
-
-    Raises:
-        ValueError: damaged, or an image of another kind.
-    """
+    """The numbers in a label image, as they are in the file: integer (H, W) of a grey or palette image, uint8 (H, W, 3) of an RGB image.
+    Raises ValueError for a damaged image, or one of another kind."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             mode, labels = image.mode, np.array(image)
@@ -168,15 +124,10 @@ def read_labels(data: bytes) -> np.ndarray:
     return labels
 
 
-def _pillow_input(path: str | os.PathLike) -> str | os.PathLike | io.BytesIO:
-    """What Pillow reads: the path, or the bytes of an image in a tar."""
+def _open(path: str | os.PathLike) -> BinaryIO:
+    """A file, or an image in a tar."""
     place = parse_image(path)
-    return path if place is None else io.BytesIO(read_range(place))
-
-
-def _apply_orientation(image: Image.Image) -> Image.Image:
-    orientation = _orientation(image)
-    return image.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else image
+    return open(path, "rb") if place is None else io.BytesIO(read_range(place))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -207,12 +158,8 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _why_unidentified(path: str | os.PathLike) -> str:
-    opened = _pillow_input(path)
-    if isinstance(opened, io.BytesIO):
-        start = opened.read(16)
-    else:
-        with open(path, "rb") as file:
-            start = file.read(16)
+    with _open(path) as file:
+        start = file.read(16)
     if not start:
         return "the file is empty (0 bytes)"
     if start.startswith(_TIFF_MAGIC):

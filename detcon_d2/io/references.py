@@ -27,14 +27,8 @@ class Range(NamedTuple):
 
 
 class LabelMapReference(NamedTuple):
-    """The label maps of an image. ``str()`` gives the text that :func:`parse_label_map` reads.
-
-    Attributes:
-        path: a PNG file or a tar.
-        layers: number of label maps.
-        offset: of the first byte in the tar.
-        length: number of bytes there; None: the whole file.
-    """
+    """The ``layers`` label maps of an image, in a PNG file (``length`` None) or in a range of a tar. ``str()`` gives the text that
+    :func:`parse_label_map` reads."""
 
     path: str
     layers: int = 1
@@ -64,18 +58,15 @@ def parse_image(text: str | os.PathLike) -> Range | None:
     return Range(match[1], int(match[2]), int(match[3])) if match else None
 
 
-def read_range(place: Range, *, fresh: bool = False) -> bytes:
-    """The bytes of a range; fewer if the file ends before it.
+def read_range(place: Range | LabelMapReference, *, fresh: bool = False) -> bytes:
+    """The bytes of a range, fewer if the file ends before it; or of a whole file. Raises OSError.
 
-    The file stays open for the next call. ``os.pread`` has no shared position, so threads and forked processes can read at the same time.
-
-    Args:
-        place: what to read.
-        fresh: open the file again if it was replaced.
-
-    Raises:
-        OSError: the file cannot be opened or read.
+    The file of a range stays open for the next call; ``fresh``: open it again if it was replaced. ``os.pread`` has no shared position, so
+    threads and forked processes can read at the same time.
     """
+    if place.length is None:
+        with open(place.path, "rb", buffering=0) as file:
+            return file.read()
     descriptor = _descriptors.get(place.path)
     if fresh and descriptor is not None and not os.path.samestat(os.fstat(descriptor), os.stat(place.path)):
         # The old descriptor stays open: another thread may be reading from it.

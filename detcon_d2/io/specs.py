@@ -26,19 +26,13 @@ def is_dataset_spec(name: str) -> bool:
 
 
 def list_images(spec: str) -> list[dict]:
-    """The images of a data set, sorted by key, as Detectron2 dataset dicts.
-
-    Args:
-        spec: ``folder:...``, ``coco:...,...``, ``list:...`` or ``tar:...`` (see the module); ``~`` is expanded.
+    """The images of a data set (see the module; ``~`` is expanded), sorted by key, as Detectron2 dataset dicts.
 
     Returns:
         One dict per image: ``file_name`` (absolute path; in a tar a reference, which ``read_image`` reads), ``key`` (path relative to
         the root, POSIX slashes, extension kept; in a tar WebDataset's key, without extension), ``image_id``
         (COCO's, else the key), and where known ``height``, ``width``, ``label`` (int) and ``annotations`` (COCO's, with the original
-        category ids).
-
-    Raises:
-        ValueError: unknown kind, missing path, nothing inside, damaged json or list; names what was found and expected.
+        category ids). Raises ValueError: unknown kind, missing path, nothing inside, damaged json or list.
     """
     if not is_dataset_spec(spec):
         raise ValueError(
@@ -89,7 +83,11 @@ def _list_folder(rest: str) -> list[dict]:
         found = ", ".join(f"{count} x {ending}" for ending, count in endings) or "no files"
         raise ValueError(f"folder:{rest}: found {found}; expected images ({' '.join(sorted(IMAGE_EXTENSIONS))}) in it or below it")
     records = [_record(path, path.relative_to(root).as_posix()) for path in paths]
-    _add_class_labels(records)
+    # If all images are in folders, the first folder is the class; labels are the ranks of the sorted names.
+    classes = [record["key"].partition("/")[0] for record in records if "/" in record["key"]]
+    if len(classes) == len(records):
+        labels = {name: label for label, name in enumerate(sorted(set(classes)))}
+        records = [record | {"label": labels[name]} for record, name in zip(records, classes)]
     return records
 
 
@@ -97,27 +95,13 @@ def _walk(root: Path) -> Iterator[Path]:
     """Files below ``root``, through links to folders but not around loops of links, without hidden ones (such as macOS's ``._x.jpg``)."""
     for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_raise):
         real = os.path.realpath(folder)
-        subfolders[:] = [name for name in subfolders if not name.startswith(".") and not _is_loop(real, os.path.join(folder, name))]
+        loops = {name for name in subfolders if Path(real).is_relative_to(os.path.realpath(os.path.join(folder, name)))}
+        subfolders[:] = [name for name in subfolders if not name.startswith(".") and name not in loops]
         yield from (Path(folder, name) for name in names if not name.startswith("."))
-
-
-def _is_loop(real_folder: str, subfolder: str) -> bool:
-    target = os.path.realpath(subfolder)
-    return os.path.islink(subfolder) and (real_folder + os.sep).startswith(target.rstrip(os.sep) + os.sep)
 
 
 def _raise(error: OSError) -> None:
     raise ValueError(f"cannot list {error.filename}: {error.strerror}") from error
-
-
-def _add_class_labels(records: list[dict]) -> None:
-    """If all images are in folders, the first folder is the class; labels are the ranks of the sorted names."""
-    if any("/" not in record["key"] for record in records):
-        return
-    names = sorted({record["key"].split("/", 1)[0] for record in records})
-    labels = {name: label for label, name in enumerate(names)}
-    for record in records:
-        record["label"] = labels[record["key"].split("/", 1)[0]]
 
 
 def _list_coco(rest: str) -> list[dict]:
@@ -146,10 +130,9 @@ def _list_coco(rest: str) -> list[dict]:
 def _load_coco(path: Path) -> dict:
     try:
         content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}; expected a COCO instances json") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: not a json file ({error}); expected a COCO instances json") from error
+    except (OSError, ValueError) as error:
+        found = error.strerror if isinstance(error, OSError) else f"not a json file ({error})"
+        raise ValueError(f"{path}: {found}; expected a COCO instances json") from error
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise ValueError(f'{path}: found no list "images"; expected a COCO instances json')
     return content
@@ -196,8 +179,9 @@ def _line_record(line: str, list_path: Path, number: int) -> dict:
         raise ValueError(f"{list_path}, line {number}: found {line!r}; expected a path, optionally a TAB and one integer label") from error
 
 
-def _list_tars(rest: str) -> list[dict]:
-    return list_tar_images(str(_absolute(rest)), IMAGE_EXTENSIONS)
-
-
-_LISTERS = {"folder": _list_folder, "coco": _list_coco, "list": _list_lines, "tar": _list_tars}
+_LISTERS = {
+    "folder": _list_folder,
+    "coco": _list_coco,
+    "list": _list_lines,
+    "tar": lambda rest: list_tar_images(str(_absolute(rest)), IMAGE_EXTENSIONS),
+}

@@ -38,15 +38,9 @@ def expand_pattern(pattern: str) -> list[Path]:
 
 
 def list_tar_images(pattern: str, extensions: Iterable[str]) -> list[dict]:
-    """Dataset dicts of the images in tars: ``file_name`` is a reference, ``key`` and ``image_id`` WebDataset's key, ``label`` its class.
-
-    Args:
-        pattern: see :func:`expand_pattern`.
-        extensions: of images, with the dot, lower case.
-
-    Raises:
-        ValueError: a missing or damaged tar, no image in it, two images with one key, or classes of some images only.
-    """
+    """Dataset dicts of the images in the tars of a pattern: ``file_name`` is a reference, ``key`` and ``image_id`` WebDataset's key,
+    ``label`` its class. ``extensions``: of images, with the dot, lower case. Raises ValueError: a missing or damaged tar, no image in it,
+    two images with one key, or classes of some images only."""
     records: dict[str, dict] = {}
     labels: dict[str, int] = {}
     for path in expand_pattern(pattern):
@@ -54,7 +48,9 @@ def list_tar_images(pattern: str, extensions: Iterable[str]) -> list[dict]:
         for member, content, _ in members(path, lambda key, extension: extension == ".cls"):
             key, extension = split_member(member.name)
             if extension == ".cls":
-                labels[key] = _to_label(content, path, member.name)
+                if not re.fullmatch(rb"\s*[+-]?\d{1,18}\s*", content):
+                    raise ValueError(f"{path}: found {content[:40]!r} in {member.name}; expected a whole number, the class")
+                labels[key] = int(content)
             elif extension.lower() in extensions:
                 name = f"{path}#{member.offset_data}+{member.size}:{member.name}"
                 if key in records:
@@ -88,10 +84,3 @@ def members(path: Path, wanted: Callable[[str, str], bool] = lambda key, extensi
                 tar.members = []
     except (tarfile.TarError, EOFError) as error:
         raise ValueError(f"{path}: cannot read it as a tar ({error}); expected an uncompressed, complete tar") from error
-
-
-def _to_label(content: bytes, path: Path, name: str) -> int:
-    try:
-        return int(content)
-    except ValueError as error:
-        raise ValueError(f"{path}: found {content[:40]!r} in {name}; expected a whole number, the class") from error

@@ -26,10 +26,7 @@ def label_map_to_cells(label_map: np.ndarray, size: tuple[int, int]) -> np.ndarr
         size: (h, w), at most (H, W): a cell without pixels would have no id.
 
     Returns:
-        int32 (h, w).
-
-    Raises:
-        ValueError: another shape, or an id out of range.
+        int32 (h, w). Raises ValueError for another shape, or an id out of range.
     """
     _check_shape(label_map, label_map.shape, size)
     return _most_frequent(label_map.take(_interleaved(label_map.shape[0], size[0]), axis=0).T, size)
@@ -42,12 +39,6 @@ def sampled_label_map_to_cells(label_map: np.ndarray, rows: np.ndarray, columns:
         label_map: integer (any height, any width), ids in 0..65535.
         rows, columns: integer (H,) and (W,), indices into ``label_map``.
         size: (h, w), at most (H, W).
-
-    Returns:
-        int32 (h, w).
-
-    Raises:
-        ValueError: as :func:`label_map_to_cells`.
     """
     _check_shape(label_map, (len(rows), len(columns)), size)
     picked = label_map.take(rows[_interleaved(len(rows), size[0])], axis=0)

@@ -29,8 +29,3 @@ def generate_command(dataset: str, root: str | os.PathLike, index: dict | None =
 def merge_command(root: str | os.PathLike, *options: str) -> str:
     """The command that merges, checks, repairs or converts label maps into ``root``."""
     return shlex.join(["python", "tools/merge_masks.py", os.fspath(root), *options])
-
-
-def train_hint(dataset: str, root: str | os.PathLike) -> str:
-    """The config keys for training with the label maps in ``root``."""
-    return f"""train with:  DATASETS.TRAIN '("{dataset}",)' DETCON.MASKS.ROOTS '("{os.path.abspath(root)}",)'"""

@@ -9,13 +9,11 @@ from functools import partial
 import numpy as np
 from tqdm import tqdm
 
+from detcon_d2.io.atomic import remove_leftovers
 from detcon_d2.masks.generators.base import RegionGenerator
-from detcon_d2.masks.ray_data import map_with_ray
 from detcon_d2.masks.store.png_folder import LabelMapStore, check_key
-from detcon_d2.masks.worker import map_records, process_image
+from detcon_d2.masks.worker import map_records, map_with_ray, process_image
 
-# Enough label maps for a median; reading them takes less than a second.
-_SAMPLE = 1000
 _FEW_REGIONS = 3
 _RECORD_KEYS = ("file_name", "key", "image_id", "height", "width")
 _ENGINES = {"processes": map_records, "ray": map_with_ray}
@@ -26,11 +24,8 @@ class Summary:
     """What a run did.
 
     Attributes:
-        total: images of the run.
-        skipped: of these, finished by earlier runs.
-        made: finished now.
+        total: images of the run; of these ``skipped`` were finished by earlier runs and ``made`` now, in ``seconds`` of wall clock.
         failed: key -> reason.
-        seconds: wall clock of the making.
         median_regions: regions in the median label map; None if there is none. From at most 1,000 label maps, evenly spaced.
         advice: what to do about too few regions, or None.
     """
@@ -54,15 +49,9 @@ class Summary:
 
 
 def generate(
-    records: list[dict],
-    generator: RegionGenerator,
-    store: LabelMapStore,
-    *,
-    workers: int = 1,
-    progress: bool = True,
-    part: tuple[int, int] | None = None,
-    engine: str = "processes",
-) -> Summary:
+    records: list[dict], generator: RegionGenerator, store: LabelMapStore, *,
+    workers: int = 1, progress: bool = True, part: tuple[int, int] | None = None, engine: str = "processes",
+) -> Summary:  # fmt: skip
     """Make the label maps that are missing.
 
     Images that cannot be used are skipped, listed in ``failed.txt`` and tried again by the next run. The result does not depend on the
@@ -70,12 +59,10 @@ def generate(
 
     Args:
         records: dataset dicts with "file_name" and "key" (:func:`detcon_d2.masks.list_images`).
-        generator: makes the regions; pickled to the workers.
-        store: of this generator (:func:`detcon_d2.masks.create_store`).
+        generator, store: what makes the regions, and the store of this generator (:func:`detcon_d2.masks.create_store`).
         workers: processes; 1 works in this one.
         progress: show a progress bar with images/s.
-        part: (i, n): only the i-th (from 0) of n equal parts of the images, sorted by key; other machines make the others in the same
-            folder, or each in a folder of its own.
+        part: (i, n): only the i-th (from 0) of n equal parts of the images, sorted by key.
         engine: "processes" of this machine, or "ray": a Ray cluster, whose machines must see images and store under the same paths.
 
     Raises:
@@ -90,7 +77,7 @@ def generate(
         raise ValueError(f"{generator.name}: found no annotations in the data set; expected coco:/path/instances.json,/path/images")
     if part is not None:
         records = records[len(records) * part[0] // part[1] : len(records) * (part[0] + 1) // part[1]]
-    store.remove_leftovers()
+    remove_leftovers(store.root)
     done = store.keys()
     names = (*_RECORD_KEYS, "annotations") if generator.needs_annotations else _RECORD_KEYS  # annotations are large to send
     todo = [{name: record[name] for name in names if name in record} for record in records if record["key"] not in done]
@@ -103,16 +90,15 @@ def generate(
     with closing(results), tqdm(total=len(records), initial=summary.skipped, unit=" images", disable=not progress, smoothing=0.05) as bar:
         for key, reason in results:
             bar.update()
-            if reason is None:
-                summary.made += 1
-            else:
-                summary.failed[key] = reason
+            summary.failed |= {} if reason is None else {key: reason}
+    summary.made = len(todo) - len(summary.failed)
     summary.seconds = time.perf_counter() - started
     summary.failed = dict(sorted(summary.failed.items()))
     store.write_failed(summary.failed, part)
     if part is None:
         store.finish(records, summary.failed)
-    _add_statistics(summary, [record["key"] for record in records if record["key"] not in summary.failed], generator, store)
+    if keys := [record["key"] for record in records if record["key"] not in summary.failed]:
+        _add_statistics(summary, keys, generator, store)
     return summary
 
 
@@ -122,6 +108,11 @@ def parse_part(text: str) -> tuple[int, int]:
     if match is None or int(match[1]) >= int(match[2]):
         raise ValueError(f"shard: found {text!r}; expected i/n with i from 0 to n - 1, such as 0/16 ... 15/16")
     return int(match[1]), int(match[2])
+
+
+def evenly_spaced(items: list, count: int) -> list:
+    """``count`` of the items, or all if there are fewer."""
+    return [items[index] for index in np.unique(np.linspace(0, len(items) - 1, count).astype(int))]
 
 
 def _unique(records: list[dict]) -> list[dict]:
@@ -139,9 +130,8 @@ def _unique(records: list[dict]) -> list[dict]:
 
 
 def _add_statistics(summary: Summary, keys: list[str], generator: RegionGenerator, store: LabelMapStore) -> None:
-    if not keys:
-        return
-    maps = [store.read(keys[index]) for index in np.unique(np.linspace(0, len(keys) - 1, _SAMPLE).astype(int))]
+    # Enough label maps for a median; reading them takes less than a second.
+    maps = [store.read(key) for key in evenly_spaced(keys, 1000)]
     summary.median_regions = float(np.median([len(np.unique(label_map)) for label_map in maps]))
     height, width = np.median([label_map.shape for label_map in maps], axis=0).astype(int)
     options = generator.advice(height, width)

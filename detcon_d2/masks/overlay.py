@@ -1,6 +1,7 @@
 """Regions in colour over an image, and sheets of captioned pictures in rows and columns."""
 
 import colorsys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,12 +31,7 @@ def region_color(region: int) -> tuple[int, int, int]:
 
 
 def overlay_regions(image: np.ndarray, label_map: np.ndarray) -> np.ndarray:
-    """Colours of the regions over an image uint8 (H, W, 3), with white boundaries: uint8 (H, W, 3).
-
-    Args:
-        image: RGB.
-        label_map: (H, W) region ids; 65535 = no region.
-    """
+    """Colours of the regions (H, W) over an RGB image uint8 (H, W, 3), with white boundaries: uint8 (H, W, 3)."""
     ids, inverse = np.unique(label_map, return_inverse=True)
     colors = np.array([region_color(int(region)) for region in ids], dtype=np.float32)[inverse.reshape(label_map.shape)]
     # Blend with grey of medium brightness, so that a region has the same colour in dark, bright or tinted views.
@@ -67,10 +63,11 @@ def draw_sheet(title: str, headings: Sequence[str], rows: Sequence[Sequence[tupl
     Args:
         title: first line, shortened if it is too long.
         headings: of the columns; if one is too long, it continues in another line.
-        rows: at least one; of each column a picture uint8 (H, W, 3), at most ``side`` pixels wide, and its caption.
-        side: width of a column, pixels.
+        rows: at least one; of each column a picture uint8 (H, W, 3) and its caption.
+        side: width of a column and largest width of a picture, pixels.
     """
-    wrapped = [_wrap(text, side) for text in headings]
+    # Most characters are narrower than 0.6 of the size of the font; longer lines are cut.
+    wrapped = [[shorten(line, side, _HEADING) for line in textwrap.wrap(text, side * 5 // 3 // _HEADING)] for text in headings]
     line_height, below = _HEADING + 5, _CAPTION + 8 + _GAP
     header = _MARGIN + _TITLE + 12 + line_height * max(map(len, wrapped)) + 4
     heights = [max(picture.shape[0] for picture, _ in row) for row in rows]
@@ -114,20 +111,7 @@ def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 def shorten(text: str, width: int, size: int) -> str:
     """The text, cut to end in "..." if it is wider than ``width`` pixels in the font of that size."""
-    if font(size).getlength(text) <= width:
-        return text
-    while text and font(size).getlength(text + "...") > width:
-        text = text[:-1]
-    return text + "..."
-
-
-def _wrap(text: str, width: int) -> list[str]:
-    """Lines that fit the width, broken at spaces; a word that does not fit is cut."""
-    lines: list[str] = []
-    for word in text.split():
-        longer = f"{lines[-1]} {word}" if lines else word
-        if lines and font(_HEADING).getlength(longer) <= width:
-            lines[-1] = longer
-        else:
-            lines.append(shorten(word, width, _HEADING))
-    return lines or [""]
+    short = text
+    while text and font(size).getlength(short) > width:
+        text, short = text[:-1], f"{text[:-1]}..."
+    return short

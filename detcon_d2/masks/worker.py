@@ -1,13 +1,14 @@
-"""Processes that work on images in parallel, and what they do to make the label maps of one image."""
+"""Work on images in parallel, by processes of this machine or of a Ray cluster; the work of making the label maps of one image."""
 
 import hashlib
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
@@ -23,27 +24,20 @@ from detcon_d2.masks.store.png_folder import LabelMapStore
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 # Small, so that Ctrl-C and a killed worker cost little; sending a chunk takes less than a millisecond.
 _CHUNK = 4
+# Records that a Ray worker gets at once.
+_BLOCK = 16
 
 _function: Callable[[dict], object]
 
 
 def map_records(function: Callable[[dict], object], records: Iterable[dict], workers: int) -> Iterator[object]:
-    """``function(record)`` of all records, in their order.
-
-    Args:
-        function: pickled once to each worker.
-        records: with "file_name".
-        workers: processes; 1 works in this one.
-
-    Raises:
-        RuntimeError: a worker process was killed; names the images it may have been working on.
-        Exception: whatever ``function`` raises.
-    """
-    yield from (map(function, records) if workers <= 1 else _map_in_processes(function, iter(records), workers))
-
-
-def _map_in_processes(function: Callable[[dict], object], records: Iterator[dict], workers: int) -> Iterator[object]:
-    running: deque[tuple[Future, list[dict]]] = deque()
+    """``function(record)`` of all records (with "file_name"), in their order; ``workers``: processes, 1 works in this one. The function
+    is pickled once to each worker. Raises what it raises, and RuntimeError if a worker process was killed, with the images it may have been
+    working on."""
+    if workers <= 1:
+        yield from map(function, records)
+        return
+    records, running = iter(records), deque()  # of (future, records)
     # spawn: forking a process that has threads (OpenCV, torch with a catalog name) can hang; the workers' imports are light.
     context = multiprocessing.get_context("spawn")
     with _one_thread_each(), ProcessPoolExecutor(workers, context, _start_worker, (function,)) as pool:
@@ -86,26 +80,57 @@ def _exit_with_parent() -> None:
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
     """Libraries of processes that start inside use one thread; the variables of this process are restored afterwards."""
-    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
+    before = {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ}
+    os.environ |= dict.fromkeys(_THREAD_VARIABLES, "1")
     try:
         yield
     finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+        for name in _THREAD_VARIABLES:
+            os.environ.pop(name, None)
+        os.environ |= before
+
+
+def map_with_ray(function: Callable[[dict], object], records: list[dict], workers: int) -> Iterator[object]:
+    """As :func:`map_records`, on the Ray cluster that RAY_ADDRESS names or that runs here, else on one started here; ``workers``: processes
+    in total, one core each. The paths that the function uses must exist on every machine. Raises ValueError if Ray is not installed."""
+    try:
+        import ray
+    except ImportError as error:
+        raise ValueError(f'engine ray: {error}; expected Ray: pip install "ray[data]", or leave out --engine ray') from error
+    if not records:
+        return
+    ray.init(ignore_reinit_error=True, log_to_driver=False)
+    # Blocks are cut here: a Ray task that cuts them could wait indefinitely for a core that the workers hold.
+    rows = [{"record": pickle.dumps(record)} for record in records]
+    results = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // _BLOCK)).map(
+        _RayWorker, fn_constructor_args=(function,), concurrency=(1, max(1, workers)), num_cpus=1
+    )
+    for row in results.iter_rows():
+        result, error = pickle.loads(row["result"])
+        if error is not None:
+            raise error
+        yield result
+
+
+class _RayWorker:
+    """A Ray actor, which corresponds to a worker process."""
+
+    def __init__(self, function: Callable[[dict], object]) -> None:
+        cv2.setNumThreads(1)
+        self._function = function
+
+    def __call__(self, row: dict) -> dict:
+        try:
+            outcome = self._function(pickle.loads(row["record"])), None
+        except OSError as error:
+            outcome = None, error  # raised here, it would arrive as a text of Ray's
+        # Pickled: Ray would derive the type of a column of texts and Nones from each block.
+        return {"result": pickle.dumps(outcome)}
 
 
 def process_image(record: dict, generator: RegionGenerator, store: LabelMapStore) -> tuple[str, str | None]:
-    """Make and store the label maps of one image.
-
-    Args:
-        record: dataset dict with "file_name" and "key".
-        generator: makes the regions.
-        store: where the label maps go.
-
-    Returns:
-        The key, and None or why this image could not be used. An OSError, such as a full disk, concerns all images and is raised.
-    """
+    """Make and store the label maps of the image of a dataset dict ("file_name", "key"). Returns the key, and None or why this image could
+    not be used. An OSError, such as a full disk, concerns all images and is raised."""
     try:
         image = read_image(record["file_name"])
         label_map = generator(image, image_rng(record["key"]), record)

@@ -133,7 +133,7 @@ class DetConBase(PretrainingModel):
 
     def embed(self, batch: list[dict], with_targets: bool = True) -> dict[str, torch.Tensor]:
         """``online1``, ``online2``, ``target1``, ``target2`` and ``projection1`` (N, M, D), ``ids1``, ``ids2`` (N, M), ``cells1``,
-        ``cells2`` (N, h, w), ``features`` (N, C) of view 1. DetCon_S has no targets: its online embeddings are the targets, too."""
+        ``cells2`` (N, h, w), ``features`` (N, C) of view 1. DetCon_S has no targets: its online embeddings are also the targets."""
         view1, view2 = self.views_of(batch)
         features, projection1 = self.project(view1, self.encoder, self.projector)
         online1 = self.predict(projection1)

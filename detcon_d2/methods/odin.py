@@ -18,7 +18,7 @@ from detcon_d2.methods.base import PretrainingModel
 from detcon_d2.modeling.inputs import joined
 from detcon_d2.modeling.kmeans import carry_to_view, spherical_kmeans
 from detcon_d2.modeling.regions import downsample_label_map
-from detcon_d2.views.whole_image import WholeImage
+from detcon_d2.views.samplers import WholeImage
 
 
 def add_learned_regions_config(node: "d2.CfgNode") -> None:
@@ -64,8 +64,7 @@ class KMeansSettings:
             cfg: the config.
             shapes: of the encoder's outputs.
 
-        Raises:
-            ValueError: for values out of range, an output that the encoder lacks, or more regions than cells.
+        Raises ValueError for values out of range, an output that the encoder lacks, or more regions than cells.
         """
         keys = cfg.DETCON.MASKS.KMEANS
         checks = [
@@ -78,37 +77,28 @@ class KMeansSettings:
         wrong = [f"DETCON.MASKS.KMEANS.{key} is {keys[key]!r}; expected {expected}." for ok, key, expected in checks if not ok]
         if wrong:
             raise ValueError("\n".join(wrong))
-        settings = cls(
-            k=keys.K,
-            k_end=keys.K_END or keys.K,
-            iterations=keys.ITERATIONS,
-            size=keys.SIZE or cfg.DETCON.VIEWS.SIZE,
-            in_feature=keys.IN_FEATURE or cfg.DETCON.IN_FEATURE,
-            refresh_epochs=keys.REFRESH_EPOCHS,
-        )
-        settings._check_cells(shapes)
-        return settings
-
-    def _check_cells(self, shapes: "Mapping[str, d2.ShapeSpec]") -> None:
-        if self.in_feature not in shapes:
+        size, in_feature = keys.SIZE or cfg.DETCON.VIEWS.SIZE, keys.IN_FEATURE or cfg.DETCON.IN_FEATURE
+        if in_feature not in shapes:
             raise ValueError(
-                f"DETCON.MASKS.KMEANS.IN_FEATURE is {self.in_feature!r}, but the backbone gives {sorted(shapes)}. Add it to "
+                f"DETCON.MASKS.KMEANS.IN_FEATURE is {in_feature!r}, but the backbone gives {sorted(shapes)}. Add it to "
                 "MODEL.RESNETS.OUT_FEATURES."
             )
-        side = -(-self.size // shapes[self.in_feature].stride)
-        for key, value in (("K", self.k), ("K_END", self.k_end)):
-            if value > side * side:
+        side = -(-size // shapes[in_feature].stride)
+        for key in ("K", "K_END"):
+            if keys[key] > side * side:
                 raise ValueError(
-                    f"DETCON.MASKS.KMEANS.{key} is {value}, but {self.in_feature!r} of a whole image of {self.size} pixels has "
+                    f"DETCON.MASKS.KMEANS.{key} is {keys[key]}, but {in_feature!r} of a whole image of {size} pixels has "
                     f"{side} x {side} = {side * side} cells; expected at most as many regions. Raise DETCON.MASKS.KMEANS.SIZE, or cluster "
                     "an output of a smaller stride (KMEANS.IN_FEATURE and MODEL.RESNETS.OUT_FEATURES)."
                 )
+        return cls(keys.K, keys.K_END or keys.K, keys.ITERATIONS, size, in_feature, keys.REFRESH_EPOCHS)
 
     def clusters(self, iteration: int, max_iter: int) -> int:
         """K at an iteration: on the line from ``k`` at the first of ``max_iter`` iterations to ``k_end`` at the last."""
         return round(self.k + (self.k_end - self.k) * min(iteration / max(max_iter - 1, 1), 1.0))
 
 
+@dataclass(eq=False)
 class LearnedRegions:
     """What a model knows of its learned regions, besides its weights. It is no part of the model's state.
 
@@ -119,25 +109,22 @@ class LearnedRegions:
         table: uint8 (images, h, w), regions of all training images by their index; None where each step learns its own.
     """
 
-    def __init__(self, settings: KMeansSettings, whole_image: WholeImage):
-        """Arguments as the attributes of these names."""
-        self.settings = settings
-        self.whole_image = whole_image
-        self.num_clusters = settings.k
-        self.table: np.ndarray | None = None
+    settings: KMeansSettings
+    whole_image: WholeImage
+    num_clusters: int
+    table: np.ndarray | None = None
 
     @classmethod
     def build(cls, cfg: "d2.CfgNode", shapes: "Mapping[str, d2.ShapeSpec]") -> "LearnedRegions | None":
         """From a config and the shapes of the encoder's outputs; None where DETCON.MASKS.SOURCE is not kmeans.
 
-        Raises:
-            ValueError: as :meth:`KMeansSettings.from_config`.
+        Raises ValueError as :meth:`KMeansSettings.from_config`.
         """
         if cfg.DETCON.MASKS.SOURCE != "kmeans":
             return None
         settings = KMeansSettings.from_config(cfg, shapes)
-        draws = max(settings.k, settings.k_end)
-        return cls(settings, WholeImage(cfg.SEED, settings.size, cfg.DETCON.VIEWS.INTERPOLATION, draws, cfg.DETCON.AUG.MODE == "fast"))
+        draws, fast = max(settings.k, settings.k_end), cfg.DETCON.AUG.MODE == "fast"
+        return cls(settings, WholeImage(cfg.SEED, settings.size, cfg.DETCON.VIEWS.INTERPOLATION, draws, fast), settings.k)
 
     @property
     def whole_image_of_samples(self) -> WholeImage | None:
@@ -172,10 +159,15 @@ class LearnedRegions:
 
     def cells_of_views(self, model: PretrainingModel, batch: list[dict]) -> list[torch.Tensor]:
         """The regions of each view's feature cells, (N, h, w) each, learned from the whole images or looked up."""
-        if self.settings.refresh_epochs:
-            regions = model.to_device(self.look_up(batch))
-        else:
+        if not self.settings.refresh_epochs:
             regions = self.learn(model, *(joined([sample[key] for sample in batch]) for key in ("full_image", "kmeans_draws")))
+        elif self.table is not None:
+            regions = model.to_device(torch.from_numpy(self.table[[sample["index"] for sample in batch]]).long())
+        else:
+            raise ValueError(
+                "DETCON.MASKS.KMEANS.REFRESH_EPOCHS asks for regions of all images, which are not there: train with DetConTrainer, whose "
+                "hook computes them, or set REFRESH_EPOCHS 0."
+            )
         sizes = model.to_device(torch.tensor([[sample["height"], sample["width"]] for sample in batch]))
         cells = []
         for i, view in enumerate(batch[0]["views"]):
@@ -183,15 +175,6 @@ class LearnedRegions:
             label_maps = carry_to_view(regions, model.stacked(batch, i, "box"), flips, sizes, view["image"].shape[-2:])
             cells.append(downsample_label_map(label_maps, tuple(-(-side // model.stride) for side in label_maps.shape[-2:])))
         return cells
-
-    def look_up(self, batch: list[dict]) -> torch.Tensor:
-        """Regions of the images of a batch from the table: (N, h, w) int64 on the CPU."""
-        if self.table is None:
-            raise ValueError(
-                "DETCON.MASKS.KMEANS.REFRESH_EPOCHS asks for regions of all images, which are not there: train with DetConTrainer, whose "
-                "hook computes them, or set REFRESH_EPOCHS 0."
-            )
-        return torch.from_numpy(self.table[[sample["index"] for sample in batch]]).long()
 
 
 @contextmanager

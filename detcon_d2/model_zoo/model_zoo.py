@@ -13,13 +13,9 @@ _CONFIGS = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).resolve().paren
 
 
 def get_config_file(config_path: str) -> str:
-    """The path of a config of this package.
+    """The path of a config by its name relative to ``configs/``, such as "DetCon/detcon_b_R_50_in1k_300ep.yaml".
 
-    Args:
-        config_path: name relative to ``configs/``, such as "DetCon/detcon_b_R_50_in1k_300ep.yaml".
-
-    Raises:
-        ValueError: no config has this name; the message lists the most similar names.
+    Raises ValueError: no config has this name; the message lists the most similar names.
     """
     names = sorted(path.relative_to(_CONFIGS).as_posix() for path in _CONFIGS.rglob("*.yaml"))
     if config_path not in names:
@@ -30,14 +26,11 @@ def get_config_file(config_path: str) -> str:
 
 
 def find_config(config_file: str) -> str:
-    """What ``--config-file`` of a tool names.
+    """What ``--config-file`` of a tool names: a path, a URL, "" (no config file), or, where no file has this path, a name in the model zoo.
 
-    Args:
-        config_file: a path, a URL, "" (no config file), or, where no file has this path, a name for :func:`get_config_file`. "configs/" may
-            precede the name, so that a command written for a checkout also works without one.
+    "configs/" may precede the name, so that a command written for a checkout also works without one.
 
-    Raises:
-        ValueError: neither a file nor a name in the model zoo.
+    Raises ValueError: neither a file nor a name in the model zoo.
     """
     if not config_file or "://" in config_file or Path(config_file).is_file():
         return config_file
@@ -48,14 +41,7 @@ def find_config(config_file: str) -> str:
 
 
 def get_config(config_path: str) -> "d2.CfgNode":
-    """The config of :func:`get_config_file`, with all keys of Detectron2 and of this package.
-
-    Args:
-        config_path: name relative to ``configs/``.
-
-    Raises:
-        ValueError: as :func:`get_config_file`.
-    """
+    """The config of :func:`get_config_file`, with all keys of Detectron2 and of this package."""
     # Registers the meta-architectures and backbones too; only here is torch needed.
     from detcon_d2 import add_detcon_config, d2
 

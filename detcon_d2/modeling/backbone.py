@@ -10,26 +10,14 @@ from detcon_d2.modeling.same_padding import SameStem, use_same_padding
 
 PADDINGS = ("symmetric", "same")
 """Values of DETCON.BACKBONE.PADDING."""
-BLOCKS_PER_STAGE = {
-    18: (2, 2, 2, 2),
-    34: (3, 4, 6, 3),
-    50: (3, 4, 6, 3),
-    101: (3, 4, 23, 3),
-    152: (3, 8, 36, 3),
-    200: (3, 24, 36, 3),
-}
+BLOCKS_PER_STAGE = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
 """Residual blocks of res2..res5 by depth (He et al. 2015, table 1; 200: Hénaff et al. 2021)."""
 
 
 def backbone_padding(cfg: "d2.CfgNode", builder: str | None = None) -> str:
-    """The padding, one of :data:`PADDINGS`, of the backbone that a config describes.
+    """The padding, one of :data:`PADDINGS`, of the backbone that a config describes; ``builder`` is by default MODEL.BACKBONE.NAME.
 
-    Args:
-        cfg: with DetCon's keys.
-        builder: name of the function that builds the backbone; default MODEL.BACKBONE.NAME.
-
-    Raises:
-        ValueError: DETCON.BACKBONE.PADDING is unknown, or the builder is not DetCon's and would silently pad all sides alike.
+    Raises ValueError: DETCON.BACKBONE.PADDING is unknown, or the builder is not DetCon's and would silently pad all sides alike.
     """
     padding, builder = cfg.DETCON.BACKBONE.PADDING, builder or cfg.MODEL.BACKBONE.NAME
     if padding not in PADDINGS:
@@ -53,8 +41,7 @@ def build_detcon_resnet_backbone(cfg: "d2.CfgNode", input_shape: "d2.ShapeSpec")
 
     Parameters are named as in ``build_resnet_backbone``, and sizes of the maps are the same with each ``DETCON.BACKBONE.PADDING``.
 
-    Raises:
-        ValueError: for a depth that is not in :data:`BLOCKS_PER_STAGE`, a RES2_OUT_CHANNELS that the depth rules out, an unknown padding.
+    Raises ValueError for a depth that is not in :data:`BLOCKS_PER_STAGE`, a RES2_OUT_CHANNELS that the depth rules out, an unknown padding.
     """
     same = backbone_padding(cfg, "build_detcon_resnet_backbone") == "same"
     resnets = cfg.MODEL.RESNETS

@@ -10,13 +10,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 def ema_momentum(iteration: int, max_iter: int, base_momentum: float) -> float:
     """tau = 1 - (1 - tau_0) (cos(pi t / T) + 1) / 2 (method.md, "Networks"): from tau_0 at the start to 1 at the end.
 
-    Args:
-        iteration: t >= 0; behind T the momentum stays 1.
-        max_iter: T > 0.
-        base_momentum: tau_0 in [0, 1].
-
-    Raises:
-        ValueError: for arguments out of range.
+    ``iteration`` is t >= 0 (behind T the momentum stays 1), ``max_iter`` T > 0, ``base_momentum`` tau_0 in [0, 1]. Raises ValueError for
+    arguments out of range.
     """
     if iteration < 0 or max_iter <= 0 or not 0 <= base_momentum <= 1:
         raise ValueError(
@@ -29,23 +24,18 @@ def ema_momentum(iteration: int, max_iter: int, base_momentum: float) -> float:
 
 @torch.no_grad()
 def update_ema(target: nn.Module, online: nn.Module, momentum: float) -> None:
-    """target = momentum * target + (1 - momentum) * online for every parameter, in place. Buffers are not averaged.
+    """target = momentum * target + (1 - momentum) * online for every parameter, in place; ``momentum`` is tau in [0, 1]. Buffers stay.
 
-    Args:
-        target, online: of the same architecture; the online one not wrapped by DistributedDataParallel.
-        momentum: tau in [0, 1].
-
-    Raises:
-        ValueError: if names or shapes of the parameters differ; nothing is changed then.
+    Raises ValueError if names or shapes of the parameters differ, as they do where DistributedDataParallel wraps the online network;
+    nothing is changed then.
     """
     targets, onlines = dict(target.named_parameters()), dict(online.named_parameters())
-    if missing := targets.keys() ^ onlines.keys():
-        raise ValueError(
-            f"Target and online network have different parameters, first {min(missing)!r}. "
-            "Expected the same architecture, and the module itself where DistributedDataParallel wraps it."
-        )
-    for name, parameter in targets.items():
-        if parameter.shape != onlines[name].shape:
-            raise ValueError(f"{name} is {tuple(parameter.shape)} in the target, but {tuple(onlines[name].shape)} in the online network.")
+    for name in sorted(targets.keys() | onlines.keys()):
+        found, expected = (tuple(side[name].shape) if name in side else "absent" for side in (targets, onlines))
+        if found != expected:
+            raise ValueError(
+                f"{name} is {found} in the target, but {expected} in the online network. Expected the same architecture, and the module "
+                "itself where DistributedDataParallel wraps it."
+            )
     if targets:
         get_ema_multi_avg_fn(momentum)(list(targets.values()), [onlines[name] for name in targets], None)

@@ -7,10 +7,7 @@ from detcon_d2.views.photometric_device import apply_photometric
 
 
 class SampleInputs(nn.Module):
-    """A model that takes samples: pixel statistics, memory format and the photometric augmentation that the loader left to the device.
-
-    Letters: N images per process, (H, W) pixels of a view.
-    """
+    """A model that takes samples: pixel statistics, memory format and the photometric augmentation that the loader left to the device."""
 
     def __init__(
         self,
@@ -33,7 +30,7 @@ class SampleInputs(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(pixel_std, dtype=torch.float32).view(-1, 1, 1), False)
 
     def images_of(self, batch: list[dict]) -> list[torch.Tensor]:
-        """The normalised images of each view: (N, 3, H, W) float32 on the model's device."""
+        """The normalised images of each view: (N images, 3, H, W) float32 on the model's device."""
         images = []
         for i in range(len(batch[0]["views"])):
             pixels = self.stacked(batch, i, "image")

@@ -24,8 +24,7 @@ def spherical_kmeans(features: torch.Tensor, num_clusters: int, draws: torch.Ten
     Returns:
         (N, P) int64 in 0..K-1; a number without cells does not occur.
 
-    Raises:
-        ValueError: for other shapes, or more clusters than cells.
+    Raises ValueError for other shapes, or more clusters than cells.
     """
     if features.ndim != 3 or draws.ndim != 2 or len(draws) != len(features) or draws.shape[1] < num_clusters:
         raise ValueError(

@@ -36,10 +36,7 @@ def projection_std(pred: torch.Tensor, ids: torch.Tensor | None = None) -> torch
 
 @torch.no_grad()
 def positive_fraction(ids1: torch.Tensor, ids2: torch.Tensor) -> torch.Tensor:
-    """Fraction of the rows of both views that have a positive: their id was drawn in the other view of the image too.
-
-    Args:
-        ids1, ids2: (N, M) int64.
+    """Fraction of the rows of both views that have a positive: their id (N, M) int64 was sampled in the other view of the image too.
 
     Returns:
         Scalar float32 in [0, 1]; 0 if no row has a region.
@@ -52,14 +49,7 @@ def positive_fraction(ids1: torch.Tensor, ids2: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def mean_distinct_regions(cells: torch.Tensor) -> torch.Tensor:
-    """Mean number of existing ids per view.
-
-    Args:
-        cells: (N, h, w), an integer dtype.
-
-    Returns:
-        Scalar float32 >= 0; a view without any region counts 0.
-    """
+    """Mean number of existing ids per view of ``cells`` (N, h, w), an integer dtype: scalar float32 >= 0. No region counts 0."""
     return distinct_regions(cells.flatten(1).long().sort(dim=1).values).sum(1).float().mean()
 
 

@@ -17,21 +17,13 @@ class LinearProbe(nn.Linear):
     def labels_of(batch: list[dict]) -> torch.Tensor:
         """The labels of samples: (N,) int64.
 
-        Raises:
-            ValueError: a sample without a label.
+        Raises ValueError: a sample without a label.
         """
         if any("label" not in record for record in batch):
             raise ValueError("The online probe needs a 'label' in every record; set DETCON.PROBE.ENABLED False for data without labels.")
         return torch.tensor([record["label"] for record in batch])
 
     def loss(self, features: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        Args:
-            features: (N, C), see :meth:`pool`.
-            labels: (N,) int64.
-
-        Returns:
-            Mean cross-entropy; and the accuracy in [0, 1], without gradient.
-        """
+        """Mean cross-entropy of :meth:`pool`'s features (N, C) with labels (N,) int64; and the accuracy in [0, 1], without gradient."""
         logits = self(features)
         return F.cross_entropy(logits.float(), labels), (logits.argmax(1) == labels).float().mean()

@@ -9,7 +9,7 @@ import torch
 from detcon_d2.masks.cells import NO_REGION
 
 
-def downsample_label_map(label_map: torch.Tensor, size: tuple[int, int], *, _method: str | None = None) -> torch.Tensor:
+def downsample_label_map(label_map: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """The most frequent id of each cell, ties to the lowest id (method.md, "Masks" 2), in O(N * H * W) memory.
 
     Pixel (y, x) belongs to cell (y * h // H, x * w // W), so H and W need not be multiples of h and w.
@@ -17,13 +17,11 @@ def downsample_label_map(label_map: torch.Tensor, size: tuple[int, int], *, _met
     Args:
         label_map: (N, H, W), an integer dtype, ids in 0..65535. Checked on the CPU only, where it costs no synchronisation.
         size: (h, w), at most (H, W).
-        _method: for tests: "histogram" (short where ids are few) or "sort" (any ids); by default what the input allows.
 
     Returns:
         (N, h, w) int64 on the same device.
 
-    Raises:
-        ValueError: for another shape, dtype, an id out of range or a size out of range.
+    Raises ValueError for another shape, dtype, an id out of range or a size out of range.
     """
     _check_label_map(label_map, size)
     n, height, width = label_map.shape
@@ -32,10 +30,9 @@ def downsample_label_map(label_map: torch.Tensor, size: tuple[int, int], *, _met
     x = torch.arange(width, device=label_map.device) * size[1] // width
     cell = (y[:, None] * size[1] + x).flatten()
     ids = label_map.flatten(1).long()
-    if _method is None:
-        few = not ids.is_cuda and cells * (_top_region(ids) + 2) <= height * width
-        _method = "histogram" if few else "sort"
-    reduce = _most_frequent_by_histogram if _method == "histogram" else _most_frequent_by_sort
+    # The histogram is faster where ids are few, but its size waits for the device.
+    few = not ids.is_cuda and cells * (_top_region(ids) + 2) <= height * width
+    reduce = _most_frequent_by_histogram if few else _most_frequent_by_sort
     return reduce(ids, cell, cells).view(n, *size)
 
 
@@ -49,8 +46,7 @@ def ids_from_draws(cell_ids: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
     Returns:
         (N, M) int64; a row of 65535 for a view without any region.
 
-    Raises:
-        ValueError: for other shapes.
+    Raises ValueError for other shapes.
     """
     if cell_ids.ndim != 3 or draws.ndim != 2 or len(cell_ids) != len(draws):
         raise ValueError(f"cell_ids has shape {tuple(cell_ids.shape)}, draws {tuple(draws.shape)}; expected (N, h, w) and (N, M).")
@@ -65,15 +61,9 @@ def ids_from_draws(cell_ids: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
 
 
 def sample_mask_ids(cell_ids: torch.Tensor, num_samples: int, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Sample ids uniformly over the existing ids of each view, with replacement (method.md, "Masks" 3).
+    """M = ``num_samples`` ids per view, uniform over its existing ids, with replacement: see :func:`ids_from_draws`.
 
-    Args:
-        cell_ids: (N, h, w), an integer dtype, ids in 0..65535.
-        num_samples: M.
-        generator: source of randomness, on any device; by default torch's own for the device of ``cell_ids``.
-
-    Returns:
-        (N, M) int64; 65535 is never sampled, but fills the row of a view without any region.
+    The random numbers come from ``generator``, on any device; by default from torch's own for the device of ``cell_ids``.
     """
     device = cell_ids.device if generator is None else generator.device
     draws = torch.rand(len(cell_ids), num_samples, generator=generator, device=device)
@@ -91,8 +81,7 @@ def pool_masked_features(features: torch.Tensor, cell_ids: torch.Tensor, ids: to
     Returns:
         (N, M, C), float64 for float64 features, otherwise float32, under autocast too.
 
-    Raises:
-        ValueError: for shapes that do not fit together.
+    Raises ValueError for shapes that do not fit together.
     """
     n, _, *size = features.shape
     if cell_ids.shape != (n, *size) or ids.ndim != 2 or len(ids) != n:

@@ -1,7 +1,7 @@
-"""Long jobs made of command lines that a user could type. Each command runs once, is recorded, and does not run again.
+"""Long jobs made of command lines that a user could type. Each command leaves a record with its words and its duration.
 
-A command leaves a record with its words and its duration. A second call skips what is recorded, continues what was interrupted (the
-tools resume by themselves), and refuses a folder in which other commands ran.
+A second call skips what is recorded, continues what was interrupted (the tools resume by themselves), and refuses a folder in which other
+commands ran.
 """
 
 import fcntl
@@ -16,21 +16,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from detcon_d2.io.atomic import write_bytes_atomically
 
 
-@dataclass(frozen=True)
-class Command:
-    """One command line.
+class Command(NamedTuple):
+    """One command line: its headline, and its words after ``python``.
 
-    Attributes:
-        title: what it does, for its headline.
-        words: the command line after ``python``.
-        record: file that is written when the command has finished; its folder is created.
-        product: what the command makes; if this is deleted, the command runs again.
+    The record is the file that is written when the command has finished; its folder is created. The product is what the command makes; if
+    this is deleted, the command runs again.
     """
 
     title: str
@@ -39,11 +35,7 @@ class Command:
     product: Path
 
     def is_finished(self) -> bool:
-        """Whether the command has run, with exactly these words.
-
-        Raises:
-            ValueError: it has run with other words.
-        """
+        """Whether the command has run, with exactly these words. Raises ValueError if it has run with other words."""
         if not (self.record.is_file() and self.product.exists()):
             return False
         found = json.loads(self.record.read_text(encoding="utf-8"))["command"]
@@ -77,11 +69,7 @@ def python_arguments(words: Sequence[str]) -> list[str]:
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Create the folder, and refuse one in which another call works, or a command that was left running when its call was killed.
-
-    Raises:
-        BlockingIOError: the folder is in use.
-    """
+    """Create the folder, and raise BlockingIOError if another call works in it, or a command that a killed call left running."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".lock"
     with path.open("w") as file:
@@ -116,12 +104,8 @@ def explain_failure(tool: str) -> Iterator[None]:
 def run_chains(chains: Mapping[str, Chain], jobs: int = 1, on_finished: Callable[[str], None] | None = None) -> None:
     """Run the chains in their order, ``jobs`` of them at the same time; they share the cores evenly.
 
-    An interrupt stops the running commands; their progress is kept as far as the tools keep it.
-
-    Args:
-        chains: by name, which begins each line of their output where several chains run at the same time.
-        jobs: number of chains that run at the same time.
-        on_finished: called in this thread with the name of each chain that has finished.
+    Where several run at the same time, each line of output begins with the name of its chain. An interrupt stops the running commands;
+    their progress is kept as far as the tools keep it. ``on_finished`` is called in this thread with the name of each finished chain.
 
     Raises:
         ValueError: a folder holds results of other commands; found before anything runs.

@@ -70,30 +70,22 @@ def main(argv: list[str] | None = None) -> int | None:
 
 
 def run_experiment(output: Path, data_sets: Sequence[str], methods: Sequence[str], trainings: Sequence[Training], jobs: int) -> str:
-    """Run what is not finished yet, and return the table, which is also written after each run.
+    """Run what is not finished yet, ``jobs`` runs at the same time, and return the table, which is also written after each run.
 
-    Args:
-        output: folder to write to: a folder per data set, ``evidence.md`` and ``evidence.json``.
-        data_sets, methods: names in ``DATA_SETS`` and ``METHODS``; methods that a data set does not have are left out there.
-        trainings: one for each seed.
-        jobs: number of runs at the same time.
+    The output folder gets a folder per data set, ``evidence.md`` and ``evidence.json``. The names are those in ``DATA_SETS`` and
+    ``METHODS``; methods that a data set does not have are left out there. There is a training for each seed.
 
-    Raises:
-        ValueError: the folder holds other images, or results of other commands.
-        BlockingIOError: another call works in the folder.
-        subprocess.CalledProcessError: a command failed.
+    Raises ValueError if the folder holds other images, and as :func:`lock_folder` and :func:`run_chains`.
     """
-    output, seeds = output.resolve(), [training.seed for training in trainings]
+    output, seeds, start, done = output.resolve(), [training.seed for training in trainings], time.perf_counter(), []
     places = {name: DataSet(output / name, DATA_SETS[name][0]) for name in data_sets}
     order = run_order(data_sets, methods, trainings)
     chains = {f"{name}/{method}-{training.seed}": places[name].commands(METHODS[method], training) for name, method, training in order}
     masks = dict.fromkeys((name, METHODS[method].masks) for name, method, _ in order if METHODS[method].masks)
-    start, done = time.perf_counter(), 0
 
     def report(name: str) -> None:
-        nonlocal done
-        done += 1
-        print(f"\n== {name} finished: {done} of {len(pending)} in {(time.perf_counter() - start) / 60:.0f} minutes", flush=True)
+        done.append(name)
+        print(f"\n== {name} finished: {len(done)} of {len(pending)} in {(time.perf_counter() - start) / 60:.0f} minutes", flush=True)
         write_table(output, places, seeds)
 
     with lock_folder(output):
@@ -119,8 +111,8 @@ def read_scores(data_set: DataSet, methods: Sequence[str], seeds: Sequence[int])
         folders = {seed: data_set.run(method, seed).finetune for seed in seeds}
         found = {seed: read_evaluation(folder) for seed, folder in folders.items() if (folder / "results.json").is_file()}
         if found or not method.optional:
-            tasks = (("box", "bbox"), ("mask", "segm"))
-            scores[method.name] = {name: {seed: one.ap(task) for seed, one in found.items()} for name, task in tasks}
+            tasks = {"box": "bbox", "mask": "segm"}
+            scores[method.name] = {name: {seed: one.ap(task) for seed, one in found.items()} for name, task in tasks.items()}
     return scores
 
 

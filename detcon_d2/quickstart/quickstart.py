@@ -51,14 +51,12 @@ def quickstart_runs(folder: Path) -> list[Run]:
 def quickstart_plan(data_set: DataSet, training: Training) -> dict[str, dict[str, Chain]]:
     """Headline -> chains by name, in order; the chains under one headline run at the same time. The images exist already."""
     folder, runs = data_set.folder, quickstart_runs(data_set.folder)
-    method = runs[-1].method
+    method, title = runs[-1].method, f"pretraining of a ResNet-18 ({runs[-1].method.title}), and its conversion to a Detectron2 backbone"
     report = Command("report", ("tools/report.py", str(folder)), folder / "stages/report.json", folder / "report.html")
     return {
         "regions by FH, without labels": {"regions": [data_set.masks(method.masks)]},
         "a picture of the views": {"views": [data_set.sheet(method)]},
-        f"pretraining of a ResNet-18 ({method.title}), and its conversion to a Detectron2 backbone": {
-            method.name: data_set.pretraining(runs[-1], training)
-        },
+        title: {method.name: data_set.pretraining(runs[-1], training)},
         "Mask R-CNN with FPN, from random initialisation and from the pretrained backbone at the same time": {
             run.method.name: [data_set.finetuning(run, training)] for run in runs
         },
@@ -67,16 +65,9 @@ def quickstart_plan(data_set: DataSet, training: Training) -> dict[str, dict[str
 
 
 def run_quickstart(output: Path, training: Training) -> None:
-    """Run what is not finished yet, and print which files to open.
+    """Run what is not finished yet, and print which files to open. The seed of the training is also that of the data set.
 
-    Args:
-        output: folder to write to.
-        training: of both runs; its seed is also that of the data set.
-
-    Raises:
-        ValueError: ``output`` holds the data set of another seed, or results of other commands.
-        BlockingIOError: another call works in the folder.
-        subprocess.CalledProcessError: a command failed.
+    Raises ValueError if ``output`` holds the data set of another seed, and as :func:`lock_folder` and :func:`run_chains`.
     """
     start = time.perf_counter()
     data_set = DataSet(output.resolve(), ShapesConfig(seed=training.seed))

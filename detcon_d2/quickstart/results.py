@@ -8,16 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from detcon_d2.io.charts import Points
+Points = list[tuple[int, float]]
+"""(iteration, value) pairs in the order of iterations."""
 
 
 def read_series(path: Path) -> dict[str, Points]:
     """Every finite scalar of a ``metrics.json``, as (iteration, value) pairs by its name; each iteration once, in order.
 
-    A resumed run writes some iterations again: the last line counts. Lines that were cut short when a run was killed are skipped.
-
-    Raises:
-        ValueError: no line can be read; names the file and what was expected.
+    A resumed run writes some iterations again: the last line counts. Lines that were cut short when a run was killed are skipped. Raises
+    ValueError if no line can be read.
     """
     values: dict[str, dict[int, float]] = defaultdict(dict)
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -35,13 +34,9 @@ def read_series(path: Path) -> dict[str, Points]:
 
 
 class Evaluation(NamedTuple):
-    """Average precision of one detector in percent, as Detectron2's COCO evaluator returns it.
+    """Metrics of a detector in percent: ``{"bbox": {"AP": ..., "AP50": ..., "AP-disc": ...}, "segm": ...}``.
 
-    Attributes:
-        backend: the Detectron2 that evaluated.
-        iteration: of fine-tuning.
-        data_set: name of the evaluated data set.
-        metrics: ``{"bbox": {"AP": ..., "AP50": ..., "AP-disc": ...}, "segm": ...}``.
+    They are those of Detectron2's COCO evaluator, of this backend, after this iteration of fine-tuning, on the data set of this name.
     """
 
     backend: str
@@ -56,12 +51,7 @@ class Evaluation(NamedTuple):
 
 
 def read_evaluation(finetune: Path) -> Evaluation:
-    """The ``results.json`` of a fine-tuning's output folder.
-
-    Raises:
-        FileNotFoundError: with the path.
-        ValueError: the content is damaged, or is not the evaluation of exactly one data set with box AP.
-    """
+    """The ``results.json`` of a fine-tuning's output folder. Raises ValueError unless it evaluates exactly one data set, with box AP."""
     path = finetune / "results.json"
     with _explain(path, '{"backend", "iteration", "results": {one data set: {"bbox": {"AP", ...}, "segm": {...}}}}'):
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
 """The methods that are compared, and the commands that pretrain and fine-tune with them on a built-in data set."""
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from detcon_d2.quickstart.commands import Chain, Command
 from detcon_d2.quickstart.shapes import ShapesConfig, generate_shapes, split_paths
@@ -10,13 +10,10 @@ from detcon_d2.quickstart.shapes import ShapesConfig, generate_shapes, split_pat
 _FH = ("--scale", "300", "--sigma", "0.8", "--min-size", "100")
 
 
-@dataclass(frozen=True)
-class Method:
-    """One way to initialise the backbone.
+class Method(NamedTuple):
+    """One way to initialise the backbone: its name for folders and command lines, and its title for tables and charts.
 
     Attributes:
-        name: short, for folders and command lines.
-        title: for tables and charts.
         config: pretraining config, a file of ``configs/quickstart``; ``None``: random initialisation.
         masks: the generator of its label maps, "fh" or "annotations"; ``None``: as config and options specify.
         options: config options (KEY VALUE ...) of its pretraining.
@@ -35,30 +32,24 @@ def _grid(size: int) -> tuple[str, ...]:
     return ("DETCON.MASKS.SOURCE", "grid", "DETCON.MASKS.GRID", str(size))
 
 
-METHODS: dict[str, Method] = {
-    method.name: method
-    for method in (
-        Method("random", "random initialisation"),
-        Method("detcon_b", "DetCon_B, FH regions", "detcon_b_R_18.yaml", "fh"),
-        Method("detcon_s", "DetCon_S, FH regions", "detcon_s_R_18.yaml", "fh"),
-        Method("grid", "DetCon_S, grid 1x1 (image-level contrast)", "detcon_s_R_18.yaml", options=_grid(1)),
-        Method("detcon_b_kmeans", "DetCon_B, learned regions (k-means)", "detcon_b_R_18_kmeans.yaml", optional=True),
-        Method("detcon_b_grid5", "DetCon_B, grid 5x5", "detcon_b_R_18.yaml", options=_grid(5), optional=True),
-        Method("annotations", "DetCon_S, annotation masks (upper bound)", "detcon_s_R_18.yaml", "annotations"),
-    )
-}
+_METHODS = (
+    Method("random", "random initialisation"),
+    Method("detcon_b", "DetCon_B, FH regions", "detcon_b_R_18.yaml", "fh"),
+    Method("detcon_s", "DetCon_S, FH regions", "detcon_s_R_18.yaml", "fh"),
+    Method("grid", "DetCon_S, grid 1x1 (image-level contrast)", "detcon_s_R_18.yaml", options=_grid(1)),
+    Method("detcon_b_kmeans", "DetCon_B, learned regions (k-means)", "detcon_b_R_18_kmeans.yaml", optional=True),
+    Method("detcon_b_grid5", "DetCon_B, grid 5x5", "detcon_b_R_18.yaml", options=_grid(5), optional=True),
+    Method("annotations", "DetCon_S, annotation masks (upper bound)", "detcon_s_R_18.yaml", "annotations"),
+)
+METHODS: dict[str, Method] = {method.name: method for method in _METHODS}
 """Every method, by name."""
 
 
-@dataclass(frozen=True)
-class Training:
-    """How every method is trained.
+class Training(NamedTuple):
+    """How every method is trained: the seed, epochs of the unlabelled images, and iterations of Mask R-CNN.
 
-    Attributes:
-        seed: of pretraining and fine-tuning.
-        pretrain_epochs: epochs of the unlabelled images.
-        finetune_iterations: of Mask R-CNN; the learning rate drops at 70 and 90 % of them.
-        pretrain_options: config options (KEY VALUE ...) of every pretraining, after those of its method.
+    The learning rate of Mask R-CNN drops at 70 and 90 % of its iterations. The config options (KEY VALUE ...) are those of every
+    pretraining, after the options of its method.
     """
 
     seed: int
@@ -67,8 +58,7 @@ class Training:
     pretrain_options: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """A method and the folder of its results: ``pretrain``, ``backbone.pth``, ``finetune`` and ``stages`` (records of commands).
 
     The output folder ``pretrain`` is None for random initialisation.
@@ -86,14 +76,8 @@ class Run:
         return self.folder / "finetune"
 
 
-@dataclass(frozen=True)
-class DataSet:
-    """A built-in data set and everything that is trained on it, in one folder.
-
-    Attributes:
-        folder: absolute; contains ``data``, ``masks_*`` and a folder for each run.
-        shapes: what the images show.
-    """
+class DataSet(NamedTuple):
+    """Built-in images and everything that is trained on them, in one absolute folder: ``data``, ``masks_*`` and a folder for each run."""
 
     folder: Path
     shapes: ShapesConfig

@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -31,16 +32,10 @@ _VERSION = 4
 
 @dataclass(frozen=True)
 class ShapesConfig:
-    """Everything that determines the pixels of the data set.
+    """Everything that determines the pixels of the data set: the side of its square images, and their number in each split.
 
-    Attributes:
-        seed: of all random choices; image i of a split depends on (seed, split, i) only.
-        size: side of the square images, pixels.
-        agreement: probability that an object has the material of its category; otherwise its material is uniform over all. 0: the hard
-            data set, in which the material is independent of the category.
-        num_unlabeled: images for pretraining.
-        num_train: images with labels for training.
-        num_val: images for evaluation.
+    Image i of a split depends on (seed, split, i) only. The agreement is the probability that an object has the material of its category;
+    otherwise its material is uniform over all. 0 is the hard data set, in which the material is independent of the category.
     """
 
     seed: int = 0
@@ -83,16 +78,10 @@ def draw_scene(config: ShapesConfig, split: str, index: int) -> Scene:
 def generate_shapes(root: str | Path, config: ShapesConfig, workers: int = 2, progress: bool = True) -> dict[str, ShapesSplit]:
     """Write the data set, or the splits that are missing; returns the paths of each split of ``SPLITS``.
 
-    A split is complete if its json exists, which is written last. An interrupted split is generated again, a complete one is kept.
+    A split is complete if its json exists, which is written last. An interrupted split is generated again, a complete one is kept. One
+    worker works in this process, several are processes.
 
-    Args:
-        root: folder; created where it is missing.
-        config: determines the images.
-        workers: number of processes; 1 works in this process.
-        progress: show a bar for each split.
-
-    Raises:
-        ValueError: ``root`` holds a split of another configuration.
+    Raises ValueError if ``root`` holds a split of another configuration.
     """
     paths = {split: split_paths(root, split) for split in SPLITS}
     missing = [split for split in SPLITS if not _is_complete(paths[split], config, split)]
@@ -106,8 +95,8 @@ def generate_shapes(root: str | Path, config: ShapesConfig, workers: int = 2, pr
 
 def _split_info(config: ShapesConfig, split: str) -> dict:
     """Everything that determines a split; the number of images of other splits does not."""
-    info = {"version": _VERSION, "split": split, "seed": config.seed, "size": config.size}
-    return {**info, "agreement": config.agreement, "images": config.num_images(split)}
+    own = {"seed": config.seed, "size": config.size, "agreement": config.agreement, "images": config.num_images(split)}
+    return {"version": _VERSION, "split": split, **own}
 
 
 def _is_complete(paths: ShapesSplit, config: ShapesConfig, split: str) -> bool:
@@ -121,8 +110,8 @@ def _is_complete(paths: ShapesSplit, config: ShapesConfig, split: str) -> bool:
 
 
 def _write_split(paths: ShapesSplit, config: ShapesConfig, split: str, pool: ProcessPoolExecutor | None, progress: bool) -> None:
-    paths.images.mkdir(parents=True, exist_ok=True)
-    paths.annotations.parent.mkdir(parents=True, exist_ok=True)
+    for folder in (paths.images, paths.annotations.parent):
+        folder.mkdir(parents=True, exist_ok=True)
     count = config.num_images(split)
     task = partial(_write_image, config, split, paths.images)
     written = map(task, range(count)) if pool is None else pool.map(task, range(count), chunksize=16)
@@ -151,14 +140,11 @@ def _annotation(mask: np.ndarray, category: int, material: int) -> dict:
 
 
 def _to_coco(written: Iterator[tuple[dict, list[dict]]], config: ShapesConfig, split: str) -> dict:
-    images, annotations = [], []
-    for record, things in written:
-        images.append(record)
-        annotations += things
+    written = list(written)
     return {
         "info": {"description": "Textured shapes, drawn by detcon_d2.quickstart.shapes", "shapes": _split_info(config, split)},
         "licenses": [],
-        "images": images,
-        "annotations": [{"id": i, **annotation} for i, annotation in enumerate(annotations, start=1)],
+        "images": [record for record, _ in written],
+        "annotations": [{"id": i, **annotation} for i, annotation in enumerate(chain(*(things for _, things in written)), start=1)],
         "categories": [{"id": i, "name": name, "supercategory": "shape"} for i, name in enumerate(CATEGORIES, start=1)],
     }

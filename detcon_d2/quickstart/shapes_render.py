@@ -3,7 +3,7 @@
 Letters: S = side of the square image in pixels. Random numbers come only from the generator that a function receives.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -21,15 +21,10 @@ _PLACEMENT_TRIES = 10
 _SUBPIXEL_BITS = 4
 
 
-@dataclass(frozen=True)
-class Scene:
-    """One drawn image.
+class Scene(NamedTuple):
+    """One image uint8 (S, S, 3), RGB, and the visible part of each of its K objects, bool (K, S, S), with indices into the names.
 
-    Attributes:
-        image: uint8 (S, S, 3), RGB.
-        masks: bool (K, S, S), the visible part of each object; no two overlap, and each has at least 100 pixels and 40 % of the object.
-        categories: K indices into ``CATEGORIES``.
-        materials: K indices into ``MATERIALS``.
+    No two masks overlap, and each has at least 100 pixels and 40 % of the object.
     """
 
     image: np.ndarray
@@ -38,8 +33,7 @@ class Scene:
     materials: tuple[int, ...]
 
 
-@dataclass
-class _Piece:
+class _Piece(NamedTuple):
     """An opaque part of the scene: ``coverage`` float32 (S, S) in [0, 1] and texture; clutter has no category, material and area."""
 
     coverage: np.ndarray

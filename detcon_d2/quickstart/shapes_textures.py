@@ -19,21 +19,16 @@ _MATERIAL_SCALES = {"brick": 0.4, "gravel": 0.7, "coins": 0.6, "retina": 0.5, "t
 BACKGROUNDS: tuple[str, ...] = ("astronaut", "coffee", "rocket", "camera", "moon", "clock_motion", "motorcycle_left", "hubble_deep_field")
 """Photographs of scikit-image that serve as backgrounds."""
 
-# Range of the factor of each colour channel.
-_LIGHT = (0.6, 1.3)
-
-# Pixels left out on each side of the cut, so that the halves are not neighbours.
-_GAP = 8
+_LIGHT = (0.6, 1.3)  # range of the factor of each colour channel
+_GAP = 8  # pixels left out on each side of the cut, so that the halves are not neighbours
 
 
 @cache
 def load_half(name: str, half: str) -> np.ndarray:
     """The "train" or "val" half of a photograph of scikit-image's installed files: uint8 (H, W, 3) RGB, not writeable.
 
-    They are the first and the second half along the longer side and share no pixel. Nothing is downloaded.
-
-    Raises:
-        ValueError: the file is not in the installed scikit-image.
+    They are the first and the second half along the longer side and share no pixel. Nothing is downloaded. Raises ValueError if the
+    installed scikit-image lacks the file.
     """
     photo = _read_photo(name)
     if name == "retina":
@@ -67,10 +62,9 @@ def _sample(photo: np.ndarray, size: int, scale: float, angle: float, rng: np.ra
     """(S, S, 3) uint8 from a random place of the photograph, turned by ``angle`` and magnified by ``scale``, mirrored at its borders."""
     height, width = photo.shape[:2]
     center = rng.uniform((0.2 * width, 0.2 * height), (0.8 * width, 0.8 * height))
-    # Maps pixels of the result to pixels of the photograph.
     linear = rotation(angle) / scale
-    offset = center - linear @ np.array([size / 2, size / 2])
-    matrix = np.column_stack([linear, offset])
+    # Maps pixels of the result to pixels of the photograph.
+    matrix = np.column_stack([linear, center - linear @ np.array([size / 2, size / 2])])
     return cv2.warpAffine(photo, matrix, (size, size), flags=cv2.INTER_AREA | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT_101)
 
 

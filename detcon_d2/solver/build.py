@@ -20,10 +20,6 @@ def get_detcon_param_groups(model: nn.Module, weight_decay: float) -> list[dict[
     The first has weight decay and LARS adaptation. The second has neither: biases, parameters of norm layers, and all other parameters
     with at most one axis.
 
-    Args:
-        model: any module.
-        weight_decay: weight decay of the first group.
-
     Returns:
         Two dicts with ``params``, ``weight_decay`` and ``lars`` for a torch optimizer; either list may be empty.
     """
@@ -37,10 +33,7 @@ def get_detcon_param_groups(model: nn.Module, weight_decay: float) -> list[dict[
             seen.add(parameter)
             exclude = name == "bias" or parameter.ndim <= 1 or isinstance(module, _NORMS)
             (excluded if exclude else adapted).append(parameter)
-    return [
-        {"params": adapted, "weight_decay": weight_decay, "lars": True},
-        {"params": excluded, "weight_decay": 0.0, "lars": False},
-    ]
+    return [{"params": adapted, "weight_decay": weight_decay, "lars": True}, {"params": excluded, "weight_decay": 0.0, "lars": False}]
 
 
 def build_detcon_optimizer(cfg: "d2.CfgNode", model: nn.Module) -> torch.optim.Optimizer:
@@ -48,8 +41,7 @@ def build_detcon_optimizer(cfg: "d2.CfgNode", model: nn.Module) -> torch.optim.O
 
     Reads SOLVER.BASE_LR, MOMENTUM, NESTEROV (SGD only) and WEIGHT_DECAY, and DETCON.SOLVER.ETA (LARS only).
 
-    Raises:
-        ValueError: for an unknown optimizer, or a model without trainable parameters.
+    Raises ValueError for an unknown optimizer, or a model without trainable parameters.
     """
     name, solver = cfg.DETCON.SOLVER.OPTIMIZER, cfg.SOLVER
     groups = get_detcon_param_groups(model, solver.WEIGHT_DECAY)
@@ -69,8 +61,7 @@ def build_finetuning_optimizer(cfg: "d2.CfgNode", model: nn.Module) -> torch.opt
 
     SGD is Detectron2's, with its keys for biases and norms. AdamW has weight decay only in the first of :func:`get_detcon_param_groups`.
 
-    Raises:
-        ValueError: for an unknown optimizer.
+    Raises ValueError for an unknown optimizer.
     """
     name, solver = cfg.DETCON.FINETUNE.OPTIMIZER, cfg.SOLVER
     if name == "SGD":

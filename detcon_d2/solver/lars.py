@@ -33,14 +33,11 @@ class LARS(Optimizer):
         """
         Args:
             params: parameters or groups; a group may override every other argument.
-            lr: learning rate >= 0.
-            momentum: >= 0.
-            weight_decay: L2 factor >= 0.
+            lr, momentum, weight_decay: >= 0.
             eta: trust coefficient > 0.
             lars: scale the step by the parameter's norm over the gradient's norm.
 
-        Raises:
-            ValueError: for a number out of range.
+        Raises ValueError for a number out of range.
         """
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "eta": eta, "lars": lars})
 
@@ -58,8 +55,7 @@ class LARS(Optimizer):
     def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
         """One step over all parameters that have a gradient; returns what ``closure`` returns.
 
-        Raises:
-            RuntimeError: for a sparse gradient.
+        Raises RuntimeError for a sparse gradient.
         """
         loss = None
         if closure is not None:

@@ -15,10 +15,6 @@ def resolve_schedule(cfg: "d2.CfgNode", num_images: int) -> list[str]:
     BASE_LR = BASE_LR_256 * IMS_PER_BATCH / 256; MAX_ITER = floor(EPOCHS * num_images / IMS_PER_BATCH), and WARMUP_ITERS likewise.
     If a key of DETCON.SOLVER is 0, the key of SOLVER keeps its value.
 
-    Args:
-        cfg: not frozen.
-        num_images: size of the data set.
-
     Returns:
         Lines for the log that explain the result.
 
@@ -31,22 +27,19 @@ def resolve_schedule(cfg: "d2.CfgNode", num_images: int) -> list[str]:
     for key in ("BASE_LR_256", "EPOCHS", "WARMUP_EPOCHS"):
         if not detcon[key] >= 0:
             raise ValueError(f"DETCON.SOLVER.{key} is {detcon[key]}; expected a number >= 0.")
-    return [_resolve_learning_rate(solver, detcon.BASE_LR_256), _resolve_length(solver, detcon, num_images)]
-
-
-def _resolve_learning_rate(solver: "d2.CfgNode", base: float) -> str:
-    if base == 0:
-        return f"Learning rate {solver.BASE_LR:g} from SOLVER.BASE_LR."
-    solver.BASE_LR = base * solver.IMS_PER_BATCH / 256
-    return f"Learning rate {solver.BASE_LR:g} = {base:g} x {solver.IMS_PER_BATCH} / 256."
+    rate = f"Learning rate {solver.BASE_LR:g} from SOLVER.BASE_LR."
+    if detcon.BASE_LR_256:
+        solver.BASE_LR = detcon.BASE_LR_256 * batch / 256
+        rate = f"Learning rate {solver.BASE_LR:g} = {detcon.BASE_LR_256:g} x {batch} / 256."
+    return [rate, _resolve_length(solver, detcon, num_images)]
 
 
 def _resolve_length(solver: "d2.CfgNode", detcon: "d2.CfgNode", num_images: int) -> str:
     batch = solver.IMS_PER_BATCH
-    if detcon.EPOCHS:
-        solver.MAX_ITER = _iterations(detcon.EPOCHS, num_images, batch)
-    if detcon.WARMUP_EPOCHS:
-        solver.WARMUP_ITERS = _iterations(detcon.WARMUP_EPOCHS, num_images, batch)
+    for key, epochs in (("MAX_ITER", detcon.EPOCHS), ("WARMUP_ITERS", detcon.WARMUP_EPOCHS)):
+        if epochs:
+            # Exact for the decimal number in the config: in floating point, 0.29 * 100 is 28.999...
+            solver[key] = int(Fraction(str(epochs)) * num_images // batch)
     if solver.MAX_ITER <= 0:
         raise ValueError(
             f"A run of {detcon.EPOCHS:g} epochs of {num_images} images at batch {batch} has {solver.MAX_ITER} iterations; "
@@ -60,8 +53,3 @@ def _resolve_length(solver: "d2.CfgNode", detcon: "d2.CfgNode", num_images: int)
     epochs = detcon.EPOCHS or solver.MAX_ITER * batch / num_images
     warmup = f"{solver.WARMUP_ITERS} iterations" + (f" ({detcon.WARMUP_EPOCHS:g} epochs)" if detcon.WARMUP_EPOCHS else "")
     return f"{epochs:g} epochs of {num_images} images at batch {batch} = {solver.MAX_ITER} iterations, warm-up {warmup}."
-
-
-def _iterations(epochs: float, num_images: int, batch: int) -> int:
-    # Exact for the decimal number in the config: in floating point, 0.29 * 100 is 28.999...
-    return int(Fraction(str(epochs)) * num_images // batch)

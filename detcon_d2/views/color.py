@@ -1,4 +1,4 @@
-"""Photometric operators on float32 images (H, W, 3), RGB in [0, 1]. Pure: each returns a new array and does not clip unless it says so.
+"""Photometric operators on float32 images (H, W, 3), RGB in [0, 1]. Pure: each returns a new array and does not clip unless stated.
 
 The first four are dm_pix's, as the released code uses them; those with ``blend`` or ``scale`` in the name are torchvision's.
 """

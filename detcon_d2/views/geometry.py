@@ -79,49 +79,44 @@ class ViewTransform:
         return view[:, ::-1] if self.flip else view
 
 
+@dataclass(frozen=True)
 class ViewAugmentation:
-    """Samples the :class:`ViewTransform` of a view."""
+    """Samples the :class:`ViewTransform` of a view. Values outside these ranges raise a ValueError.
 
-    def __init__(
-        self, *, size: int, crop_area: tuple[float, float], crop_aspect: tuple[float, float], flip_prob: float, interpolation: str
-    ):
-        """
-        Args:
-            size: side of the view in pixels.
-            crop_area: range of the crop's area as a fraction of the image's, uniform, in (0, 1].
-            crop_aspect: range of width / height, log-uniform.
-            flip_prob: in [0, 1].
-            interpolation: a key of ``INTERPOLATIONS``.
+    Attributes:
+        size: side of the view in pixels, >= 1.
+        crop_area: range of the crop's area as a fraction of the image's, uniform, in (0, 1].
+        crop_aspect: range of width / height, log-uniform.
+        flip_prob: in [0, 1].
+        interpolation: a key of ``INTERPOLATIONS``.
+    """
 
-        Raises:
-            ValueError: for values outside these ranges.
-        """
+    size: int
+    crop_area: tuple[float, float]
+    crop_aspect: tuple[float, float]
+    flip_prob: float
+    interpolation: str
+
+    def __post_init__(self):
+        area, aspect = self.crop_area, self.crop_aspect
         checks = [
-            (size >= 1, "SIZE", size, "a side of at least 1 pixel"),
-            (0 < crop_area[0] <= crop_area[1] <= 1, "CROP_AREA", crop_area, "low <= high in (0, 1]"),
-            (0 < crop_aspect[0] <= crop_aspect[1], "CROP_ASPECT", crop_aspect, "low <= high, both > 0"),
-            (0 <= flip_prob <= 1, "FLIP_PROB", flip_prob, "a probability in [0, 1]"),
-            (interpolation in INTERPOLATIONS, "INTERPOLATION", interpolation, f"one of {', '.join(INTERPOLATIONS)}"),
+            (self.size >= 1, "SIZE", self.size, "a side of at least 1 pixel"),
+            (0 < area[0] <= area[1] <= 1, "CROP_AREA", area, "low <= high in (0, 1]"),
+            (0 < aspect[0] <= aspect[1], "CROP_ASPECT", aspect, "low <= high, both > 0"),
+            (0 <= self.flip_prob <= 1, "FLIP_PROB", self.flip_prob, "a probability in [0, 1]"),
+            (self.interpolation in INTERPOLATIONS, "INTERPOLATION", self.interpolation, f"one of {', '.join(INTERPOLATIONS)}"),
         ]
         wrong = [f"DETCON.VIEWS.{key} is {found!r}; expected {expected}." for ok, key, found, expected in checks if not ok]
         if wrong:
             raise ValueError("\n".join(wrong))
-        self.size = size
-        self.crop_area = crop_area
-        self.log_aspect = tuple(np.log(crop_aspect).tolist())
-        self.flip_prob = flip_prob
-        self.interpolation = interpolation
 
     def sample_view(self, rng: np.random.Generator, height: int, width: int) -> ViewTransform:
-        """Samples area and aspect once, rounds the sides and clamps them to the image; then samples the position, then the flip.
+        """Samples area and aspect once, rounds the sides and clamps them to the image in pixels; then samples position and flip.
 
-        Args:
-            rng: of the stream GEOMETRY; the views of an image take their numbers from it one after the other.
-            height: of the image in pixels.
-            width: of the image in pixels.
+        ``rng`` is of the stream GEOMETRY; the views of an image take their numbers from it one after the other.
         """
         area = rng.uniform(*self.crop_area) * height * width
-        aspect = float(np.exp(rng.uniform(*self.log_aspect)))
+        aspect = float(np.exp(rng.uniform(*np.log(self.crop_aspect).tolist())))
         crop_width = min(max(round(math.sqrt(area * aspect)), 1), width)
         crop_height = min(max(round(math.sqrt(area / aspect)), 1), height)
         x0 = int(rng.integers(width - crop_width + 1))

@@ -1,6 +1,6 @@
 """Photometric augmentation of a view: random numbers are sampled first, the transform is deterministic (method.md, "Augmentation")."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from fvcore.common.config import CfgNode
@@ -30,7 +30,7 @@ class PhotometricTransform:
     """
 
     operators: str = "dm_pix"
-    jitter: tuple[tuple[int, float], ...] = field(default=())
+    jitter: tuple[tuple[int, float], ...] = ()
     gray: bool = False
     blur_sigma: float | None = None
     blur_kernel: float = 0.1
@@ -49,58 +49,46 @@ class PhotometricTransform:
         return image.clip(0, 1)
 
 
+@dataclass(frozen=True)
 class PhotometricAugmentation:
-    """Samples the :class:`PhotometricTransform` of one view; the two views of DetCon_B have one each."""
+    """Samples the :class:`PhotometricTransform` of one view; the two views of DetCon_B have one each.
 
-    def __init__(
-        self,
-        *,
-        operators: str,
-        jitter_prob: float,
-        strengths: tuple[float, float, float, float],
-        gray_prob: float,
-        blur_prob: float,
-        blur_sigma: tuple[float, float],
-        blur_kernel: float,
-        solarize_prob: float,
-        solarize_threshold: float,
-    ):
-        """
-        Args:
-            operators: a key of :data:`JITTER_OPERATORS`.
-            jitter_prob: probability that all four operators are applied.
-            strengths: s of brightness, contrast, saturation, hue. Amounts are uniform in [1 - s, 1 + s], from 0 on; hue's and the additive
-                brightness's in [-s, s].
-            gray_prob: probability of turning grey.
-            blur_prob: probability of blurring.
-            blur_sigma: range in pixels, uniform.
-            blur_kernel: kernel length as a fraction of the view's side.
-            solarize_prob: probability of solarizing.
-            solarize_threshold: in [0, 1].
+    Values outside these ranges raise a ValueError.
 
-        Raises:
-            ValueError: for values outside these ranges.
-        """
-        probabilities = {"JITTER_PROB": jitter_prob, "GRAY_PROB": gray_prob, "BLUR_PROB": blur_prob, "SOLARIZE_PROB": solarize_prob}
+    Attributes:
+        operators: a key of :data:`JITTER_OPERATORS`.
+        jitter_prob: probability that all four operators are applied.
+        strengths: s of brightness, contrast, saturation, hue, each >= 0, hue's at most 0.5. Amounts are uniform in [1 - s, 1 + s], from 0
+            on; hue's and the additive brightness's in [-s, s].
+        gray_prob, blur_prob, solarize_prob: probability of turning grey, of blurring, of solarizing.
+        blur_sigma: range in pixels, > 0, uniform.
+        blur_kernel: kernel length as a fraction of the view's side.
+        solarize_threshold: in [0, 1].
+    """
+
+    operators: str
+    jitter_prob: float
+    strengths: tuple[float, float, float, float]
+    gray_prob: float
+    blur_prob: float
+    blur_sigma: tuple[float, float]
+    blur_kernel: float
+    solarize_prob: float
+    solarize_threshold: float
+
+    def __post_init__(self):
+        low, high = self.blur_sigma
+        probabilities = {key: getattr(self, key.lower()) for key in ("JITTER_PROB", "GRAY_PROB", "BLUR_PROB", "SOLARIZE_PROB")}
         checks = [
-            (operators in JITTER_OPERATORS, "OPERATORS", operators, f"one of {', '.join(JITTER_OPERATORS)}"),
-            (min(strengths) >= 0, "BRIGHTNESS, CONTRAST, SATURATION, HUE", strengths, "numbers >= 0"),
-            (strengths[HUE] <= 0.5, "HUE", strengths[HUE], "at most 0.5, half a turn"),
-            (0 < blur_sigma[0] <= blur_sigma[1], "BLUR_SIGMA", blur_sigma, "low <= high, both > 0"),
+            (self.operators in JITTER_OPERATORS, "OPERATORS", self.operators, f"one of {', '.join(JITTER_OPERATORS)}"),
+            (min(self.strengths) >= 0, "BRIGHTNESS, CONTRAST, SATURATION, HUE", self.strengths, "numbers >= 0"),
+            (self.strengths[HUE] <= 0.5, "HUE", self.strengths[HUE], "at most 0.5, half a turn"),
+            (0 < low <= high, "BLUR_SIGMA", self.blur_sigma, "low <= high, both > 0"),
             *((0 <= value <= 1, key, value, "probabilities in [0, 1]") for key, value in probabilities.items()),
         ]
         wrong = [f"DETCON.AUG.{key} is {found!r}; expected {expected}." for ok, key, found, expected in checks if not ok]
         if wrong:
             raise ValueError("\n".join(wrong))
-        self.operators = operators
-        self.jitter_prob = jitter_prob
-        self.ranges = [_amounts(operators, operator, strength) for operator, strength in enumerate(strengths)]
-        self.gray_prob = gray_prob
-        self.blur_prob = blur_prob
-        self.blur_sigma = blur_sigma
-        self.blur_kernel = blur_kernel
-        self.solarize_prob = solarize_prob
-        self.solarize_threshold = solarize_threshold
 
     @classmethod
     def from_config(cls, aug: CfgNode, view: int) -> "PhotometricAugmentation":
@@ -126,7 +114,7 @@ class PhotometricAugmentation:
     def sample(self, rng: np.random.Generator) -> PhotometricTransform:
         """Samples a transform; every call takes the same count of numbers from ``rng``, whatever the probabilities are."""
         jitter, gray, blur, solarize = rng.random(4) < (self.jitter_prob, self.gray_prob, self.blur_prob, self.solarize_prob)
-        amounts = [rng.uniform(low, high) for low, high in self.ranges]
+        amounts = [rng.uniform(*self._amounts(operator, strength)) for operator, strength in enumerate(self.strengths)]
         order = rng.permutation(len(amounts))
         sigma = rng.uniform(*self.blur_sigma)
         return PhotometricTransform(
@@ -138,7 +126,6 @@ class PhotometricAugmentation:
             solarize_threshold=self.solarize_threshold if solarize else None,
         )
 
-
-def _amounts(operators: str, operator: int, strength: float) -> tuple[float, float]:
-    additive = operator == HUE or (operator == BRIGHTNESS and operators == "dm_pix")
-    return (-strength, strength) if additive else (max(0.0, 1 - strength), 1 + strength)
+    def _amounts(self, operator: int, strength: float) -> tuple[float, float]:
+        additive = operator == HUE or (operator == BRIGHTNESS and self.operators == "dm_pix")
+        return (-strength, strength) if additive else (max(0.0, 1 - strength), 1 + strength)

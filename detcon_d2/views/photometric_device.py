@@ -29,37 +29,28 @@ def apply_photometric(images: torch.Tensor, transforms: Sequence) -> torch.Tenso
         images = images / 255 if images.dtype == torch.uint8 else images.clone()
         operators = OPERATORS[transforms[0].operators]
         for step in range(len(operators)):
+            jitter = {i: t.jitter[step] for i, t in enumerate(transforms) if len(t.jitter) > step}
             for number, operator in enumerate(operators):
-                chosen = [i for i, t in enumerate(transforms) if len(t.jitter) > step and t.jitter[step][0] == number]
-                _replace(images, chosen, operator, [transforms[i].jitter[step][1] for i in chosen])
+                _replace(images, operator, {i: amount for i, (chosen, amount) in jitter.items() if chosen == number})
             images.clamp_(0, 1)
-        chosen = [i for i, t in enumerate(transforms) if t.gray]
-        _replace(images, chosen, _blend_saturation, [0.0] * len(chosen))
+        _replace(images, _blend_saturation, {i: 0.0 for i, t in enumerate(transforms) if t.gray})
         _blur(images, transforms)
-        chosen = [i for i, t in enumerate(transforms) if t.solarize_threshold is not None]
-        _replace(images, chosen, _solarize, [transforms[i].solarize_threshold for i in chosen])
+        thresholds = {i: t.solarize_threshold for i, t in enumerate(transforms)}
+        _replace(images, _solarize, {i: threshold for i, threshold in thresholds.items() if threshold is not None})
         return images.clamp_(0, 1)
 
 
-def _replace(images: torch.Tensor, chosen: list[int], operator: Callable, amounts: list[float]) -> None:
-    """Change some of the images in place."""
-    if chosen:
-        index = torch.tensor(chosen).to(images.device, non_blocking=True)
-        amounts = torch.tensor(amounts, dtype=torch.float32).to(images.device, non_blocking=True)
-        images[index] = operator(images[index], amounts.view(-1, 1, 1, 1))
+def _replace(images: torch.Tensor, operator: Callable, amounts: dict[int, float]) -> None:
+    """Change some of the images in place: index -> amount."""
+    if amounts:
+        index = torch.tensor(list(amounts)).to(images.device, non_blocking=True)
+        values = torch.tensor(list(amounts.values()), dtype=torch.float32).to(images.device, non_blocking=True)
+        images[index] = operator(images[index], values.view(-1, 1, 1, 1))
 
 
 def _gray(images: torch.Tensor) -> torch.Tensor:
     red, green, blue = images.unbind(1)
     return (_LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue)[:, None]
-
-
-def _add_brightness(images: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
-    return images + delta
-
-
-def _scale_brightness(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    return images * factor
 
 
 def _scale_contrast_per_channel(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
@@ -119,7 +110,7 @@ def _blur(images: torch.Tensor, transforms: Sequence) -> None:
 
 
 OPERATORS = {
-    "dm_pix": (_add_brightness, _scale_contrast_per_channel, _scale_hsv_saturation, _shift_hue),
-    "torchvision": (_scale_brightness, _blend_contrast, _blend_saturation, _shift_hue),
+    "dm_pix": (torch.add, _scale_contrast_per_channel, _scale_hsv_saturation, _shift_hue),
+    "torchvision": (torch.mul, _blend_contrast, _blend_saturation, _shift_hue),
 }
 """DETCON.AUG.OPERATORS -> brightness, contrast, saturation, hue of images (n, 3, H, W) and amounts (n, 1, 1, 1), before clipping."""

@@ -5,6 +5,7 @@ run was resumed (method.md, "Sampling by position").
 """
 
 from enum import IntEnum
+from functools import lru_cache
 
 import numpy as np
 
@@ -22,16 +23,11 @@ class Stream(IntEnum):
 
 
 def position_rng(seed: int, position: int, stream: int) -> np.random.Generator:
-    """The generator of one stream at one position.
-
-    Args:
-        seed: >= 0.
-        position: >= 0.
-        stream: one of :class:`Stream`.
-    """
+    """The generator of one :class:`Stream` at one position; ``seed`` and ``position`` >= 0."""
     return np.random.default_rng([seed, position, int(stream)])
 
 
+@lru_cache(maxsize=1)
 def epoch_permutation(seed: int, epoch: int, size: int) -> np.ndarray:
-    """The order of the images in one epoch: int64 (size,), a permutation of 0..size-1."""
+    """The order of the images in one epoch: int64 (size,), a permutation of 0..size-1. That of the last epoch is kept."""
     return np.random.default_rng([seed, epoch]).permutation(size)

@@ -1,6 +1,6 @@
 """Resizing as the released code's TensorFlow does it, and as torch and PIL do: exact separable weights.
 
-Half-pixel centres everywhere: the centre of output pixel i lies at (i + 0.5) * source / target in the source.
+Half-pixel centres everywhere: the centre of output pixel i is at (i + 0.5) * source / target in the source.
 OpenCV and torch resize 8-bit images several times as fast, with fixed-point weights: :func:`resize_uint8`.
 """
 

@@ -5,16 +5,17 @@ Letters: (H, W) pixels of the image, S pixels per side of a view, (h, w) feature
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from fvcore.common.config import CfgNode
 
 from detcon_d2.views.geometry import ViewAugmentation, ViewTransform
 from detcon_d2.views.photometric import PhotometricAugmentation
+from detcon_d2.views.photometric_uint8 import apply_photometric_uint8
 from detcon_d2.views.position import Stream, position_rng
-from detcon_d2.views.render import ViewRenderer
-from detcon_d2.views.whole_image import WholeImage
 
 
 class SampleMaker(ABC):
@@ -59,46 +60,37 @@ class TwoViews(SampleMaker):
         seed: int,
         geometry: Sequence[ViewAugmentation],
         photometric: Sequence[PhotometricAugmentation],
-        renderer: ViewRenderer | None = None,
+        mode: str = "exact",
+        where: str = "worker",
     ):
         """
         Args:
             seed: >= 0.
-            geometry: one per view.
-            photometric: one per view.
-            renderer: makes the pixels; by default exactly, in the loader.
+            geometry, photometric: one per view.
+            mode: "exact": float32 images; "fast": uint8 images.
+            where: "worker": colours are applied here; "device": the sampled transform goes along with the resized view.
+
+        Raises ValueError: another mode or place.
         """
+        for key, value, choices in (("MODE", mode, ("exact", "fast")), ("WHERE", where, ("worker", "device"))):
+            if value not in choices:
+                raise ValueError(f"DETCON.AUG.{key} is {value!r}; expected {' or '.join(map(repr, choices))}.")
         self.seed = seed
         self.geometry = tuple(geometry)
         self.photometric = tuple(photometric)
-        self.renderer = renderer or ViewRenderer()
+        self.fast, self.on_device = mode == "fast", where == "device"
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, stride: int) -> "TwoViews":
-        """Reads DETCON.VIEWS, DETCON.AUG and SEED.
+    def from_config(cls, cfg: CfgNode, stride: int | None, /, **arguments) -> "TwoViews":
+        """Reads DETCON.VIEWS, DETCON.AUG and SEED; a subclass adds ``arguments``.
 
-        Raises:
-            ValueError: for values outside their ranges, with key, found and expected.
+        Raises ValueError for values outside their ranges, with key, found and expected.
         """
-        return cls(**cls.arguments(cfg))
-
-    @staticmethod
-    def arguments(cfg: CfgNode) -> dict:
-        """The arguments of the constructor from a config."""
-        views = cfg.DETCON.VIEWS
-        geometry = ViewAugmentation(
-            size=views.SIZE,
-            crop_area=tuple(views.CROP_AREA),
-            crop_aspect=tuple(views.CROP_ASPECT),
-            flip_prob=views.FLIP_PROB,
-            interpolation=views.INTERPOLATION,
-        )
-        return {
-            "seed": cfg.SEED,
-            "geometry": (geometry, geometry),
-            "photometric": [PhotometricAugmentation.from_config(cfg.DETCON.AUG, view) for view in range(2)],
-            "renderer": ViewRenderer(mode=cfg.DETCON.AUG.MODE, where=cfg.DETCON.AUG.WHERE),
-        }
+        views, aug = cfg.DETCON.VIEWS, cfg.DETCON.AUG
+        area, aspect = tuple(views.CROP_AREA), tuple(views.CROP_ASPECT)
+        geometry = ViewAugmentation(views.SIZE, area, aspect, flip_prob=views.FLIP_PROB, interpolation=views.INTERPOLATION)
+        photometric = [PhotometricAugmentation.from_config(aug, view) for view in range(2)]
+        return cls(seed=cfg.SEED, geometry=[geometry] * 2, photometric=photometric, mode=aug.MODE, where=aug.WHERE, **arguments)
 
     def sample_geometry(self, position: int, height: int, width: int) -> list[ViewTransform]:
         """The crops of an image of this height and width in pixels at a position of the run, one per view."""
@@ -106,16 +98,58 @@ class TwoViews(SampleMaker):
         return [augmentation.sample_view(rng, height, width) for augmentation in self.geometry]
 
     def render(self, transforms: list[ViewTransform], image: np.ndarray, position: int) -> list[dict]:
-        """The views' ``image``, ``box`` (4,) float32 xyxy of the crop in the image, and ``flip`` bool."""
+        """Per view ``image`` (3, S, S), float32 in [0, 1] or, in the fast mode, uint8; ``box`` (4,) float32 xyxy of the crop in the image;
+        ``flip`` bool; and on the device also ``photometric``, the transform that is still to be applied to the image."""
         rng = position_rng(self.seed, position, Stream.PHOTOMETRIC)
-        return [
-            self.renderer(transform, augmentation.sample(rng), image) | {"box": torch.from_numpy(transform.box), "flip": transform.flip}
-            for transform, augmentation in zip(transforms, self.photometric, strict=True)
-        ]
+        views = []
+        for transform, augmentation in zip(transforms, self.photometric, strict=True):
+            pixels = transform.apply_image_uint8(image) if self.fast else transform.apply_image(image)
+            photometric = augmentation.sample(rng)
+            view = {"box": torch.from_numpy(transform.box), "flip": transform.flip}
+            if self.on_device:
+                view["photometric"] = photometric
+            else:
+                pixels = apply_photometric_uint8(photometric, pixels) if self.fast else photometric.apply_image(pixels)
+            views.append({"image": to_planes(pixels)} | view)
+        return views
 
     def __call__(self, image: np.ndarray, label_map: np.ndarray | None, position: int) -> dict:
         """The sample ``{"views": [view 1, view 2]}``; see :meth:`render`."""
         return {"views": self.render(self.sample_geometry(position, *image.shape[:2]), image, position)}
+
+
+@dataclass(frozen=True)
+class WholeImage:
+    """Adds the whole image, without augmentation, and the random numbers that choose the first k-means centres (SOURCE kmeans).
+
+    Attributes:
+        seed: >= 0.
+        size: side in pixels that the whole image is resized to; its aspect ratio is not kept.
+        interpolation: a key of ``INTERPOLATIONS``.
+        num_draws: the largest number of regions of the run.
+        fast: whether to resize in 8 bits, as the fast views do.
+    """
+
+    seed: int
+    size: int
+    interpolation: str
+    num_draws: int
+    fast: bool = False
+
+    def __call__(self, image: np.ndarray, position: int) -> dict[str, torch.Tensor]:
+        """
+        Args:
+            image: uint8 (H, W, 3) RGB.
+            position: k >= 0.
+
+        Returns:
+            ``full_image`` uint8 (3, size, size) RGB, ``kmeans_draws`` float32 (num_draws,) in [0, 1).
+        """
+        height, width = image.shape[:2]
+        whole = ViewTransform(0, 0, width, height, flip=False, size=self.size, interpolation=self.interpolation)
+        pixels = whole.apply_image_uint8(image) if self.fast else np.rint(whole.apply_image(image) * 255).astype(np.uint8)
+        draws = position_rng(self.seed, position, Stream.KMEANS).random(self.num_draws, dtype=np.float32)
+        return {"full_image": to_planes(pixels), "kmeans_draws": torch.from_numpy(draws)}
 
 
 class RegionViews(TwoViews):
@@ -144,7 +178,7 @@ class RegionViews(TwoViews):
     @classmethod
     def from_config(cls, cfg: CfgNode, stride: int | None, whole_image: WholeImage | None = None) -> "RegionViews":
         """As :meth:`TwoViews.from_config`, with DETCON.NUM_SAMPLES."""
-        return cls(num_samples=cfg.DETCON.NUM_SAMPLES, stride=stride, whole_image=whole_image, **cls.arguments(cfg))
+        return super().from_config(cfg, stride, num_samples=cfg.DETCON.NUM_SAMPLES, stride=stride, whole_image=whole_image)
 
     def __call__(self, image: np.ndarray, label_map: np.ndarray | None, position: int) -> dict:
         """Each view also has ``draws`` float32 (M,) in [0, 1) and, with a label map, ``cells`` int32 (h, w): the most frequent id of each
@@ -159,3 +193,10 @@ class RegionViews(TwoViews):
                 view["cells"] = torch.from_numpy(transform.apply_cells(label_map, (side, side)))
         whole = {} if self.whole_image is None else self.whole_image(image, position)
         return {"views": views} | whole
+
+
+def to_planes(pixels: np.ndarray) -> torch.Tensor:
+    """(H, W, 3) to (3, H, W), contiguous; four times as fast as NumPy's copy of a transposed array."""
+    planes = np.empty((3, *pixels.shape[:2]), pixels.dtype)
+    cv2.split(pixels, list(planes))
+    return torch.from_numpy(planes)

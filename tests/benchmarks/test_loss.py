@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 from loss import OURS, PEER, PRODUCTS, PRODUCTS_IN_PLACE, LossProblem, compare_losses, describe_losses, functions, has_peer, peak_memory
-from summary import benchmark_page, loss_growth_sections
 
 
 @pytest.mark.parametrize("variant", ["b", "s"])
@@ -33,10 +32,6 @@ def test_a_share_of_several_processes_sees_more_negatives():
     assert shared.isfinite().all() and not torch.allclose(shared, alone)
 
 
-def test_the_products_can_be_left_out():
-    assert list(functions(LossProblem("b", 2, 3, 4, peer=False, products=False))) == [OURS]
-
-
 def test_a_row_is_plain_values_and_its_text_names_everything():
     row = compare_losses(LossProblem("s", 2, 3, 4, peer=False), rounds=2, memory=False)
     assert json.loads(json.dumps(row)) == row
@@ -50,12 +45,6 @@ def test_memory_is_what_a_call_adds_and_less_than_one_matrix_of_logits():
     assert 0 < peak_memory(problem, OURS) < matrix / 2
     with pytest.raises(KeyError):
         peak_memory(problem, "another")
-
-
-def test_charts_of_growth_show_what_was_measured():
-    rows = [compare_losses(LossProblem("b", n, 2, 4, peer=False), 1, memory=False) | {"peak_mib": {OURS: float(n)}} for n in (2, 4)]
-    page = benchmark_page("Growth", {"cpu": "a <processor>"}, loss_growth_sections({"b": {"N": rows}}))
-    assert page.count("<polyline") == 3 and "time, ms over N" in page and "a &lt;processor&gt;" in page
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="measures on a GPU, and there is none")

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from machine import describe_machine, wait_function
+from machine import describe_machine
 from timing import alternate, median_ratio
 
 
@@ -34,8 +34,3 @@ def test_a_ratio_is_taken_round_by_round():
 def test_the_machine_is_described_in_plain_values():
     found = describe_machine()
     assert found["cores"] >= 1 and found["cpu"] and found["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
-
-
-def test_only_a_gpu_is_waited_for():
-    assert wait_function("cuda") is torch.cuda.synchronize
-    assert wait_function("cpu")() is None

@@ -84,10 +84,7 @@ INERT_PAYLOADS: dict[str, tuple[bytes, str]] = {
     "items of a function": (b"\x80\x02ccollections\nOrderedDict\nK\x01K\x02s.", "sets items of a "),
     "append to a dict": (b"\x80\x02}K\x01a.", "cut short or damaged"),
     "key of a nested tuple": (b"\x80\x02}" + NESTED + b"Ns.", "has a tuple as the key of a dict"),
-    "pair with a nested tuple": (
-        b"\x80\x02ccollections\nOrderedDict\n]" + NESTED + b"N\x86a\x85R.",
-        "has a tuple as the key of a dict",
-    ),
+    "pair with a nested tuple": (b"\x80\x02ccollections\nOrderedDict\n]" + NESTED + b"N\x86a\x85R.", "has a tuple as the key of a dict"),
     "set of a nested tuple": (
         b"\x80\x02c__builtin__\nset\n]" + NESTED + b"a\x85R.",
         r"has a tuple as the key of a dict|asks for __builtin__\.set",

@@ -141,7 +141,7 @@ PUBLISHED: dict[str, Callable[[Tensors, Tensors], Any]] = {
     "simclr-spijkervet": lambda q, k: under("encoder.", q) | extra("projector.0.weight", "projector.2.weight"),
     "vissl": lambda q, k: {
         "classy_state_dict": {
-            "base_model": {"model": {"trunk": under("_feature_blocks.", q), "heads": extra("0.clf.0.weight")}, "meta": {}},
+            "base_model": {"model": {"trunk": under("_feature_blocks.", q), "heads": extra("0.clf.0.weight")}, "meta": {}}
         },
         "iteration": 5,
     },

@@ -69,22 +69,11 @@ def test_resume_lists_missing_unexpected_and_misshapen_keys(tmp_path):
 
 
 def test_initialising_from_weights_leaves_optimizer_and_iteration_alone(tmp_path):
-    class Counter:
-        value = 3
-
-        def state_dict(self):
-            return {"value": self.value}
-
-        def load_state_dict(self, state):
-            self.value = state["value"]
-
-    DetConCheckpointer(model(), str(tmp_path / "a"), trainer=Counter())
-    saver = DetConCheckpointer(model(), str(tmp_path), trainer=Counter())
-    saver.save("init")
-    counter = Counter()
-    counter.value = 9
-    DetConCheckpointer(model(), str(tmp_path / "b"), trainer=counter).resume_or_load(str(tmp_path / "init.pth"), resume=False)
-    assert counter.value == 9
+    saved, kept = (nn.ParameterDict({"value": torch.tensor(value)}) for value in (3.0, 9.0))
+    (tmp_path / "a").mkdir()
+    DetConCheckpointer(model(), str(tmp_path / "a"), trainer=saved).save("init")
+    DetConCheckpointer(model(), str(tmp_path / "b"), trainer=kept).resume_or_load(str(tmp_path / "a" / "init.pth"), resume=False)
+    assert kept["value"].item() == 9.0
 
 
 def test_detectron2_pickles_of_arrays_load(tmp_path):

@@ -8,8 +8,9 @@ import torch
 import torchvision
 
 from detcon_d2 import add_detcon_config, d2
-from detcon_d2.checkpoint import DetConCheckpointer, check_weights, describe_missing, load_checkpoint_file, read_metadata
+from detcon_d2.checkpoint import DetConCheckpointer, check_weights, describe_missing, load_checkpoint_file
 from detcon_d2.checkpoint.convert.converter import convert
+from detcon_d2.checkpoint.metadata import read_metadata
 from detcon_d2.checkpoint.safe_load import files
 from tests.checkpoint.pretrained import write_pretrained
 
@@ -42,32 +43,27 @@ def test_every_kind_of_trained_batch_norm_is_accepted(converted, norm):
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "message"),
+    ("key", "value", "expected"),
     [
-        ("INPUT.FORMAT", "BGR", "INPUT.FORMAT is 'BGR'; expected 'RGB'."),
-        (
-            "MODEL.PIXEL_MEAN",
-            [103.53, 116.28, 123.675],
-            "MODEL.PIXEL_MEAN is [103.53, 116.28, 123.675]; expected [123.675, 116.28, 103.53].",
-        ),
-        ("MODEL.PIXEL_STD", [1.0, 1.0, 1.0], "MODEL.PIXEL_STD is [1.0, 1.0, 1.0]; expected [58.395, 57.12, 57.375]."),
-        ("MODEL.RESNETS.STRIDE_IN_1X1", True, "MODEL.RESNETS.STRIDE_IN_1X1 is True; expected False."),
-        ("MODEL.RESNETS.DEPTH", 101, "MODEL.RESNETS.DEPTH is 101; expected 50."),
-        ("MODEL.RESNETS.RES2_OUT_CHANNELS", 256, "MODEL.RESNETS.RES2_OUT_CHANNELS is 256; expected 16."),
-        ("MODEL.RESNETS.STEM_OUT_CHANNELS", 64, "MODEL.RESNETS.STEM_OUT_CHANNELS is 64; expected 8."),
-        ("MODEL.RESNETS.NORM", "FrozenBN", "MODEL.RESNETS.NORM is 'FrozenBN'; expected 'SyncBN'."),
-        ("MODEL.RESNETS.NORM", "", "MODEL.RESNETS.NORM is ''; expected 'SyncBN'."),
+        ("INPUT.FORMAT", "BGR", "RGB"),
+        ("MODEL.PIXEL_MEAN", [103.53, 116.28, 123.675], [123.675, 116.28, 103.53]),
+        ("MODEL.PIXEL_STD", [1.0, 1.0, 1.0], [58.395, 57.12, 57.375]),
+        ("MODEL.RESNETS.STRIDE_IN_1X1", True, False),
+        ("MODEL.RESNETS.DEPTH", 101, 50),
+        ("MODEL.RESNETS.RES2_OUT_CHANNELS", 256, 16),
+        ("MODEL.RESNETS.STEM_OUT_CHANNELS", 64, 8),
+        ("MODEL.RESNETS.NORM", "FrozenBN", "SyncBN"),
+        ("MODEL.RESNETS.NORM", "", "SyncBN"),
     ],
 )
-def test_a_disagreement_is_refused_with_key_found_and_expected(converted, key, value, message):
+def test_a_disagreement_is_refused_with_key_found_and_expected(converted, key, value, expected):
+    message = f"{key} is {value!r}; expected {expected!r}."
     with pytest.raises(ValueError, match=r"DETCON\.CHECK_WEIGHTS False starts nevertheless") as error:
         check_weights(config(converted, key, value), str(converted))
     assert message in str(error.value) and str(converted) in str(error.value)
     lines = check_weights(config(converted, key, value, "DETCON.CHECK_WEIGHTS", False), str(converted))
-    assert [line for line in lines if line.startswith("Warning:")] == [
-        f"Warning: {message} Started nevertheless, because DETCON.CHECK_WEIGHTS is False."
-    ]
-    assert "agrees" not in lines[0]
+    started = f"Warning: {message} Started nevertheless, because DETCON.CHECK_WEIGHTS is False."
+    assert [line for line in lines if line.startswith("Warning:")] == [started] and "agrees" not in lines[0]
 
 
 OURS = ("MODEL.BACKBONE.NAME", "build_detcon_resnet_fpn_backbone")
@@ -120,16 +116,12 @@ def test_a_detector_with_more_stages_than_the_weights_is_refused(tmp_path):
 
 
 def test_all_disagreements_are_reported_at_once(converted):
+    defaults = d2.get_cfg()
+    add_detcon_config(defaults)
     with pytest.raises(ValueError) as error:
-        check_weights(d2_defaults(), str(converted))
+        check_weights(defaults, str(converted))
     for key in ("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "STRIDE_IN_1X1", "RES2_OUT_CHANNELS", "MODEL.RESNETS.NORM"):
         assert key in str(error.value)
-
-
-def d2_defaults() -> "d2.CfgNode":
-    cfg = d2.get_cfg()
-    add_detcon_config(cfg)
-    return cfg
 
 
 def test_frozen_layers_get_a_warning(converted):
@@ -194,15 +186,15 @@ def test_no_weights_and_absent_weights_have_different_messages(converted):
         check_weights(config(converted), "/nowhere/w.pkl")
 
 
-def test_fine_tuning_reads_its_weights_once_and_keeps_nothing(converted, monkeypatch):
+def test_fine_tuning_reads_its_weights_once_and_holds_nothing(converted, monkeypatch):
     read, paths = files._read, []
     monkeypatch.setattr(files, "_read", lambda path: paths.append(path) or read(path))
     cfg = config(converted, "MODEL.RESNETS.NORM", "BN", "MODEL.FPN.NORM", "BN")
     check_weights(cfg, str(converted))
-    assert read_metadata(converted)["depth"] == 50 and files.is_kept(converted)
+    assert read_metadata(converted)["depth"] == 50 and files._held
     DetConCheckpointer(torch.nn.ModuleDict({"backbone": d2.build_backbone(cfg)})).resume_or_load(str(converted), resume=False)
-    assert paths == [str(converted)] and not files.is_kept(converted) and not files._kept
-    assert read_metadata(converted)["depth"] == 50 and not files.is_kept(converted)
+    assert paths == [str(converted)] and not files._held
+    assert read_metadata(converted)["depth"] == 50 and not files._held
 
 
 HEADS = [

@@ -4,18 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from detcon_d2.data import describe_masks, load_records, load_training_records
-from detcon_d2.masks import grid_label_map, label_map_to_cells
 from detcon_d2.masks.store.formats import STORES
 from detcon_d2.masks.store.merge import merge, take_over
-from detcon_d2.modeling.regions import downsample_label_map, ids_from_draws, pool_masked_features
 from tests.data.samples import loader_of, mapper_of
 from tests.data.test_mapper import assert_equal_samples
 from tests.io.test_tar import write_tar
-from tests.painted import PaintedSet, numbered_pixels, painted_image
+from tests.painted import PaintedSet, painted_image
 
 formats = pytest.mark.parametrize("file_format", STORES)
 
@@ -90,12 +87,6 @@ def test_a_layer_that_does_not_exist_is_refused_at_the_start(layered_set, make_c
         load_training_records(make_cfg(layered_set("tar"), "DETCON.MASKS.LAYER", layer))
 
 
-def test_choosing_no_layer_changes_nothing_where_there_is_one(painted_set, make_cfg):
-    record = load_training_records(make_cfg(painted_set))[3]
-    samples = [mapper_of(make_cfg(painted_set, "DETCON.MASKS.LAYER", layer))(record, 5) for layer in (-1, 0)]
-    assert_equal_samples(*samples)
-
-
 @formats
 def test_images_in_tars_are_trained_on_as_in_a_folder(painted_set, make_cfg, tmp_path, file_format):
     files = sorted(painted_set.folder.rglob("*.png"))
@@ -136,27 +127,3 @@ def test_a_damaged_label_map_is_named_with_its_image(layered_set, make_cfg):
     Path(path).write_bytes(data)
     with pytest.raises(ValueError, match=rf"{path}: .*damaged.*generate_masks.py again \(image {dataset.folder}/0.png\)"):
         mapper_of(cfg)(record, 0)
-
-
-@formats
-def test_a_thousand_regions_are_read_and_pooled(empty_set, make_cfg, tmp_path, file_format):
-    regions = grid_label_map(256, 320, 32)
-    empty_set.add("a.png", Image.fromarray(painted_image(256, 256)).resize((320, 256)), regions)
-    empty_set.add("b.png", Image.fromarray(painted_image(40, 50)), numbered_pixels(40, 50))
-    merge(
-        take_over(tmp_path / "m", [str(empty_set.masks)], file_format),
-        [{"key": "a.png", "file_name": "a"}, {"key": "b.png", "file_name": "b"}],
-    )
-    cfg = make_cfg(empty_set, "DETCON.VIEWS.SIZE", 256, "DETCON.VIEWS.CROP_AREA", (1.0, 1.0), "DETCON.NUM_SAMPLES", 400)
-    cfg.DETCON.MASKS.ROOTS = (str(tmp_path / "m"),)
-    record = load_training_records(cfg)[0]
-    view = mapper_of(cfg)(record, 0)["views"][0]
-    assert len(view["cells"].unique()) > 800
-
-    cells = downsample_label_map(view["cells"][None], (64, 64))
-    np.testing.assert_array_equal(cells[0], label_map_to_cells(view["cells"].numpy(), (64, 64)))
-    ids = ids_from_draws(cells, view["draws"][None])
-    assert int(ids.max()) > 700 and len(ids.unique()) > 250
-    # One channel holds the id of each cell: its mean over a region is the id.
-    pooled = pool_masked_features(cells[:, None].float(), cells, ids)
-    torch.testing.assert_close(pooled[..., 0], ids.float())

@@ -23,17 +23,18 @@ def write_dataset(folder: Path, count: int = 8, seed: int = 0) -> Path:
 
     Annotations are polygons, RLE and crowds of all three size classes, in three of four categories; one image has none.
     """
-    rng = np.random.default_rng(seed)
+    # The legacy generator: its numbers never change, and numbers of Detectron2 on these images are recorded.
+    rng = np.random.RandomState(seed)
     images, annotations = [], []
     for index in range(count):
         height, width = _SIZES[index % len(_SIZES)]
-        Image.fromarray(rng.integers(0, 256, (height, width, 3)).astype(np.uint8)).save(folder / f"{index}.png")
+        Image.fromarray(rng.randint(0, 256, (height, width, 3)).astype(np.uint8)).save(folder / f"{index}.png")
         images.append({"id": 10 * index, "file_name": f"{index}.png", "height": height, "width": width})
         for _ in range(4 if index < count - 1 else 0):
             box = _random_box(rng, height, width)
             annotation = {"id": len(annotations) + 1, "image_id": 10 * index, "category_id": int(rng.choice([3, 5, 9])), "bbox": box}
             annotation |= {"iscrowd": 0, "area": box[2] * box[3], "segmentation": [_diamond(box)]}
-            if rng.random() < 0.3:
+            if rng.rand() < 0.3:
                 rle = coco_mask.encode(np.asfortranarray(_rectangle(box, height, width)))
                 annotation |= {"iscrowd": 1, "segmentation": rle | {"counts": rle["counts"].decode()}}
             annotations.append(annotation)
@@ -43,7 +44,7 @@ def write_dataset(folder: Path, count: int = 8, seed: int = 0) -> Path:
     return path
 
 
-def _random_box(rng: np.random.Generator, height: int, width: int) -> list[float]:
+def _random_box(rng: np.random.RandomState, height: int, width: int) -> list[float]:
     w, h = rng.uniform(12, 165, 2)
     return [float(v) for v in (rng.uniform(0, width - w), rng.uniform(0, height - h), w, h)]
 

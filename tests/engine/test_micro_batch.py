@@ -36,34 +36,6 @@ def one_go(model: torch.nn.Module, records: list[dict]) -> dict[str, torch.Tenso
     return losses
 
 
-@pytest.mark.parametrize("architecture", ["DetConB", "DetConS"])
-@pytest.mark.parametrize("size", [1, 2, 3])
-def test_losses_and_gradients_are_those_of_one_go(architecture, size):
-    model = build(MODEL__META_ARCHITECTURE=architecture, DETCON__PROBE__NUM_CLASSES=2, **HELD)
-    records = batch(6, labels=True)
-    with d2.EventStorage():
-        expected = one_go(model, records)
-        wanted = gradients(model)
-        model.zero_grad()
-        losses, backward = in_parts(model, size)(records)
-        assert not any(loss.requires_grad for loss in losses.values()) and not gradients(model)
-        backward()
-    assert losses.keys() == expected.keys() == {"loss_detcon", "loss_probe"}
-    torch.testing.assert_close(losses, {name: loss.detach() for name, loss in expected.items()}, rtol=1e-5, atol=1e-6)
-    assert_same_gradients(gradients(model), wanted, 1e-5)
-
-
-@pytest.mark.parametrize("architecture", ["DetConB", "DetConS"])
-def test_figures_of_the_log_are_those_of_the_whole_batch(architecture):
-    model, records = build(MODEL__META_ARCHITECTURE=architecture, **HELD), batch(6)
-    found = []
-    for forward in (lambda: one_go(model, records), lambda: in_parts(model, 2)(records)[1]()):
-        with d2.EventStorage() as storage:
-            forward()
-            found.append({name: value for name, (value, _) in storage.latest().items() if name.startswith("learning/")})
-    assert len(found[0]) == 4 and found[1] == pytest.approx(found[0], rel=1e-4)
-
-
 def test_running_statistics_move_once_for_each_part():
     model, records = build(), batch(6)
     other = build()

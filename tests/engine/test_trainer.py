@@ -57,9 +57,8 @@ def test_only_the_newest_checkpoints_are_kept(finished):
     assert (finished / "last_checkpoint").read_text() == "model_final.pth"
 
 
-@pytest.mark.parametrize("amp", ["bf16", "off"])
-def test_a_resumed_run_is_bit_exact(photos, tmp_path, amp):
-    extra = {"SOLVER__AMP__ENABLED": amp == "bf16", "SOLVER__CHECKPOINT_PERIOD": 2, "DATALOADER__NUM_WORKERS": 1}
+def test_a_resumed_run_in_bf16_with_a_worker_is_bit_exact(photos, tmp_path):
+    extra = {"SOLVER__AMP__ENABLED": True, "SOLVER__CHECKPOINT_PERIOD": 2, "DATALOADER__NUM_WORKERS": 1}
     train(pretrainer(tiny_opts(photos, tmp_path / "one", **extra)))
     interrupted = tiny_opts(photos, tmp_path / "two", **extra)
     trainer = pretrainer(interrupted)
@@ -205,13 +204,7 @@ def test_a_run_without_a_loss_is_warned_of_at_its_first_line(photos, tmp_path, m
     assert "iter: 2/4" in lines[warning - 1] and "DETCON.MASKS" in lines[warning]
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_corrupt_image_is_named_and_ends_the_run(tmp_path, workers):
+def test_a_corrupt_image_is_named_and_ends_the_run(tmp_path):
     photos = write_photos(tmp_path / "photos", 4)
     (photos / "a" / "000.png").write_bytes(b"not an image")
-    opts = tiny_opts(photos, tmp_path / "out", DATALOADER__NUM_WORKERS=workers)
-    if workers:
-        assert "000.png" in output_of(start(opts), code=1)
-    else:
-        with pytest.raises(ValueError, match=r"000\.png"):
-            pretrainer(opts).train()
+    assert "000.png" in output_of(start(tiny_opts(photos, tmp_path / "out", DATALOADER__NUM_WORKERS=1)), code=1)

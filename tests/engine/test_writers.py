@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from detcon_d2 import d2
+from detcon_d2.engine import writers
 from detcon_d2.engine.writers import DetConMetricPrinter, format_metrics
 
 DETCON = {"total_loss": 5.5, "loss_detcon": 3.0, "data_time": 0.2, "loss_probe": 2.5, "learning/projection_std": 0.5, "lr": 0.1}
@@ -34,7 +35,7 @@ def test_the_line_shows_the_metrics_of_any_method(values, line):
 
 def test_an_iteration_is_written_once_and_only_with_a_loss(monkeypatch):
     writer = DetConMetricPrinter(max_iter=10)
-    monkeypatch.setattr(writer, "_logger", logger := Mock())
+    monkeypatch.setattr(writers, "logger", logger := Mock())
     with d2.EventStorage(6) as storage:
         storage.put_scalar("lr", 0.1)
         writer.write()
@@ -49,7 +50,7 @@ def test_an_iteration_is_written_once_and_only_with_a_loss(monkeypatch):
 @pytest.mark.parametrize(("losses", "warned"), [([0, 0, 0], 1), ([0, 0.5, 0], 0), ([0.5, 0, 0], 0)])
 def test_a_loss_that_is_0_from_the_start_is_warned_of_once(monkeypatch, losses, warned):
     writer = DetConMetricPrinter(max_iter=100)
-    monkeypatch.setattr(writer, "_logger", logger := Mock())
+    monkeypatch.setattr(writers, "logger", logger := Mock())
     with d2.EventStorage() as storage:
         for storage.iter, loss in enumerate([*losses, 0, 0, 0]):
             storage.put_scalars(total_loss=loss + 1, loss_detcon=loss, loss_probe=1.0)

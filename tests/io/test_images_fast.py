@@ -71,10 +71,3 @@ def test_other_metadata_mean_what_they_mean_to_the_reader(tmp_path, options):
     (tmp_path / "a.jpg").write_bytes(jpeg(**options))
     image = assert_alike(tmp_path / "a.jpg")
     assert image.shape == ((131, 97, 3) if "xmp" in options else (97, 131, 3))
-
-
-@pytest.mark.parametrize("extension", ["png", "gif", "tif", "webp", "bmp"])
-@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
-def test_other_formats_take_the_way_of_the_reader(tmp_path, extension, mode):
-    PHOTO.convert(mode).save(tmp_path / f"a.{extension}")
-    assert_alike(tmp_path / f"a.{extension}")

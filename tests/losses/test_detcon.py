@@ -134,8 +134,7 @@ def random_inputs(n=3, m=4, d=5, num_ids=3, seed=0):
 
 @pytest.mark.parametrize("local_negatives", [True, False])
 @pytest.mark.parametrize(
-    ("n", "ids1", "ids2"),
-    [(1, 0, 0), (1, 0, 1), (1, NONE, NONE), (1, 0, NONE), (3, 0, 1), (3, NONE, NONE), (3, NONE, 0)],
+    ("n", "ids1", "ids2"), [(1, 0, 0), (1, 0, 1), (1, NONE, NONE), (1, 0, NONE), (3, 0, 1), (3, NONE, NONE), (3, NONE, 0)]
 )
 def test_rows_without_a_positive_or_without_any_column_give_zero_and_not_nan(n, ids1, ids2, local_negatives):
     pred1, pred2, target1, target2, *_ = random_inputs(n=n)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from detcon_d2.masks import LabelMapStore, list_images
-from tests.conftest import REPO, write_photos
+from tests.conftest import REPO
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPO), os.environ.get("PYTHONPATH", "")])}
 
@@ -34,10 +34,8 @@ def test_a_trial_then_the_rest_then_the_lines_for_the_config(photos, tmp_path):
             "tools/generate_masks.py",
             f"folder:{photos}",
             tmp_path / "m",
-            "--scale",
-            100,
-            "--min-size",
-            50,
+            "--scale=100",
+            "--min-size=50",
             *arguments,
         ]
         return subprocess.run(list(map(str, command)), cwd=REPO, env=ENVIRONMENT, capture_output=True, text=True, timeout=100)
@@ -49,14 +47,6 @@ def test_a_trial_then_the_rest_then_the_lines_for_the_config(photos, tmp_path):
     assert "12 images: 9 made" in full.stdout and "3 were there" in full.stdout and "images/s" in full.stderr
     assert f"""DATASETS.TRAIN '("folder:{photos}",)' DETCON.MASKS.ROOTS '("{tmp_path}/m",)'""" in full.stdout
     assert LabelMapStore(tmp_path / "m").index["params"] == {"scale": 100.0, "sigma": 0.8, "min_size": 50}
-
-
-def test_failed_images_are_in_the_exit_status(tmp_path, run_tool):
-    images = write_photos(tmp_path / "images", 2)
-    (images / "bad.jpg").touch()
-    done = run_tool("generate_masks.py", f"folder:{images}", tmp_path / "m", "--generator", "grid", "--grid", 5, "--workers", 1)
-    assert done.returncode == 1 and "FAILED bad.jpg: the file is empty (0 bytes)" in done.stdout
-    assert LabelMapStore(tmp_path / "m").index["params"] == {"size": 5}
 
 
 def test_scores_are_printed_and_written(photos, truth, tmp_path, run_tool):
@@ -89,8 +79,6 @@ def test_a_sheet_is_drawn(photos, truth, tmp_path, run_tool):
         ("generate_masks.py folder:{photos} {tmp}/m --shard 2/2", "expected i/n"),
         ("generate_masks.py no_such_set {tmp}/m", "no_such_set"),
         ("merge_masks.py {tmp}/none", "expected a folder made by"),
-        ("merge_masks.py {tmp}/m {tmp}/none", "expected a folder made by"),
-        ("score_masks.py --bsds {photos} {photos}", "found no segmentation for any of the 12 images"),
         ("score_masks.py --bsds {photos} {truth} --source grid --source fh=3", "found 'fh=3'; expected one of"),
         ("score_masks.py --bsds {photos} {truth} --chart s.pdf", "expected the name of an .svg"),
         ("visualize_masks.py folder:{photos} --output s.png --masks {photos}", "index.json"),
@@ -106,17 +94,11 @@ def test_masks_load_neither_torch_nor_detectron2():
     heavy = ("torch", "torchvision", "fvcore", "detectron2", "detcon_d2.detectron2_subset", "detcon_d2.d2", "scipy", "numba", "matplotlib")
     paths = [path for folder in ("io", "masks") for path in (REPO / "detcon_d2" / folder).rglob("[a-z]*.py")]
     names = {".".join(path.relative_to(REPO).with_suffix("").parts) for path in paths}
-    modules = sorted(names - {"detcon_d2.masks.generators.felzenszwalb_kernels"})  # loaded by the first FH image, with numba
+    # Loaded by the first FH image, with numba, and by the first chart, with matplotlib.
+    modules = sorted(names - {"detcon_d2.masks.generators.felzenszwalb_kernels", "detcon_d2.io.charts"})
     code = f"import sys, {', '.join(modules)}; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
-
-
-def test_real_images_get_regions(shared_dir: Path, tmp_path, run_tool):
-    coco = shared_dir / "data" / "coco_subset"
-    for generator, spec in (("fh", f"folder:{coco}/images"), ("annotations", f"coco:{coco}/instances.json,{coco}/images")):
-        done = run_tool("generate_masks.py", spec, tmp_path / generator, "--generator", generator, "--limit", 6, "--workers", 1)
-        assert done.returncode == 0 and "6 made" in done.stdout, done.stderr
 
 
 def test_real_segmentations_prefer_fh_to_a_grid(shared_dir: Path, tmp_path, run_tool):

@@ -17,7 +17,6 @@ from PIL import Image
 from detcon_d2.masks import LabelMapStore, build_generator, create_store, grid_label_map, list_images, open_store, read_label_map
 from detcon_d2.masks.generate import generate
 from detcon_d2.masks.generators.registry import GridRegions
-from detcon_d2.masks.worker import image_rng
 from tests.conftest import PATIENCE, REPO, write_photos
 
 FH = {"scale": 100.0, "min_size": 50}
@@ -39,16 +38,12 @@ def tool(*arguments: object, **options: object) -> subprocess.Popen:
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
-def test_every_image_gets_a_label_map_of_its_size(photos, tmp_path):
-    summary = run(f"folder:{photos}", tmp_path / "m")
+def test_two_workers_give_the_bytes_of_one_and_a_second_run_does_nothing(photos, tmp_path):
+    summary = run(f"folder:{photos}", tmp_path / "one")
     assert (summary.total, summary.made, summary.skipped, summary.failed) == (12, 12, 0, {})
     for record in list_images(f"folder:{photos}"):
-        assert read_label_map(tmp_path / "m" / f"{record['key']}.png").shape == (72, 96)
+        assert read_label_map(tmp_path / "one" / f"{record['key']}.png").shape == (72, 96)
     assert "12 images: 12 made" in summary.lines()[0]
-
-
-def test_two_workers_give_the_bytes_of_one_and_a_second_run_does_nothing(photos, tmp_path):
-    run(f"folder:{photos}", tmp_path / "one")
     run(f"folder:{photos}", tmp_path / "two", workers=2)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     again = run(f"folder:{photos}", tmp_path / "two", workers=2)
@@ -100,20 +95,17 @@ def test_annotations_follow_the_exif_orientation(tmp_path):
             assert "found an image of 30x20" in summary.failed["a.jpg"]
 
 
-def test_annotations_need_a_source_that_has_them(photos, tmp_path):
+def test_keys_and_annotations_are_checked_before_anything_is_made(photos, tmp_path):
     with pytest.raises(ValueError, match="found no annotations in the data set"):
-        run(f"folder:{photos}", tmp_path, build_generator("annotations"))
-
-
-def test_keys_are_checked_before_anything_is_made(photos, tmp_path):
+        run(f"folder:{photos}", tmp_path / "a", build_generator("annotations"))
     file_name = str(next(photos.rglob("*.png")))
     for records, message in (
         ([{"file_name": file_name, "key": "../a.png"}], "expected a path below the root"),
         ([{"file_name": file_name, "key": "a.png"}, {"file_name": "/other.png", "key": "a.png"}], "two images with the key 'a.png'"),
     ):
         with pytest.raises(ValueError, match=message):
-            run("x", tmp_path, records=records)
-    assert run("x", tmp_path, records=[{"file_name": file_name, "key": "a.png"}] * 2).total == 1
+            run("x", tmp_path / "m", records=records)
+    assert run("x", tmp_path / "m", records=[{"file_name": file_name, "key": "a.png"}] * 2).total == 1
 
 
 def test_a_full_disk_in_a_worker_process_stops_the_run_and_loses_nothing(photos, tmp_path):
@@ -174,10 +166,6 @@ def test_workers_use_one_thread_and_the_environment_is_put_back(photos, tmp_path
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
     assert run(f"folder:{photos}", tmp_path, ThreadReportingRegions(size=9), workers=2).median_regions == 1
     assert os.environ["OMP_NUM_THREADS"] == "3" and "MKL_NUM_THREADS" not in os.environ
-
-
-def test_randomness_belongs_to_the_image():
-    assert image_rng("a.jpg").random() == image_rng("a.jpg").random() != image_rng("b.jpg").random()
 
 
 @pytest.fixture(scope="module")

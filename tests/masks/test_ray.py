@@ -8,9 +8,8 @@ import pytest
 
 from detcon_d2.masks import build_generator, list_images, open_store
 from detcon_d2.masks.generate import generate
-from detcon_d2.masks.ray_data import map_with_ray
 from detcon_d2.masks.store.formats import create_store
-from detcon_d2.masks.worker import process_image
+from detcon_d2.masks.worker import map_with_ray, process_image
 from tests.conftest import write_photos
 from tests.masks.test_generate import contents
 

@@ -14,9 +14,10 @@ from detcon_d2.checkpoint.convert.converter import convert
 from detcon_d2.data import PretrainingMapper, build_pretraining_loader, load_training_records
 from detcon_d2.engine import load_config
 from detcon_d2.engine.micro_batch import MicroBatches
-from detcon_d2.methods.registry import pretraining_class, pretraining_names
+from detcon_d2.methods import pretraining_class, pretraining_names
 from detcon_d2.views.samplers import SampleMaker
 from tests.conftest import tiny_opts
+from tests.data.test_mapper import assert_equal_samples, leaves
 from tests.engine.runs import BASE, StopAfter, Stopped, arguments, assert_same_state, final_state, metrics, pretrainer, run
 from tests.methods import example  # noqa: F401  (registers SimCLR)
 from tests.modeling.processes import run_processes
@@ -43,20 +44,6 @@ def build(method: str, photos: Path, **overrides: object) -> tuple["d2.CfgNode",
 def batch_of(method: str, photos: Path, count: int, **overrides: object) -> tuple[torch.nn.Module, list[dict]]:
     cfg, model, samples, records = build(method, photos, SOLVER__IMS_PER_BATCH=count, **overrides)
     return model, next(iter(build_pretraining_loader(cfg, records, samples)))
-
-
-def leaves(value: object, path: str = "") -> dict[str, object]:
-    """Every tensor and plain value of a nested sample, by its path."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    found = {key: leaf for name, item in items for key, leaf in leaves(item, f"{path}/{name}").items()}
-    return found if isinstance(value, dict | list) else {path: value}
-
-
-def assert_equal_samples(a: list[dict], b: list[dict]) -> None:
-    one, two = leaves(a), leaves(b)
-    assert one.keys() == two.keys() and one
-    for path, value in one.items():
-        assert torch.equal(value, two[path]) if torch.is_tensor(value) else value == two[path], path
 
 
 def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -150,7 +137,7 @@ def test_a_killed_and_resumed_run_is_bit_exact(method, photos, tmp_path):
 @every_method
 @pytest.mark.parametrize("size", [1, 2])
 def test_a_batch_in_parts_is_the_whole_batch(method, photos, size):
-    model, batch = batch_of(method, photos, 4, **HELD)
+    model, batch = batch_of(method, photos, 4, DETCON__PROBE__NUM_CLASSES=2, **HELD)
     with d2.EventStorage() as storage:
         expected = model(batch)
         metrics = {name: value for name, (value, _) in storage.latest().items() if name.startswith("learning/")}
@@ -160,6 +147,7 @@ def test_a_batch_in_parts_is_the_whole_batch(method, photos, size):
     parts = MicroBatches(model, model, size, lambda: torch.autocast("cpu", enabled=False), lambda loss: loss)
     with d2.EventStorage() as storage:
         losses, backward = parts(batch)
+        assert not any(loss.requires_grad for loss in losses.values()) and not gradients(model)
         backward()
         found = {name: value for name, (value, _) in storage.latest().items() if name.startswith("learning/")}
     torch.testing.assert_close(losses, {name: loss.detach() for name, loss in expected.items()}, rtol=1e-5, atol=1e-6)

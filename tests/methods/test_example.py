@@ -1,10 +1,6 @@
 """docs/add_a_method.md does what it says: one file and one YAML pretrain, convert and fine-tune."""
 
-from pathlib import Path
-
-import pytest
 import torch
-from torch import distributed as dist
 from torch.nn import functional as F
 
 from detcon_d2.checkpoint.convert.converter import convert
@@ -14,11 +10,6 @@ from tests.detectors import arguments as detector_arguments
 from tests.detectors import detector_opts, write_shapes
 from tests.engine.runs import arguments, metrics, results
 from tests.methods import example
-from tests.modeling.processes import run_processes
-
-
-def test_the_example_is_short():
-    assert len(example.block("python").splitlines()) <= 100
 
 
 def test_it_pretrains_converts_and_fine_tunes(photos, tmp_path):
@@ -52,19 +43,3 @@ def embeddings() -> list[torch.Tensor]:
 def test_its_loss_is_the_formula():
     torch.testing.assert_close(example.nt_xent_loss(*embeddings(), 0.3), reference(*embeddings(), 0.3))
     assert example.nt_xent_loss(torch.ones(1, 4), torch.rand(1, 4), 0.1) == 0
-
-
-def loss_of_a_share(rank: int) -> dict[str, torch.Tensor]:
-    shares = [z[3 * rank : 3 * rank + 3].clone().requires_grad_() for z in embeddings()]
-    loss = example.nt_xent_loss(*shares, 0.3)
-    loss.backward()
-    return {"loss": loss.detach(), "gradients": torch.stack([share.grad for share in shares]) / dist.get_world_size()}
-
-
-def test_two_processes_have_the_loss_and_gradients_of_one(tmp_path: Path):
-    results = run_processes(loss_of_a_share, 2, tmp_path)
-    whole = [z.requires_grad_() for z in embeddings()]
-    loss = reference(*whole, 0.3)
-    loss.backward()
-    assert sum(found["loss"] for found in results) / 2 == pytest.approx(loss.item(), rel=1e-5)
-    torch.testing.assert_close(torch.cat([found["gradients"] for found in results], 1), torch.stack([z.grad for z in whole]))

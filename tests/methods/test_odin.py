@@ -9,11 +9,11 @@ from torch.nn import functional as F
 
 from detcon_d2 import d2
 from detcon_d2.masks.cells import label_map_to_cells
-from detcon_d2.modeling import spherical_kmeans
+from detcon_d2.modeling.kmeans import spherical_kmeans
 from detcon_d2.views.geometry import ViewAugmentation
 from detcon_d2.views.position import Stream, position_rng
 from detcon_d2.views.resize import nearest_indices
-from tests.methods.test_detcon import build, tiny_cfg
+from tests.methods.test_detcon import build
 
 
 def learn(model: torch.nn.Module, images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
@@ -103,15 +103,6 @@ def test_learning_regions_leaves_modes_and_statistics_alone():
     assert not frozen.training and sum(not part.training for part in model.modules()) == 1
 
 
-def test_regions_of_an_image_do_not_depend_on_its_batch():
-    model, records = build_kmeans(), batch(4)
-    whole, alone = (
-        torch.cat([learn(model, torch.stack([r["full_image"] for r in part]), torch.stack([r["kmeans_draws"] for r in part]))])
-        for part in (records, records[2:3])
-    )
-    assert torch.equal(whole[2:3], alone)
-
-
 def test_regions_come_from_the_table_where_images_are_not_sent():
     model, plain, records = build_kmeans(DETCON__MASKS__KMEANS__REFRESH_EPOCHS=1), build(), batch()
     plain.load_state_dict(model.state_dict())
@@ -146,7 +137,3 @@ def test_another_output_gives_more_cells():
     records = batch()
     assert learn(model, records[0]["full_image"][None], records[0]["kmeans_draws"][None]).shape == (1, 8, 8)
     assert torch.isfinite(step(model, records))
-
-
-def test_other_sources_of_regions_have_no_part_in_it():
-    assert build().learned_regions is None and tiny_cfg().DETCON.MASKS.SOURCE == "grid"

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from detcon_d2.modeling import mean_distinct_regions, metrics, positive_fraction, projection_std, region_retrieval_top1
+from detcon_d2.modeling import metrics
+from detcon_d2.modeling.metrics import mean_distinct_regions, positive_fraction, projection_std, region_retrieval_top1
 
 NONE = 65535
 

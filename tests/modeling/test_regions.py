@@ -7,12 +7,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detcon_d2.masks import cells as numpy_cells
-from detcon_d2.modeling import downsample_label_map, ids_from_draws, pool_masked_features, sample_mask_ids
+from detcon_d2.modeling import downsample_label_map, ids_from_draws, pool_masked_features, regions, sample_mask_ids
 from tests.modeling.oracles import relative_error
 
 NONE = 65535
 METHODS = ("histogram", "sort", None)
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]
+
+
+def cells_by(method: str | None, label_map: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """:func:`downsample_label_map` by one of its methods; None: by the one that it chooses."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in METHODS[:2] if method else ():
+            patch.setattr(regions, f"_most_frequent_by_{name}", getattr(regions, f"_most_frequent_by_{method}"))
+        return downsample_label_map(label_map, size)
+
+
+def sampled(cells: torch.Tensor, count: int, seed: int = 0) -> torch.Tensor:
+    return sample_mask_ids(cells, count, torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(params=["extract", "full"])
@@ -28,14 +40,14 @@ def test_cells_equal_the_released_code(oracle, method, device):
     for part in "ab":
         label_maps = torch.tensor(oracle[f"{part}/label_maps"][..., 0], device=device)
         expected = oracle[f"{part}/argmax_id"]
-        found = downsample_label_map(label_maps, expected.shape[1:], _method=method)
+        found = cells_by(method, label_maps, expected.shape[1:])
         assert found.dtype == torch.int64
         assert np.array_equal(found.cpu(), expected)
 
 
 def test_ids_are_drawn_from_those_that_exist_in_the_released_code(oracle):
     cells = torch.tensor(oracle["a/argmax_id"]).int()
-    drawn = sample_mask_ids(cells, 4000, torch.Generator().manual_seed(0))
+    drawn = sampled(cells, 4000)
     for ids, exists in zip(drawn, oracle["a/mask_exists"]):
         assert set(ids.tolist()) == set(np.flatnonzero(exists))
 
@@ -70,7 +82,7 @@ def test_cells_hold_the_most_frequent_id_ties_to_the_lowest_for_any_size(problem
                 ids, counts = np.unique(pixels, return_counts=True)
                 expected[i, cy, cx] = ids[counts.argmax()]
     for method in METHODS:
-        found = downsample_label_map(torch.tensor(maps), (h, w), _method=method)
+        found = cells_by(method, torch.tensor(maps), (h, w))
         assert np.array_equal(found, expected), method
 
 
@@ -100,7 +112,7 @@ def test_every_pixel_may_be_a_region_of_its_own():
     maps = torch.arange(224 * 224).view(1, 224, 224)
     first_of_cell = torch.arange(7)[:, None] * 32 * 224 + torch.arange(7) * 32
     for method in ("sort", None):
-        assert torch.equal(downsample_label_map(maps, (7, 7), _method=method)[0], first_of_cell)
+        assert torch.equal(cells_by(method, maps, (7, 7))[0], first_of_cell)
 
 
 @pytest.mark.parametrize(
@@ -121,31 +133,15 @@ def test_wrong_label_maps_are_refused(maps, size, message):
         downsample_label_map(maps, size)
 
 
-def test_draws_choose_among_the_sorted_existing_ids():
-    cells = torch.tensor([[[9, 4], [NONE, 4]], [[NONE, NONE], [NONE, NONE]], [[0, 65534], [300, 300]]])
-    draws = torch.tensor([[0.0, 0.49, 0.5, 0.99], [0.0, 0.3, 0.6, 0.99], [0.3, 0.34, 0.67, 0.99]])
-    expected = [[4, 4, 9, 9], [NONE] * 4, [0, 300, 65534, 65534]]
-    assert ids_from_draws(cells, draws).tolist() == expected
-
-
 def test_sampling_is_uniform_over_ids_whatever_their_area_and_never_draws_no_region():
     cells = torch.full((1, 7, 7), 5)
     cells[0, 0, 0], cells[0, 0, 1], cells[0, 1] = 1, 2, NONE
-    drawn = sample_mask_ids(cells, 30_000, torch.Generator().manual_seed(1))
+    drawn = sampled(cells, 30_000, seed=1)
     assert drawn.dtype == torch.int64 and drawn.shape == (1, 30_000)
     for region in (1, 2, 5):
         # 0.01 is 3.7 standard deviations.
         assert (drawn == region).double().mean().item() == pytest.approx(1 / 3, abs=0.01)
-    assert (sample_mask_ids(torch.full((2, 7, 7), NONE), 16) == NONE).all()
-
-
-def test_sampling_follows_its_generator():
-    cells = torch.arange(49).view(1, 7, 7)
-    first, second = (sample_mask_ids(cells, 16, torch.Generator().manual_seed(3)) for _ in range(2))
-    assert torch.equal(first, second)
-    assert not torch.equal(first, sample_mask_ids(cells, 16, torch.Generator().manual_seed(4)))
-    torch.manual_seed(3)
-    assert torch.equal(sample_mask_ids(cells, 16), first)
+    assert (sampled(torch.full((2, 7, 7), NONE), 16) == NONE).all()
 
 
 def test_pooling_is_the_mean_of_the_cells_and_zero_without_cells():
@@ -175,3 +171,19 @@ def test_cells_of_another_size_than_the_features_are_refused():
         pool_masked_features(torch.zeros(1, 3, 7, 7), torch.zeros(1, 6, 7, dtype=torch.int64), torch.zeros(1, 2, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"expected \(N, h, w\) and \(N, M\)"):
         ids_from_draws(torch.zeros(2, 7, 7), torch.zeros(3, 16))
+
+
+def test_draws_choose_among_the_sorted_existing_ids():
+    cells = torch.tensor([[[9, 4], [NONE, 4]], [[NONE, NONE], [NONE, NONE]], [[0, 65534], [300, 300]]])
+    draws = torch.tensor([[0.0, 0.49, 0.5, 0.99], [0.0, 0.3, 0.6, 0.99], [0.3, 0.34, 0.67, 0.99]])
+    expected = [[4, 4, 9, 9], [NONE] * 4, [0, 300, 65534, 65534]]
+    assert ids_from_draws(cells, draws).tolist() == expected
+
+
+def test_sampling_follows_its_generator():
+    cells = torch.arange(49).view(1, 7, 7)
+    first, second = (sample_mask_ids(cells, 16, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, sample_mask_ids(cells, 16, torch.Generator().manual_seed(4)))
+    torch.manual_seed(3)
+    assert torch.equal(sample_mask_ids(cells, 16), first)

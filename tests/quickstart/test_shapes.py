@@ -28,12 +28,9 @@ def _files(root: Path) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-def test_same_seed_same_bytes_in_one_process_and_in_two(small_set, tmp_path):
+def test_an_image_depends_on_its_seed_split_and_index_only(small_set, tmp_path):
     generate_shapes(tmp_path, SMALL, workers=2, progress=False)
     assert _files(tmp_path) == _files(small_set)
-
-
-def test_images_differ_from_each_other_and_from_those_of_another_seed_but_not_with_their_number(small_set):
     images = [data for name, data in _files(small_set).items() if name.endswith(".jpg")]
     assert len(images) == len(set(images)) == 4 + 3 + 3
     first, more, other = (draw_scene(config, "train", 2).image for config in (SMALL, replace(SMALL, num_train=500), replace(SMALL, seed=4)))
@@ -140,13 +137,10 @@ def test_a_restart_draws_only_what_is_missing_and_another_configuration_is_refus
 
 
 @pytest.mark.parametrize("category", CATEGORIES)
-def test_shapes_scale_stay_inside_their_circle_and_differ(category):
+def test_shapes_scale_and_stay_inside_their_circle(category):
     small, large = (draw_shape(category, 128, (64.0, 64.0), radius, 0.3) for radius in (15.0, 30.0))
     assert large.sum() == pytest.approx(4 * small.sum(), rel=0.03)
     y, x = np.nonzero(large)
     assert np.hypot(x + 0.5 - 64, y + 0.5 - 64).max() < 1.35 * 30
     assert 0.1 < large.sum() / (np.pi * 30**2) <= 1.05
     assert (large[64, 64] == 0) == (category in ("ring", "crescent"))
-    for other in set(CATEGORIES) - {category}:
-        a, b = large >= 0.5, draw_shape(other, 128, (64.0, 64.0), 30.0, 0.3) >= 0.5
-        assert (a & b).sum() / (a | b).sum() < 0.9

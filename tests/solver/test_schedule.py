@@ -40,10 +40,7 @@ def test_keys_that_are_zero_do_not_change_detectron2s_keys():
     cfg = make_cfg(batch=10, BASE_LR=0.25, MAX_ITER=40, WARMUP_ITERS=7)
     lines = resolve_schedule(cfg, 100)
     assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS) == (0.25, 40, 7)
-    assert lines == [
-        "Learning rate 0.25 from SOLVER.BASE_LR.",
-        "4 epochs of 100 images at batch 10 = 40 iterations, warm-up 7 iterations.",
-    ]
+    assert lines == ["Learning rate 0.25 from SOLVER.BASE_LR.", "4 epochs of 100 images at batch 10 = 40 iterations, warm-up 7 iterations."]
 
 
 @pytest.mark.parametrize(("epochs", "images", "batch", "iterations"), [(0.29, 100, 1, 29), (1.0, 7, 7, 1), (1.5, 7, 2, 5), (0.1, 30, 3, 1)])

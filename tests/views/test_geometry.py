@@ -116,19 +116,6 @@ def test_bytes_and_fractions_give_the_same_view_in_range():
     np.testing.assert_allclose(seen, view.apply_image((image / 255).astype(np.float32)), atol=1e-6)
 
 
-def test_flip_mirrors_image_and_label_map():
-    image, numbers = painted(20, 30)
-    plain, flipped = (ViewTransform(5, 4, 20, 12, flip, 16) for flip in (False, True))
-    np.testing.assert_array_equal(flipped.apply_image(image), plain.apply_image(image)[:, ::-1])
-    np.testing.assert_array_equal(flipped.apply_segmentation(numbers), plain.apply_segmentation(numbers)[:, ::-1])
-
-
-def test_label_maps_keep_ids_above_255():
-    numbers = np.arange(40 * 50, dtype=np.uint16).reshape(40, 50) + 63000
-    labels = ViewTransform(0, 0, 50, 40, False, 224).apply_segmentation(numbers)
-    assert labels.dtype == np.uint16 and set(np.unique(labels)) == set(np.unique(numbers))
-
-
 @pytest.mark.parametrize(
     "change, key",
     [

@@ -8,7 +8,7 @@ import torch
 
 from detcon_d2 import d2
 from detcon_d2.views.photometric import JITTER_OPERATORS, PhotometricAugmentation, PhotometricTransform
-from detcon_d2.views.photometric_device import OPERATORS, apply_photometric
+from detcon_d2.views.photometric_device import apply_photometric
 from tests.methods.test_detcon import batch, build
 from tests.views.test_photometric import random_image
 
@@ -65,10 +65,6 @@ def test_grey_blur_and_solarize_are_the_workers(device):
     assert_equals_worker([random_image(0)], [PhotometricTransform(blur_sigma=2.0, blur_kernel=0.01)], device)
 
 
-def test_both_sets_of_operators_are_here():
-    assert {name: len(functions) for name, functions in OPERATORS.items()} == {name: len(f) for name, f in JITTER_OPERATORS.items()}
-
-
 def test_bytes_are_taken_as_fractions_and_inputs_are_not_written():
     images = torch.randint(0, 256, (4, 3, 20, 20), dtype=torch.uint8)
     floats = images / 255
@@ -97,12 +93,3 @@ def test_the_model_finishes_views_that_the_loader_left_to_it(architecture):
     with d2.EventStorage():
         a, b = on_device(left)["loss_detcon"], model(done)["loss_detcon"]
     torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
-
-
-def test_cells_of_another_size_than_the_features_are_refused():
-    model, records = build(), batch()
-    for record in records:
-        for view in record["views"]:
-            view["cells"] = torch.zeros(7, 7, dtype=torch.int32)
-    with d2.EventStorage(), pytest.raises(ValueError, match=r"features have shape .*2, 2\), cell_ids .*7, 7"):
-        model(records)

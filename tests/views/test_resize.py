@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from detcon_d2.views.resize import INTERPOLATIONS, cubic_kernel, cubic_weights, nearest_indices, resize_cubic
+from detcon_d2.views.resize import INTERPOLATIONS, nearest_indices, resize_cubic
 
 SIZES = [(375, 300, 224), (100, 37, 64), (17, 200, 97), (1, 1, 32), (2, 3, 8), (32, 32, 32), (500, 5, 7)]
 
@@ -52,24 +52,6 @@ def test_bicubic_pil_is_pils(height, width, size):
     image = np.random.default_rng(2).random((height, width), dtype=np.float32)
     expected = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
     np.testing.assert_allclose(resize_cubic(image[..., None], size, INTERPOLATIONS["bicubic_pil"])[..., 0], expected, atol=1e-5)
-
-
-def test_kernels_differ_where_they_should():
-    assert cubic_kernel(np.array([0.0, 1.0, 2.0, -1.5, 3.0]), -0.5) == pytest.approx([1, 0, 0, -0.0625, 0])
-    assert cubic_kernel(np.array([1.5]), -0.75) == pytest.approx([-0.09375])
-
-
-@pytest.mark.parametrize("name", INTERPOLATIONS)
-@pytest.mark.parametrize("source, target", [(1, 5), (2, 9), (9, 2), (300, 224), (224, 224)])
-def test_weights_sum_to_one_and_same_size_is_the_identity(name, source, target):
-    matrix = cubic_weights(source, target, INTERPOLATIONS[name]).toarray()
-    np.testing.assert_allclose(matrix.sum(axis=1), 1, atol=1e-6)
-    if source == target:
-        np.testing.assert_array_equal(matrix, np.eye(source, dtype=np.float32))
-
-
-def test_nearest_of_100_to_10_samples_5_15_and_so_on():
-    assert nearest_indices(100, 10).tolist() == list(range(5, 100, 10))
 
 
 @pytest.mark.parametrize("source, target", [(100, 10), (375, 224), (37, 224), (1, 224), (224, 224), (225, 97), (97, 225), (333, 7)])

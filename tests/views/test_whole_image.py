@@ -11,7 +11,7 @@ from detcon_d2.io.images import read_image
 from detcon_d2.views.position import position_rng
 from detcon_d2.views.resize import INTERPOLATIONS, resize_cubic
 from tests.data.samples import loader_of, mapper_of, samples_of
-from tests.data.test_loader import assert_equal_batches, batches, pretend
+from tests.data.test_loader import batches, pretend
 from tests.data.test_mapper import assert_equal_samples
 
 KMEANS = ("DETCON.MASKS.SOURCE", "kmeans", "DETCON.MASKS.ROOTS", (), "DETCON.MASKS.KMEANS.SIZE", 48, "DETCON.MASKS.KMEANS.K_END", 20)
@@ -41,12 +41,6 @@ def test_views_are_those_of_any_other_source(painted_set, make_cfg):
         assert_equal_samples(a, {key: b[key] for key in a})
 
 
-def test_other_sources_get_nothing_new(painted_set, make_cfg):
-    for opts in ((), ("DETCON.MASKS.SOURCE", "grid")):
-        cfg = make_cfg(painted_set, *opts)
-        assert not {"full_image", "kmeans_draws"} & mapper_of(cfg)(load_training_records(cfg)[0], 0).keys()
-
-
 def test_regions_refreshed_by_epochs_need_the_index_only(painted_set, make_cfg):
     cfg = make_cfg(painted_set, *KMEANS, "DETCON.MASKS.KMEANS.REFRESH_EPOCHS", 1)
     sample = mapper_of(cfg)(load_training_records(cfg)[2], 0)
@@ -58,11 +52,7 @@ def test_workers_change_nothing(painted_set, make_cfg):
     expected = batches(cfg, 3)
     assert "full_image" in expected[0][0]
     cfg.DATALOADER.NUM_WORKERS = 2
-    found = batches(cfg, 3)
-    for one, two in zip(expected, found, strict=True):
-        for a, b in zip(one, two, strict=True):
-            assert all(torch.equal(a.pop(key), b.pop(key)) for key in ("full_image", "kmeans_draws"))
-    assert_equal_batches(found, expected)
+    assert_equal_samples(batches(cfg, 3), expected)
 
 
 def test_a_replacement_keeps_its_own_index(painted_set, make_cfg):
@@ -86,18 +76,6 @@ def test_processes_share_all_images_in_their_order(painted_set, make_cfg, monkey
     expected = [mapper_of(cfg)(record, 100 + index) for index, record in enumerate(records)]
     assert torch.equal(images, torch.stack([sample["full_image"] for sample in expected]))
     assert torch.equal(draws, torch.stack([sample["kmeans_draws"] for sample in expected]))
-
-
-def test_an_unreadable_image_is_named_or_black(painted_set, make_cfg):
-    cfg = make_cfg(painted_set, *KMEANS)
-    records = load_training_records(cfg)
-    with open(records[1]["file_name"], "wb"):
-        pass
-    with pytest.raises(ValueError, match=f"{records[1]['file_name']}.*image 1 of the training data.*ON_BAD_IMAGE skip"):
-        list(build_whole_image_loader(cfg, records, samples_of(cfg).whole_image, 0))
-    cfg.DETCON.ON_BAD_IMAGE = "skip"
-    first = next(iter(build_whole_image_loader(cfg, records, samples_of(cfg).whole_image, 0)))
-    assert not first["full_image"][1].any() and first["full_image"][0].any()
 
 
 def test_a_sheet_of_learned_regions_is_refused(painted_set, make_cfg):

@@ -26,10 +26,10 @@ from detcon_d2.io.images import read_image
 from detcon_d2.io.specs import list_images
 from detcon_d2.masks.generate import generate
 from detcon_d2.masks.generators import felzenszwalb
-from detcon_d2.masks.generators.fh import FelzenszwalbRegions, FelzenszwalbScales
+from detcon_d2.masks.generators.felzenszwalb import FelzenszwalbRegions, FelzenszwalbScales
 from detcon_d2.masks.store.formats import create_store
 from detcon_d2.masks.store.index import library_versions
-from detcon_d2.masks.store.read import read_label_map
+from detcon_d2.masks.store.png import read_label_map
 
 SIZES = ((500, 375), (640, 480))
 _PAPER = {"scale": 1000.0, "sigma": 0.8, "min_size": 1000}

@@ -36,8 +36,7 @@ from detcon_d2.views.geometry import ViewTransform
 from detcon_d2.views.photometric import PhotometricTransform
 from detcon_d2.views.photometric_uint8 import apply_photometric_uint8
 from detcon_d2.views.position import Stream, position_rng
-from detcon_d2.views.render import to_planes
-from detcon_d2.views.samplers import RegionViews
+from detcon_d2.views.samplers import RegionViews, to_planes
 
 VARIANTS = {
     f"{OURS}, exact": {"MODE": "exact"},

@@ -13,8 +13,8 @@ from typing import NamedTuple
 from timing import OURS
 
 from detcon_d2.io.atomic import write_bytes_atomically
-from detcon_d2.io.charts import Line, line_chart, three_digits
-from detcon_d2.quickstart.report.page import bars, card, legend, page, paragraph, table
+from detcon_d2.io.charts import Line, three_digits
+from detcon_d2.quickstart.report.page import bars, card, curves, legend, page, paragraph, table
 
 FILES = ("loss", "loss_growth", "pipeline", "masks", "step", "scaling")
 """Names, without ``.json``, of the files that the page shows."""
@@ -191,7 +191,7 @@ def _grid(cards: Iterable[str]) -> str:
 
 def _line_card(heading: str, lines: list[Line]) -> str:
     """A chart with a legend."""
-    return card(heading, legend([(line.label, line.color) for line in lines]) + line_chart(lines, heading))
+    return card(heading, legend([(line.label, line.color) for line in lines]) + curves(lines, heading))
 
 
 def loss_growth_sections(growth: dict[str, dict[str, list[dict]]]) -> list[Section]:

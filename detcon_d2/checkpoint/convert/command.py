@@ -7,7 +7,7 @@ import sys
 from detcon_d2.checkpoint.convert.converter import convert
 from detcon_d2.checkpoint.convert.key_maps import BRANCHES, TARGETS
 from detcon_d2.checkpoint.convert.spec import STATISTICS
-from detcon_d2.checkpoint.convert.style import STYLES
+from detcon_d2.checkpoint.convert.styles import STYLES
 
 _EPILOG = """
 examples

@@ -1,12 +1,10 @@
-"""Checkpoints of JAX and Haiku, as DetCon and BYOL were released: their names, array layouts and outer containers."""
+"""Checkpoints of JAX and Haiku, as DetCon and BYOL were released: their array layouts and outer containers."""
 
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-
-from detcon_d2.checkpoint.convert.spec import Convolution
 
 TARGET = "target:"
 """Put before the names of the target network, which has those of the online one."""
@@ -17,34 +15,10 @@ _WRAPPER = "experiment_state"
 _STATISTICS = re.compile(r"/~/(mean|var)_ema/")
 
 
-def haiku_names(conv: Convolution) -> dict[str, str]:
-    """``block_group_0/~/block_0/~/conv_0/w`` and its norm, below the network's own name.
-
-    The running statistics are the ``average`` of Haiku's moving averages (``hidden`` is not corrected for its start at zero).
-    """
-    place = "" if conv.stage == 1 else f"block_group_{conv.stage - 2}/~/block_{conv.block}/~/"
-    if conv.stage == 1:
-        name, norm = "initial_conv", "initial_batchnorm"
-    elif conv.part == "shortcut":
-        name, norm = "shortcut_conv", "shortcut_batchnorm"
-    else:
-        index = int(conv.part[-1]) - 1
-        name, norm = f"conv_{index}", f"batchnorm_{index}"
-    return {
-        "weight": f"{place}{name}/w",
-        "norm.weight": f"{place}{norm}/scale",
-        "norm.bias": f"{place}{norm}/offset",
-        "norm.running_mean": f"{place}{norm}/~/mean_ema/average",
-        "norm.running_var": f"{place}{norm}/~/var_ema/average",
-    }
-
-
 def from_haiku(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """Haiku's layout -> torch's: kernels HWIO -> OIHW, the norm's [1, 1, 1, C] -> [C]; another shape stays, to be refused by its name.
+    """Haiku's layout -> torch's: kernels HWIO -> OIHW, the norm's [1, 1, 1, C] -> [C]; ``name`` is Detectron2's.
 
-    Args:
-        name: Detectron2's.
-        tensor: as in the file.
+    A tensor of another shape stays as it is, to be refused by its name.
     """
     if ".norm." not in name:
         return tensor.permute(3, 2, 0, 1) if tensor.ndim == 4 else tensor
@@ -52,14 +26,11 @@ def from_haiku(name: str, tensor: torch.Tensor) -> torch.Tensor:
 
 
 def haiku_state(data: Any) -> tuple[dict[str, Any], list[str]] | None:
-    """The arrays of a file as ``module/leaf``, those of the target network with :data:`TARGET` before; None for no such file.
+    """The arrays of a file as ``module/leaf``, and the names of what else it holds (optimizer, step, random key); None for no such file.
 
     Layouts: {params, state}, the same as a tuple, one merged dict, {online_params, online_state, target_params, ...}, and any of them under
     ``experiment_state``, there also as the tuple (online_params, target_params, online_state, target_state, opt_state); modules with a dict
-    of leaves each, or flat.
-
-    Returns:
-        The arrays, and the names of what else the file holds (optimizer, step, random key).
+    of leaves each, or flat. Keys of the target network begin with :data:`TARGET`.
     """
     outside: list[str] = []
     if isinstance(data, Mapping) and _WRAPPER in data:

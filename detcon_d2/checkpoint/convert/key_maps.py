@@ -1,5 +1,6 @@
 """Exact key maps: every tensor has one name on each side, made from the network's structure and never by editing strings."""
 
+import itertools
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 
@@ -9,12 +10,8 @@ BRANCHES = {"online": "encoder.", "ema": "target.encoder."}
 """Encoder branch -> prefix of its tensors in a pretraining checkpoint."""
 TARGETS = ("detectron2", "torchvision", "timm")
 """Whose names the converted tensors get."""
-# Prefix of the ResNet's tensors in a Mask R-CNN FPN.
-_BACKBONE_PREFIX = "backbone.bottom_up."
 # BatchNorm's tensors; the count of batches is a scalar, the others hold one value per channel.
 _NORM_TENSORS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-Naming = Callable[[Convolution], dict[str, str]]
-"""A family of names: a convolution -> its tensors, as Detectron2 calls them after ``<convolution>.``, with their keys in the family."""
 # More blocks than any stage of any ResNet has.
 _MANY = 64
 
@@ -33,55 +30,71 @@ def target_keys(target: str, spec: BackboneSpec) -> dict[str, str]:
     """Name of every tensor of the backbone -> its key in a Mask R-CNN FPN or, for "torchvision" and "timm", in their ResNets, whose ``fc``
     has no counterpart."""
     if target == "detectron2":
-        return {name: f"{_BACKBONE_PREFIX}{name}" for name in backbone_shapes(spec)}
-    return family_keys(torchvision_names, spec)
-
-
-def detectron2_names(conv: Convolution) -> dict[str, str]:
-    """``res2.0.conv1.weight``, ``res2.0.conv1.norm.bias``: the names used throughout this package."""
-    return _torch_keys(conv.name, f"{conv.name}.norm")
-
-
-def torchvision_names(conv: Convolution) -> dict[str, str]:
-    """``layer1.0.conv1.weight``, ``layer1.0.bn1.bias``, ``layer1.0.downsample.{0,1}``."""
-    return _torch_keys(*_modules(conv, f"layer{conv.stage - 1}."))
-
-
-def sequential_names(conv: Convolution) -> dict[str, str]:
-    """torchvision's ResNet as ``nn.Sequential(*resnet.children())``: 0 and 1 are the stem, 4..7 the stages."""
-    return _torch_keys("0", "1") if conv.stage == 1 else _torch_keys(*_modules(conv, f"{conv.stage + 2}."))
-
-
-def staged_names(conv: Convolution) -> dict[str, str]:
-    """The stages as attributes C1..C5: ``C1.0`` and ``C1.1`` are the stem, ``C2.0.conv1`` is in res2."""
-    return _torch_keys("C1.0", "C1.1") if conv.stage == 1 else _torch_keys(*_modules(conv, f"C{conv.stage}."))
-
-
-def family_keys(naming: Naming, spec: BackboneSpec) -> dict[str, str]:
-    """Detectron2's name -> key of the family, for every tensor of the backbone that the family has."""
-    return {f"{conv.name}.{tensor}": key for conv in convolutions(spec) for tensor, key in naming(conv).items()}
-
-
-@lru_cache
-def known_keys(naming: Naming) -> dict[str, str]:
-    """Key of the family -> Detectron2's name, for every tensor that a ResNet of any depth can have."""
-    parts = [Convolution(1, 0, "conv1", (0, 0, 0, 0))]
-    for stage in range(2, 6):
-        for block in range(_MANY):
-            parts += [Convolution(stage, block, part, (0, 0, 0, 0)) for part in ("shortcut", "conv1", "conv2", "conv3")]
-    return {key: f"{conv.name}.{tensor}" for conv in parts for tensor, key in naming(conv).items()}
-
-
-def _modules(conv: Convolution, stage: str) -> tuple[str, str]:
-    """Names of a convolution and its norm inside a block of torchvision's kind."""
-    place = "" if conv.stage == 1 else f"{stage}{conv.block}."
-    if conv.part == "shortcut":
-        return f"{place}downsample.0", f"{place}downsample.1"
-    return f"{place}{conv.part}", f"{place}bn{conv.part[-1]}"
+        return {name: f"backbone.bottom_up.{name}" for name in backbone_shapes(spec)}
+    return family_keys("torchvision", spec)
 
 
 def _torch_keys(conv: str, norm: str) -> dict[str, str]:
     return {"weight": f"{conv}.weight", **{f"norm.{tensor}": f"{norm}.{tensor}" for tensor in _NORM_TENSORS}}
+
+
+def _resnet_names(stem: tuple[str, str], stage: str, first: int) -> Callable[[Convolution], dict[str, str]]:
+    """Names of torchvision's ResNet: ``stem`` is its convolution and norm, ``stage`` comes before a stage's number, ``first`` for res2."""
+
+    def names(conv: Convolution) -> dict[str, str]:
+        if conv.stage == 1:
+            return _torch_keys(*stem)
+        place = f"{stage}{conv.stage - 2 + first}.{conv.block}."
+        if conv.part == "shortcut":
+            return _torch_keys(f"{place}downsample.0", f"{place}downsample.1")
+        return _torch_keys(f"{place}{conv.part}", f"{place}bn{conv.part[-1]}")
+
+    return names
+
+
+def _haiku_names(conv: Convolution) -> dict[str, str]:
+    """``block_group_0/~/block_0/~/conv_0/w`` and its norm, below the network's own name.
+
+    The running statistics are the ``average`` of Haiku's moving averages (``hidden`` is not corrected for its start at zero).
+    """
+    place = "" if conv.stage == 1 else f"block_group_{conv.stage - 2}/~/block_{conv.block}/~/"
+    if conv.stage == 1:
+        name, norm = "initial_conv", "initial_batchnorm"
+    elif conv.part == "shortcut":
+        name, norm = "shortcut_conv", "shortcut_batchnorm"
+    else:
+        index = int(conv.part[-1]) - 1
+        name, norm = f"conv_{index}", f"batchnorm_{index}"
+    return {
+        "weight": f"{place}{name}/w",
+        "norm.weight": f"{place}{norm}/scale",
+        "norm.bias": f"{place}{norm}/offset",
+        "norm.running_mean": f"{place}{norm}/~/mean_ema/average",
+        "norm.running_var": f"{place}{norm}/~/var_ema/average",
+    }
+
+
+NAMINGS: dict[str, Callable[[Convolution], dict[str, str]]] = {
+    "torchvision": _resnet_names(("conv1", "bn1"), "layer", 1),
+    "sequential": _resnet_names(("0", "1"), "", 4),  # torchvision's ResNet as nn.Sequential(*resnet.children())
+    "staged": _resnet_names(("C1.0", "C1.1"), "C", 2),  # the stages as attributes C1..C5
+    "detectron2": lambda conv: _torch_keys(conv.name, f"{conv.name}.norm"),
+    "haiku": _haiku_names,
+}
+"""Family of names -> the function from a convolution to its tensors, as Detectron2 calls them after ``<convolution>.``, with their keys."""
+
+
+def family_keys(family: str, spec: BackboneSpec) -> dict[str, str]:
+    """Detectron2's name -> key of a family of :data:`NAMINGS`, for every tensor of the backbone that the family has."""
+    return {f"{conv.name}.{tensor}": key for conv in convolutions(spec) for tensor, key in NAMINGS[family](conv).items()}
+
+
+@lru_cache
+def known_keys(family: str) -> dict[str, str]:
+    """Key of the family -> Detectron2's name, for every tensor that a ResNet of any depth can have."""
+    parts = itertools.product(range(2, 6), range(_MANY), ("shortcut", "conv1", "conv2", "conv3"))
+    convs = [Convolution(*part, (0, 0, 0, 0)) for part in ((1, 0, "conv1"), *parts)]
+    return {key: f"{conv.name}.{tensor}" for conv in convs for tensor, key in NAMINGS[family](conv).items()}
 
 
 def grouped(keys: Iterable[str]) -> list[str]:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from detcon_d2.checkpoint.convert.haiku import from_haiku, haiku_names
+from detcon_d2.checkpoint.convert.haiku import from_haiku
 from detcon_d2.checkpoint.convert.key_maps import BRANCHES, backbone_shapes, family_keys, grouped
-from detcon_d2.checkpoint.convert.matching import Match, match_file
 from detcon_d2.checkpoint.convert.spec import ASSUMED, COUNTED, BackboneSpec, spec_from_tensors
+from detcon_d2.checkpoint.convert.styles import Match, match_file
 from detcon_d2.checkpoint.metadata import with_defaults
 from detcon_d2.checkpoint.safe_load.files import load_checkpoint_file
 from detcon_d2.modeling.backbone import PADDINGS
@@ -29,18 +29,14 @@ class Backbone:
     style: str
     branch: str
     spec: BackboneSpec
-    tensors: dict[str, torch.Tensor]
-    """By Detectron2's names without a prefix, in the order of the network."""
-    metadata: dict[str, Any]
-    """What the file, its style and the caller report about it."""
-    dropped: dict[str, str]
-    """Key of the file that is not part of the backbone -> what it is."""
-    notes: list[str]
-    """Lines to print."""
+    tensors: dict[str, torch.Tensor]  # by Detectron2's names without a prefix, in the order of the network
+    metadata: dict[str, Any]  # what the file, its style and the caller report about it
+    dropped: dict[str, str]  # key of the file that is not part of the backbone -> what it is
+    notes: list[str]  # lines to print
 
 
 def read_checkpoint(path: str | Path, style: str | None = None, branch: str = "online", facts: Mapping[str, Any] | None = None) -> Backbone:
-    """Read the backbone of a checkpoint of any style of :data:`~detcon_d2.checkpoint.convert.style.STYLES`.
+    """Read the backbone of a checkpoint of any style of :data:`~detcon_d2.checkpoint.convert.styles.STYLES`.
 
     Floating-point tensors become float32; batch counts that the style does not keep are 0. The notes report both.
 
@@ -62,35 +58,41 @@ def read_checkpoint(path: str | Path, style: str | None = None, branch: str = "o
     facts = _checked_facts(facts or {})
     data = load_checkpoint_file(path)
     try:
-        match = match_file(data, style, branch)
+        return _backbone(data, style, branch, facts)
     except ValueError as error:
         raise ValueError(f"{path} {error}" if str(error)[0].islower() else f"{path}: {error}") from None
+
+
+def _backbone(data: Any, style: str | None, branch: str, facts: Mapping[str, Any]) -> Backbone:
+    match = match_file(data, style, branch)
     if match.prefix is None:
-        raise ValueError(f"{path} has no {_absent(match)}")
-    tensors = {name: _tensor(value, match.keys[name], path) for name, value in match.backbone.items()}
-    if match.style.naming is haiku_names:
+        kind, other = ("EMA", "online") if branch == "ema" else ("online", "ema")
+        reason = f"that style {match.style.name} knows"
+        if match.style.name == "detcon_d2":
+            reason = f"(keys {BRANCHES[branch] + '*'!r}): the method of this checkpoint keeps none"
+        raise ValueError(f"has no {kind} encoder {reason}. Use --encoder {other}.")
+    match.dropped.pop("metadata", None)
+    tensors = {name: _tensor(value, match.keys[name]) for name, value in match.backbone.items()}
+    if match.style.naming == "haiku":
         tensors = {name: from_haiku(name, tensor) for name, tensor in tensors.items()}
     saved = data.get("metadata") if isinstance(data, Mapping) else None
     # Metadata that describe the network are from this package. What they leave open, the style cannot know either.
     ours = isinstance(saved, dict) and "depth" in saved
     metadata = {**(with_defaults(saved) if ours else match.style.facts), **facts}
-    spec, notes = _spec(tensors, metadata, path)
+    spec, notes = _spec(tensors, metadata)
     notes = [match.describe(), *([match.style.note] if match.style.note else []), *notes, *_describe_dropped(match)]
     if "depth" not in metadata:
         metadata = spec.metadata(counted=True) | metadata
-    _check(tensors, match, spec, path)
+    _check(tensors, match, spec)
     tensors, changed = _uniform(tensors, spec)
-    dropped = {key: reason for key, reason in match.dropped.items() if key != "metadata"}
-    return Backbone(match.style.name, branch, spec, tensors, metadata | {"style": match.style.name}, dropped, notes + changed)
+    return Backbone(match.style.name, branch, spec, tensors, metadata | {"style": match.style.name}, match.dropped, notes + changed)
 
 
 def _checked_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     """A copy with lists in place of tuples."""
     wrong = [f"{key} (it follows from the tensors)" for key in facts if key in COUNTED]
     allowed = {"channel_order": ("RGB", "BGR"), "padding": PADDINGS, "stride_in_1x1": (True, False)}
-    wrong += [
-        f"{key} {facts[key]!r}; expected one of {values}" for key, values in allowed.items() if key in facts and facts[key] not in values
-    ]
+    wrong += [f"{k} {facts[k]!r}; expected one of {values}" for k, values in allowed.items() if k in facts and facts[k] not in values]
     for key in ("pixel_mean", "pixel_std"):
         value = facts.get(key, (0, 0, 0))
         if not isinstance(value, list | tuple) or len(value) != 3 or not all(isinstance(x, int | float) for x in value):
@@ -100,31 +102,22 @@ def _checked_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in facts.items()}
 
 
-def _tensor(value: Any, key: str, path: str | Path) -> torch.Tensor:
+def _tensor(value: Any, key: str) -> torch.Tensor:
     if isinstance(value, torch.Tensor):
         return value
     try:
         # torch takes this machine's byte order only.
         return torch.as_tensor(np.asarray(value, dtype=value.dtype.newbyteorder("=")))
     except TypeError:
-        raise ValueError(f"{path}: {key} is an array of {value.dtype}; expected one of float32 (or an integer count of batches).") from None
+        raise ValueError(f"Tensor {key} is an array of {value.dtype}; expected one of float32 (or an integer count of batches).") from None
 
 
-def _absent(match: Match) -> str:
-    kind, other = ("EMA", "online") if match.branch == "ema" else ("online", "ema")
-    if match.style.name == "detcon_d2":
-        return f"{kind} encoder (keys {BRANCHES[match.branch] + '*'!r}): the method of this checkpoint keeps none. Use --encoder {other}."
-    return f"{kind} encoder that style {match.style.name} knows. Use --encoder {other}."
-
-
-def _spec(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any], path: str | Path) -> tuple[BackboneSpec, list[str]]:
+def _spec(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> tuple[BackboneSpec, list[str]]:
     if "depth" in metadata:
         return BackboneSpec.from_metadata(metadata), []
-    try:
-        spec = spec_from_tensors(tensors)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    spec = replace(spec, **{name: metadata[name] for name in ("stride_in_1x1", "norm", "padding") if name in metadata})
+    spec = replace(
+        spec_from_tensors(tensors), **{name: metadata[name] for name in ("stride_in_1x1", "norm", "padding") if name in metadata}
+    )
     note = f"The checkpoint has no metadata. From its tensors: {spec.describe()}."
     missing = [key for key in (*ASSUMED, "padding") if key not in metadata]
     if missing:
@@ -136,32 +129,35 @@ def _describe_dropped(match: Match) -> list[str]:
     """Every dropped key by name, in groups; of many, the pattern of their names with * for numbers."""
     lines = []
     for reason in dict.fromkeys(match.dropped.values()):
-        keys = [key for key, its in match.dropped.items() if its == reason and key != "metadata"]
+        keys = [key for key, its in match.dropped.items() if its == reason]
         names = grouped(keys)
         if len(names) > _LISTED:
             names = list(dict.fromkeys(re.sub(r"\d+", "*", name) for name in names))
         more = f" and {len(names) - _LISTED} other patterns" if len(names) > _LISTED else ""
-        if keys:
-            lines.append(f"dropped, {reason}: {', '.join(names[:_LISTED])}{more} ({len(keys)})")
+        lines.append(f"dropped, {reason}: {', '.join(names[:_LISTED])}{more} ({len(keys)})")
     return lines
 
 
-def _check(tensors: Mapping[str, torch.Tensor], match: Match, spec: BackboneSpec, path: str | Path) -> None:
+def _check(tensors: Mapping[str, torch.Tensor], match: Match, spec: BackboneSpec) -> None:
     """Raise a ValueError that lists every tensor that does not fit, by the file's names without the prefix."""
     keys, shapes = family_keys(match.style.naming, spec), backbone_shapes(spec)
     lines = [f"missing: {key}" for key in grouped(keys[name] for name in keys if name not in tensors and not name.endswith(_COUNT))]
     for name, tensor in tensors.items():
         lines += _misfits(tensor, match.keys[name], shapes[name], is_count=name.endswith(_COUNT)) if name in shapes else []
-    lines += [f"unexpected: {key}" for key in grouped(match.keys[name] for name in tensors if name not in shapes)]
     inside = [key for key in match.unknown if match.prefix and key.startswith(match.prefix)]
-    lines += [f"unexpected: {key}" for key in grouped(key[len(match.prefix) :] for key in inside)]
+    unexpected = [match.keys[name] for name in tensors if name not in shapes] + [key[len(match.prefix) :] for key in inside]
+    lines += [f"unexpected: {key}" for key in grouped(unexpected)]
     lines += [f"unexpected outside the encoder: {key}" for key in grouped(key for key in match.unknown if key not in inside)]
-    if lines:
-        listed = "\n  ".join(lines)
-        raise ValueError(
-            f"The encoder in {path} (style {match.style.name}) is not the {spec.describe()} that it should be."
-            f"{_other(tensors, spec)}\n  {listed}"
-        )
+    if not lines:
+        return
+    try:
+        found = spec_from_tensors(tensors)
+        differs = (found.depth, found.channels) != (spec.depth, spec.channels)
+        other = f" Its metadata and its tensors disagree: the tensors look like a {found.describe()}." if differs else ""
+    except ValueError:
+        other = ""
+    listed = "\n  ".join(lines)
+    raise ValueError(f"The encoder (style {match.style.name}) is not the {spec.describe()} that it should be.{other}\n  {listed}")
 
 
 def _misfits(tensor: torch.Tensor, key: str, shape: tuple[int, ...], is_count: bool) -> list[str]:
@@ -176,30 +172,19 @@ def _misfits(tensor: torch.Tensor, key: str, shape: tuple[int, ...], is_count: b
     return []
 
 
-def _other(tensors: Mapping[str, torch.Tensor], spec: BackboneSpec) -> str:
-    """What the tensors look like, where that is another network."""
-    try:
-        found = spec_from_tensors(tensors)
-    except ValueError:
-        return ""
-    same = (found.depth, found.channels) == (spec.depth, spec.channels)
-    return "" if same else f" Its metadata and its tensors disagree: the tensors look like a {found.describe()}."
-
-
 def _uniform(tensors: Mapping[str, torch.Tensor], spec: BackboneSpec) -> tuple[dict[str, torch.Tensor], list[str]]:
     """Own contiguous copies in float32 and int64, every count of batches present; and lines on what was changed."""
-    result, absent, converted = {}, 0, {}
+    result = {}
     for name in backbone_shapes(spec):
-        tensor = tensors.get(name)
-        if tensor is None:
-            absent += 1
-            result[name] = torch.zeros((), dtype=torch.int64)
-            continue
-        if tensor.is_floating_point() and tensor.dtype != torch.float32:
-            converted.setdefault(tensor.dtype, []).append(name)
+        tensor = tensors.get(name, torch.tensor(0))
         dtype = torch.float32 if tensor.is_floating_point() else torch.int64
         result[name] = tensor.detach().to(dtype).clone(memory_format=torch.contiguous_format)
-    notes = [f"converted to float32: {len(names)} tensors of {dtype}, such as {names[0]}" for dtype, names in converted.items()]
+    notes = []
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()):
+        names = [name for name in result if name in tensors and tensors[name].dtype == dtype]
+        if dtype != torch.float32:
+            notes.append(f"converted to float32: {len(names)} tensors of {dtype}, such as {names[0]}")
+    absent = len(result.keys() - tensors.keys())
     if absent:
         notes.append(f"num_batches_tracked, which the file lacks for {absent} norms, is set to 0 (no computation reads it)")
     return result, notes

@@ -45,8 +45,7 @@ class BackboneSpec:
     """What fixes the tensors of a ResNet; channels are those of width multiplier 1. This table reads and writes metadata and configs."""
 
     depth: int = _entry("MODEL.RESNETS.DEPTH", counted=True)
-    last_stage: int = _entry("MODEL.RESNETS.OUT_FEATURES", 5)
-    """Number of the last stage: 4 for a network that ends with res4."""
+    last_stage: int = _entry("MODEL.RESNETS.OUT_FEATURES", 5)  # number of the last stage: 4 for a network that ends with res4
     width_multiplier: int = _entry("DETCON.WIDTH_MULTIPLIER", 1, counted=True)
     stem_out_channels: int = _entry("MODEL.RESNETS.STEM_OUT_CHANNELS", 64, counted=True)
     res2_out_channels: int = _entry("MODEL.RESNETS.RES2_OUT_CHANNELS", 256, counted=True)
@@ -69,15 +68,14 @@ class BackboneSpec:
     def from_metadata(cls, metadata: Mapping[str, Any]) -> "BackboneSpec":
         """The backbone that a checkpoint's metadata describes; an entry that an older file lacks has the published value.
 
-        Raises:
-            ValueError: naming the entry, for a depth, a norm, a padding or a last stage that no conversion knows.
+        Raises ValueError: naming the entry, for a depth, a norm, a padding or a last stage that no conversion knows.
         """
         values = {"depth": None} | {name: metadata[name] for name in KEYS if name in metadata}
         allowed = {"depth": tuple(BLOCKS_PER_STAGE), "norm": BATCH_NORMS, "padding": PADDINGS, "last_stage": (2, 3, 4, 5)}
         for name, expected in allowed.items():
             if name in values and values[name] not in expected:
                 listed = ", ".join(map(str, expected))
-                raise ValueError(f"The checkpoint's metadata says {name} {values[name]!r}; expected one of {listed}.")
+                raise ValueError(f"The checkpoint's metadata have {name} {values[name]!r}; expected one of {listed}.")
         published = {"res2_out_channels": 64 if values["depth"] < 50 else 256}
         return cls(**published | values | {"stride_in_1x1": bool(values.get("stride_in_1x1"))})
 
@@ -158,10 +156,11 @@ def spec_from_tensors(backbone: Mapping[str, torch.Tensor]) -> BackboneSpec:
 
     Stride placement, padding and kind of BatchNorm leave no trace in the tensors: they are DetCon's.
 
-    Raises:
-        ValueError: the blocks are those of no known depth, or too many tensors are missing to find out.
+    Raises ValueError: the blocks are those of no known depth, or too many tensors are missing to find out.
     """
-    counted = tuple(_count_blocks(backbone, stage) for stage in range(2, 6))
+    # The highest number of a block, plus one: a missing tensor between is named later.
+    blocks = [[int(name.split(".")[1]) + 1 for name in backbone if name.startswith(f"res{stage}.")] for stage in range(2, 6)]
+    counted = tuple(max(numbers, default=0) for numbers in blocks)
     basic = not any(".conv3." in name for name in backbone)
     depth = next((depth for depth, known in BLOCKS_PER_STAGE.items() if known == counted and (depth < 50) == basic), None)
     if depth is None:
@@ -176,11 +175,6 @@ def spec_from_tensors(backbone: Mapping[str, torch.Tensor]) -> BackboneSpec:
     kernel = backbone.get("res2.0.conv2.weight")
     groups = inner // kernel.shape[1] if kernel is not None and kernel.ndim == 4 else 1
     return BackboneSpec(depth, stem_out_channels=stem, res2_out_channels=outputs, width_per_group=inner // groups, num_groups=groups)
-
-
-def _count_blocks(backbone: Mapping[str, torch.Tensor], stage: int) -> int:
-    """The highest number of a block, plus one: a missing tensor between is named later."""
-    return max((int(name.split(".")[1]) + 1 for name in backbone if name.startswith(f"res{stage}.")), default=0)
 
 
 def _channels(backbone: Mapping[str, torch.Tensor], conv: str) -> int:

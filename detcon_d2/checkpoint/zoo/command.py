@@ -3,12 +3,12 @@
 import argparse
 import logging
 import sys
+from dataclasses import fields
 
 from tabulate import tabulate
 
-from detcon_d2.checkpoint.zoo.cache import CACHE_VARIABLE, CachedEntry
-from detcon_d2.checkpoint.zoo.catalog import ZOO, markdown_table
-from detcon_d2.checkpoint.zoo.handler import MIRROR_VARIABLE, PREFIX, parse, resolve_entry
+from detcon_d2.checkpoint.zoo.catalog import PREFIX, ZOO, find_entry, markdown_table
+from detcon_d2.checkpoint.zoo.handler import CACHE_VARIABLE, MIRROR_VARIABLE, CachedEntry, resolve_entry
 
 _EPILOG = f"""
 examples
@@ -67,17 +67,29 @@ def _list(args: argparse.Namespace) -> int:
         print("\n".join(markdown_table(ZOO.values())))
         return 0
     rows = []
-    for cached in (CachedEntry.of(entry, args.cache) for entry in ZOO.values()):
-        entry = cached.entry
+    for entry in ZOO.values():
+        cached = CachedEntry.of(entry, args.cache)
         size = entry.size or cached.read_record().get("size")
         mebibytes = f"{size / 2**20:.0f} MiB" if size else ""
-        rows.append([entry.name, entry.method, f"R-{entry.depth}", entry.epochs, mebibytes, cached.state()])
+        state = "converted" if cached.weights(entry.branches[0]).is_file() else "downloaded" if cached.file.is_file() else ""
+        rows.append([entry.name, entry.method, f"R-{entry.depth}", entry.epochs, mebibytes, state])
     print(tabulate(rows, ["name", "method", "network", "epochs", "size", "cached"]))
     return 0
 
 
 def _show(args: argparse.Namespace) -> int:
-    print(tabulate(CachedEntry.of(parse(args.name)[0], args.cache).describe().items(), tablefmt="plain", disable_numparse=True))
+    """Print everything known of the entry and of its place in the cache."""
+    entry, _ = find_entry(args.name)
+    cached = CachedEntry.of(entry, args.cache)
+    values = {field.name: getattr(entry, field.name) for field in fields(entry)}
+    for result in values.pop("published") + values.pop("reproduced"):
+        backend = f", {result.backend}" if result.backend else ""
+        values[f"AP {result.schedule}, by {result.by}{backend}"] = f"box {result.box_ap}, mask {result.mask_ap}"
+    values |= {"cached file": cached.file}
+    values |= {f"converted weights, {branch}": cached.weights(branch) for branch in entry.branches}
+    values |= {f"recorded {key}": value for key, value in cached.read_record().items() if key != "converted"}
+    known = [(key, str(value)) for key, value in values.items() if value not in (None, "")]
+    print(tabulate(known, tablefmt="plain", disable_numparse=True))
     return 0
 
 
@@ -91,7 +103,7 @@ def _download(args: argparse.Namespace) -> int:
 def _verify(args: argparse.Namespace) -> int:
     """Without names, every file that is in the cache."""
     wrong = 0
-    for cached in (CachedEntry.of(parse(name)[0], args.cache) for name in args.names or ZOO):
+    for cached in (CachedEntry.of(find_entry(name)[0], args.cache) for name in args.names or ZOO):
         try:
             if args.names or cached.file.is_file():
                 print(f"{cached.entry.name}: ok, sha256 {cached.check_file()}")

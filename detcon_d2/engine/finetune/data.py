@@ -17,17 +17,13 @@ from detcon_d2.io.specs import canonical_spec, is_dataset_spec
 
 logger = logging.getLogger(__name__)
 
-AUGMENTATIONS: tuple[str, ...] = ("default", "scale_jitter")
-"""Values of DETCON.FINETUNE.AUGMENTATION."""
-
 _EXPECTED = "expected coco:/path/instances.json,/path/images"
 
 
 def register_data_sets(names: Iterable[str]) -> None:
     """Add ``coco:/path/instances.json,/path/images`` specs to Detectron2's catalogs, each under the spec itself as its name.
 
-    Raises:
-        ValueError: a name that is neither in the catalog nor a spec, a spec of another kind, or a path that does not exist.
+    Raises ValueError: a name that is neither in the catalog nor a spec, a spec of another kind, or a path that does not exist.
     """
     for name in names:
         if name in d2.DatasetCatalog.list():
@@ -41,8 +37,7 @@ def register_data_sets(names: Iterable[str]) -> None:
 def load_detection_records(cfg: "d2.CfgNode") -> list[dict]:
     """The training images of DATASETS.TRAIN with their annotations, or the LABEL_FRACTION of them.
 
-    Raises:
-        ValueError: a data set that is unknown, unreadable or empty, or whose number of categories is not MODEL.ROI_HEADS.NUM_CLASSES.
+    Raises ValueError: a data set that is unknown, unreadable or empty, or whose number of categories is not MODEL.ROI_HEADS.NUM_CLASSES.
     """
     finetune = cfg.DETCON.FINETUNE
     if not cfg.DATASETS.TRAIN:
@@ -83,46 +78,21 @@ def catalog_categories(name: str) -> tuple[list[str], list[int]]:
     return list(metadata.get("thing_classes") or ()), sorted(ids, key=ids.get)
 
 
-def check_classes(cfg: "d2.CfgNode", names: Iterable[str]) -> None:
-    """Compare the categories of loaded data sets with the number of classes of the model. Models without RoI heads are not checked.
-
-    Raises:
-        ValueError: names the key, its value, the data set and its categories.
-    """
-    expected = cfg.MODEL.ROI_HEADS.NUM_CLASSES
-    for name in names:
-        classes = d2.MetadataCatalog.get(name).get("thing_classes")
-        if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN" and classes is not None and len(classes) != expected:
-            shown = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
-            raise ValueError(
-                f"MODEL.ROI_HEADS.NUM_CLASSES is {expected}, but {name} has {len(classes)} categories ({shown}). "
-                f"Set MODEL.ROI_HEADS.NUM_CLASSES {len(classes)}."
-            )
-
-
-def build_augmentations(cfg: "d2.CfgNode") -> list:
-    """Detectron2 augmentations of DETCON.FINETUNE.AUGMENTATION "scale_jitter": resize the long side, crop to a square, flip.
-
-    The long side becomes JITTER_SIZE times a factor that is uniform in JITTER_SCALE. The crop is a square of side JITTER_SIZE, padded where
-    the image is smaller.
-    """
-    finetune = cfg.DETCON.FINETUNE
-    low, high = finetune.JITTER_SCALE
-    side = finetune.JITTER_SIZE
-    T = d2.transforms
-    augmentations = [T.ResizeScale(low, high, side, side), T.FixedSizeCrop((side, side))]
-    if cfg.INPUT.RANDOM_FLIP != "none":
-        augmentations.append(T.RandomFlip(horizontal=cfg.INPUT.RANDOM_FLIP == "horizontal", vertical=cfg.INPUT.RANDOM_FLIP == "vertical"))
-    return augmentations
-
-
 def build_detection_mapper(cfg: "d2.CfgNode") -> "d2.DatasetMapper":
-    """The training mapper with DETCON.FINETUNE.AUGMENTATION; "default" is Detectron2's own mapper, configured by the INPUT keys."""
-    jitter = {}
-    if cfg.DETCON.FINETUNE.AUGMENTATION == "scale_jitter":
-        # A crop cuts objects: recompute each box from the visible part of its mask.
-        jitter = {"augmentations": build_augmentations(cfg), "recompute_boxes": cfg.MODEL.MASK_ON}
-    return d2.DatasetMapper(cfg, True, **jitter)
+    """The training mapper with DETCON.FINETUNE.AUGMENTATION; "default" is Detectron2's own mapper, configured by the INPUT keys.
+
+    "scale_jitter" resizes the long side to JITTER_SIZE times a factor that is uniform in JITTER_SCALE, crops a square of side JITTER_SIZE,
+    padded where the image is smaller, and flips.
+    """
+    finetune, flip, T = cfg.DETCON.FINETUNE, cfg.INPUT.RANDOM_FLIP, d2.transforms
+    if finetune.AUGMENTATION == "default":
+        return d2.DatasetMapper(cfg, True)
+    side = finetune.JITTER_SIZE
+    augmentations = [T.ResizeScale(*finetune.JITTER_SCALE, side, side), T.FixedSizeCrop((side, side))]
+    if flip != "none":
+        augmentations.append(T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical"))
+    # A crop cuts objects: recompute each box from the visible part of its mask.
+    return d2.DatasetMapper(cfg, True, augmentations=augmentations, recompute_boxes=cfg.MODEL.MASK_ON)
 
 
 def build_finetune_loader(
@@ -146,8 +116,7 @@ def build_finetune_loader(
 def build_evaluation_loader(cfg: "d2.CfgNode", name: str) -> torch.utils.data.DataLoader:
     """This process's share of one data set of DATASETS.TEST, one image per batch.
 
-    Raises:
-        ValueError: an unknown or empty data set, or one whose number of categories is not that of the model.
+    Raises ValueError: an unknown or empty data set, or one whose number of categories is not that of the model.
     """
     records = _load_records(cfg, "TEST", [name], filter_empty=False)
     loader = d2.build_detection_test_loader(dataset=records, mapper=d2.DatasetMapper(cfg, False), num_workers=cfg.DATALOADER.NUM_WORKERS)
@@ -157,12 +126,21 @@ def build_evaluation_loader(cfg: "d2.CfgNode", name: str) -> torch.utils.data.Da
 
 
 def _load_records(cfg: "d2.CfgNode", key: str, names: Sequence[str], filter_empty: bool) -> list[dict]:
+    """Also compares the number of categories with that of the model's classes. Models without RoI heads are not checked."""
     register_data_sets(names)
     try:
         records = d2.get_detection_dataset_dicts(list(names), filter_empty=filter_empty)
     except (AssertionError, KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"DATASETS.{key} {', '.join(names)} cannot be read: {error}") from error
-    check_classes(cfg, names)
+    expected = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    for name in names if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN" else ():
+        classes = d2.MetadataCatalog.get(name).get("thing_classes")
+        if classes is not None and len(classes) != expected:
+            shown = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
+            raise ValueError(
+                f"MODEL.ROI_HEADS.NUM_CLASSES is {expected}, but {name} has {len(classes)} categories ({shown}). "
+                f"Set MODEL.ROI_HEADS.NUM_CLASSES {len(classes)}."
+            )
     return records
 
 

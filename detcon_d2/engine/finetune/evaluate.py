@@ -71,8 +71,7 @@ def write_results(cfg: "d2.CfgNode", results: Mapping[str, Any], iteration: int,
 def load_detector(cfg: "d2.CfgNode", weights: str) -> tuple[nn.Module, dict[str, Any]]:
     """A model with all its weights from a checkpoint, in evaluation mode; and the checkpoint's metadata and iteration, if it has them.
 
-    Raises:
-        ValueError: no weights, or the file lacks parameters of the model.
+    Raises ValueError: no weights, or the file lacks parameters of the model.
     """
     if not weights:
         raise ValueError("MODEL.WEIGHTS is empty; expected the checkpoint of a detector (or --resume with one in OUTPUT_DIR).")
@@ -97,8 +96,7 @@ def prepare_evaluation(cfg: "d2.CfgNode", resume: bool) -> Callable[[], None]:
     Returns:
         a function that evaluates it, prints the results and writes ``results.json``.
 
-    Raises:
-        ValueError: there are no weights to evaluate, or no data to evaluate them on.
+    Raises ValueError: there are no weights to evaluate, or no data to evaluate them on.
     """
     start = time.perf_counter()
     if not cfg.DATASETS.TEST:

@@ -34,8 +34,7 @@ class Predictor:
             cfg: of the detector, with a device that exists on this machine.
             weights: checkpoint with every parameter.
 
-        Raises:
-            ValueError: the checkpoint is not a detector of this config.
+        Raises ValueError: the checkpoint is not a detector of this config.
         """
         self.model, rest = load_detector(cfg, weights)
         self.class_names, self.category_ids = find_categories(cfg, rest.get("metadata"))
@@ -72,8 +71,7 @@ def find_categories(cfg: "d2.CfgNode", metadata: Mapping[str, Any] | None) -> tu
 def find_images(inputs: Iterable[str]) -> dict[str, Path]:
     """Map files and folders to ``{name relative to the output: image file}``. The names of a folder's images start with the folder's name.
 
-    Raises:
-        ValueError: a path that does not exist, a folder without images, or two images with the same name.
+    Raises ValueError: a path that does not exist, a folder without images, or two images with the same name.
     """
     found: dict[str, Path] = {}
     for text in inputs:
@@ -90,25 +88,10 @@ def find_images(inputs: Iterable[str]) -> dict[str, Path]:
     return found
 
 
-def to_coco_results(instances: "d2.Instances", image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
-    """Detections as COCO results: bbox (x, y, width, height), score, and masks as compressed RLE.
-
-    Args:
-        instances: of :class:`Predictor`.
-        image_id: the image's id in the results.
-        category_ids: of the detector's classes.
-    """
-    results = d2.instances_to_coco_json(instances, image_id)
-    return [result | {"category_id": category_ids[result["category_id"]]} for result in results]
-
-
 def draw_detections(image: np.ndarray, instances: "d2.Instances", names: Sequence[str]) -> np.ndarray:
-    """The image with masks, boxes and "label score" in the colour of each class, RGB uint8 (H, W, 3).
+    """The image, RGB uint8 (H, W, 3), with masks, boxes and "label score" of :class:`Predictor`'s instances in the colour of each class.
 
-    Args:
-        image: RGB uint8 (H, W, 3); not changed.
-        instances: of :class:`Predictor`.
-        names: of the classes.
+    ``names`` are those of the classes; ``image`` is not changed.
     """
     classes = instances.pred_classes.tolist()
     if not classes:
@@ -125,7 +108,9 @@ def draw_detections(image: np.ndarray, instances: "d2.Instances", names: Sequenc
 
 
 def predict(predictor: Predictor, images: dict[str, Path], output: Path) -> list[str]:
-    """Write ``pictures/``, ``predictions.json`` (COCO results) and ``images.json`` (ids, files and sizes of the images) into ``output``.
+    """Write ``pictures/``, ``predictions.json`` and ``images.json`` (ids, files and sizes of the images) into ``output``.
+
+    Predictions are COCO results: image_id, category_id, bbox (x, y, width, height) in pixels, score, and masks as compressed RLE.
 
     Args:
         predictor: the detector.
@@ -146,7 +131,8 @@ def predict(predictor: Predictor, images: dict[str, Path], output: Path) -> list
             continue
         instances = predictor(image)
         listing.append({"id": image_id, "file_name": str(path), "height": image.shape[0], "width": image.shape[1]})
-        results += to_coco_results(instances, image_id, predictor.category_ids)
+        coco = d2.instances_to_coco_json(instances, image_id)
+        results += [result | {"category_id": predictor.category_ids[result["category_id"]]} for result in coco]
         target = output / "pictures" / (name if Path(name).suffix.lower() == ".jpg" else f"{name}.jpg")
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(target) as file:

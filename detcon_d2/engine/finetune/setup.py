@@ -8,9 +8,9 @@ from torch import nn
 from detcon_d2 import d2
 from detcon_d2.checkpoint import DetConCheckpointer, check_weights
 from detcon_d2.engine.finetune.best import check_best
-from detcon_d2.engine.finetune.data import AUGMENTATIONS, annotations_digest, load_detection_records
+from detcon_d2.engine.finetune.data import annotations_digest, load_detection_records
 from detcon_d2.engine.setup import DETECTOR_NORMS, LEARNING_RATE, check_config, resolve_norms, setup_job
-from detcon_d2.methods.registry import pretraining_names
+from detcon_d2.methods import pretraining_names
 
 _PERIODS = ("SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.WARMUP_ITERS", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD")
 
@@ -36,8 +36,7 @@ def setup_finetuning(args: argparse.Namespace) -> tuple["d2.CfgNode", list[dict]
 def check_finetuning_config(cfg: "d2.CfgNode", world_size: int) -> None:
     """Refuse a config that would fail later or train something other than what the user meant.
 
-    Raises:
-        ValueError: names each wrong key, the value found and what is expected.
+    Raises ValueError: names each wrong key, the value found and what is expected.
     """
     finetune, architecture, sampler = cfg.DETCON.FINETUNE, cfg.MODEL.META_ARCHITECTURE, cfg.DATALOADER.SAMPLER_TRAIN
     augmentation, fraction = finetune.AUGMENTATION, finetune.LABEL_FRACTION
@@ -45,7 +44,7 @@ def check_finetuning_config(cfg: "d2.CfgNode", world_size: int) -> None:
     checks = [
         (architecture in d2.META_ARCH_REGISTRY, "MODEL.META_ARCHITECTURE", architecture, detector),
         (sampler == "TrainingSampler", "DATALOADER.SAMPLER_TRAIN", sampler, "'TrainingSampler'"),
-        (augmentation in AUGMENTATIONS, "DETCON.FINETUNE.AUGMENTATION", augmentation, " or ".join(map(repr, AUGMENTATIONS))),
+        (augmentation in ("default", "scale_jitter"), "DETCON.FINETUNE.AUGMENTATION", augmentation, "'default' or 'scale_jitter'"),
         (0 < fraction <= 1, "DETCON.FINETUNE.LABEL_FRACTION", fraction, "a number in (0, 1]"),
         (cfg.SOLVER.BASE_LR > 0, "SOLVER.BASE_LR", cfg.SOLVER.BASE_LR, LEARNING_RATE),
         *check_best(cfg),
@@ -57,11 +56,7 @@ def check_finetuning_config(cfg: "d2.CfgNode", world_size: int) -> None:
 def resolve_world_size(cfg: "d2.CfgNode", world_size: int) -> list[str]:
     """SOLVER.REFERENCE_WORLD_SIZE, as in Detectron2: the batch of each process stays; learning rate and schedule are rescaled.
 
-    Returns:
-        the line to print, if anything changed.
-
-    Raises:
-        ValueError: IMS_PER_BATCH is not a multiple of the reference world size.
+    Returns the line to print, if anything changed. Raises ValueError if IMS_PER_BATCH is not a multiple of the reference world size.
     """
     reference, batch = cfg.SOLVER.REFERENCE_WORLD_SIZE, cfg.SOLVER.IMS_PER_BATCH
     if reference in (0, world_size):
@@ -81,12 +76,7 @@ def resolve_world_size(cfg: "d2.CfgNode", world_size: int) -> list[str]:
 def resolve_batch(cfg: "d2.CfgNode", given: Collection[str]) -> list[str]:
     """Linear rescaling if SOLVER.IMS_PER_BATCH is not DETCON.FINETUNE.REFERENCE_IMS_PER_BATCH (Goyal et al. 2017, section 2.1).
 
-    Args:
-        cfg: changed in place.
-        given: keys of the command line, which are not rescaled.
-
-    Returns:
-        the line to print, if anything changed.
+    ``given`` are keys of the command line, which are not rescaled. Returns the line to print, if anything changed.
     """
     reference, batch = cfg.DETCON.FINETUNE.REFERENCE_IMS_PER_BATCH, cfg.SOLVER.IMS_PER_BATCH
     if reference in (0, batch) or batch <= 0:

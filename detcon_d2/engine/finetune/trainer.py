@@ -8,19 +8,12 @@ from typing import Any
 import torch
 
 from detcon_d2 import d2
-from detcon_d2.checkpoint import (
-    CheckpointMetadata,
-    DetConCheckpointer,
-    RunConfig,
-    describe_missing,
-    finetuning_metadata,
-    read_metadata,
-)
+from detcon_d2.checkpoint import CheckpointMetadata, DetConCheckpointer, RunConfig, describe_missing, finetuning_metadata, read_metadata
 from detcon_d2.engine.finetune.best import BestCheckpointHook, StoppedEarly
 from detcon_d2.engine.finetune.data import annotations_digest, build_finetune_loader, catalog_categories
 from detcon_d2.engine.finetune.evaluate import evaluate, write_results
-from detcon_d2.engine.finetune.precise_bn import PreciseBNHook
 from detcon_d2.engine.generators import GeneratorsHook, States, kept_generators, set_generator_states
+from detcon_d2.engine.hooks import PreciseBNHook
 from detcon_d2.engine.step import StepTrainer
 from detcon_d2.solver import build_finetuning_optimizer
 
@@ -35,11 +28,7 @@ class FinetuneTrainer(StepTrainer):
     """
 
     def __init__(self, cfg: "d2.CfgNode", records: list[dict]):
-        """
-        Args:
-            cfg: resolved by :func:`detcon_d2.engine.finetune.setup.setup_finetuning`.
-            records: the training images, in the same order in every process.
-        """
+        """Arguments are those that :func:`detcon_d2.engine.finetune.setup.setup_finetuning` returns, the same in every process."""
         self._start_time = time.perf_counter()
         super().__init__(cfg, build_finetuning_optimizer)
         self.records = records
@@ -72,8 +61,7 @@ class FinetuneTrainer(StepTrainer):
         """Continue from the last checkpoint of OUTPUT_DIR if ``resume`` is set and there is one. Otherwise start from MODEL.WEIGHTS, or, if
         that is "", from random weights.
 
-        Raises:
-            ValueError: the checkpoint to resume does not fit, or MODEL.WEIGHTS lacks tensors of the backbone.
+        Raises ValueError: the checkpoint to resume does not fit, or MODEL.WEIGHTS lacks tensors of the backbone.
         """
         resumed = resume and self.checkpointer.has_checkpoint()
         weights = self.cfg.MODEL.WEIGHTS

@@ -9,13 +9,11 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 
-import numpy as np
-
 from detcon_d2.io.specs import is_dataset_spec, list_images
 from detcon_d2.masks.command_lines import flag_of
-from detcon_d2.masks.generators.base import RegionGenerator, read_value, write_value
-from detcon_d2.masks.generators.registry import REGION_GENERATOR_REGISTRY, build_generator, generator_class
-from detcon_d2.masks.scoring.sources import Source, StoredRegions
+from detcon_d2.masks.generators.base import RegionGenerator, write_value
+from detcon_d2.masks.generators.registry import REGION_GENERATOR_REGISTRY, build_generator
+from detcon_d2.masks.scoring.contact_sheet import Source, StoredRegions
 from detcon_d2.masks.store.index import FORMATS, SHARDS
 
 _DEST = "generator_"
@@ -43,11 +41,6 @@ def load_records(spec: str) -> list[dict]:
         return list_images(spec)
     # By name: only a catalog needs torch and Detectron2, which the masks do not import.
     return importlib.import_module("detcon_d2.data.datasets").load_records(spec)
-
-
-def evenly_spaced(records: list[dict], count: int) -> list[dict]:
-    """``count`` of the records, or all if there are fewer."""
-    return [records[index] for index in np.unique(np.linspace(0, len(records) - 1, count).astype(int))]
 
 
 def format_argument(text: str) -> str:
@@ -79,9 +72,9 @@ def add_generator_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def generator_from(args: argparse.Namespace) -> RegionGenerator:
-    """The generator that the parsed flags describe; raises ValueError as :func:`build_generator`, or for a value of another type."""
+    """The generator that the parsed flags describe; raises ValueError as :func:`build_generator`."""
     given = {name.removeprefix(_DEST): text for name, text in vars(args).items() if name.startswith(_DEST) and text is not None}
-    return _build(args.generator, given)
+    return build_generator(args.generator, **given)
 
 
 def parse_generator(text: str) -> RegionGenerator:
@@ -90,17 +83,7 @@ def parse_generator(text: str) -> RegionGenerator:
     wrong = [pair for pair in pairs if "=" not in pair]
     if wrong:
         raise ValueError(f"source {text!r}: found {wrong[0]!r}; expected NAME param=value ..., for example 'fh scale=300 min_size=100'")
-    return _build(name, {param.replace("-", "_"): value for param, value in (pair.split("=", 1) for pair in pairs)})
-
-
-def _build(name: str, texts: dict[str, str]) -> RegionGenerator:
-    known = {one.name: one for one in fields(generator_class(name))}
-    try:
-        # Unknown parameters stay texts: build_generator names them.
-        values = {param: read_value(known[param], text) if param in known else text for param, text in texts.items()}
-    except ValueError as error:
-        raise ValueError(f"region generator {name!r}: {error}") from None
-    return build_generator(name, **values)
+    return build_generator(name, **{param.replace("-", "_"): value for param, value in (pair.split("=", 1) for pair in pairs)})
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
@@ -113,22 +96,13 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def sources_from(args: argparse.Namespace, annotated: bool) -> dict[str, Source]:
-    """Title -> source, in the order given, generators first.
-
-    Args:
-        args: parsed, with the flags of :func:`add_source_arguments`.
-        annotated: whether the images have COCO annotations; if not, these are not among the default sources.
-
-    Raises:
-        ValueError: an unknown generator or parameter, or a folder without label maps.
-    """
-    texts = args.source or ([] if args.masks else _default_names(annotated))
+    """Title -> source of :func:`add_source_arguments`, in the order given, generators first. By default they are all generators that need
+    no parameter; COCO's annotations only if the images are ``annotated``. Raises ValueError as :func:`build_generator`, or for a folder
+    without label maps."""
+    usable = [cls for cls in REGION_GENERATOR_REGISTRY.values() if annotated or not cls.needs_annotations]
+    default = [cls.name for cls in usable if not any(one.metadata.get("required") for one in fields(cls))]
+    texts = args.source or ([] if args.masks else default)
     sources: dict[str, Source] = {text: parse_generator(text) for text in texts}
     names = [os.path.basename(os.path.abspath(root)) for root in args.masks]
     titles = [name if names.count(name) == 1 else root for name, root in zip(names, args.masks)]
     return sources | {title: StoredRegions(root) for title, root in zip(titles, args.masks)}
-
-
-def _default_names(annotated: bool) -> list[str]:
-    usable = [cls for cls in REGION_GENERATOR_REGISTRY.values() if annotated or not cls.needs_annotations]
-    return [cls.name for cls in usable if not any(one.metadata.get("required") for one in fields(cls))]

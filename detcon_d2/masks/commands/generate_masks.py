@@ -6,27 +6,26 @@ import sys
 from collections.abc import Sequence
 
 from detcon_d2.io.specs import canonical_spec, check_output_outside
-from detcon_d2.masks.command_lines import merge_command, train_hint
+from detcon_d2.masks.command_lines import merge_command
 from detcon_d2.masks.commands.arguments import (
     add_generator_arguments,
-    evenly_spaced,
     format_argument,
     generator_from,
     load_records,
     make_parser,
     run_command,
 )
-from detcon_d2.masks.generate import generate, parse_part
+from detcon_d2.masks.generate import evenly_spaced, generate, parse_part
 from detcon_d2.masks.store.formats import create_store
 from detcon_d2.masks.store.tar_folder import IMAGES_PER_FILE
 
 _EXAMPLES = """
 SPEC is one of
-  folder:/data/photos                                 all images below a folder
-  coco:/data/coco/instances.json,/data/coco/images    the images of a COCO json
-  list:/data/train.txt                                one path per line
-  tar:/data/train-{0000..0146}.tar                    the images in WebDataset tars
-  coco_2017_train                                     a name in Detectron2's catalog
+  folder:/data/photos               all images below a folder
+  coco:/data/coco.json,/data/coco   the images of a COCO json
+  list:/data/train.txt              one path per line
+  tar:/data/train-{0000..0146}.tar  the images in WebDataset tars
+  coco_2017_train                   a name in Detectron2's catalog
 
 examples
   the paper's regions (Felzenszwalb-Huttenlocher), for photos of about 500 px:
@@ -84,5 +83,6 @@ def _run(args: argparse.Namespace) -> int:
     store = create_store(args.output, generator, dataset, args.format, same_images=args.same_images, images_per_file=args.images_per_file)
     summary = generate(records, generator, store, workers=args.workers, part=part, engine=args.engine)
     print("\n".join(summary.lines()), flush=True)
-    print(f"when all parts are done:  {merge_command(args.output)}" if part else train_hint(dataset, args.output))
+    config = f"""DATASETS.TRAIN '("{dataset}",)' DETCON.MASKS.ROOTS '("{os.path.abspath(args.output)}",)'"""
+    print(f"when all parts are done:  {merge_command(args.output)}" if part else f"train with:  {config}")
     return 1 if summary.failed else 0

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from detcon_d2.masks.commands.arguments import format_argument, load_records, make_parser, run_command
 from detcon_d2.masks.store.formats import open_store
-from detcon_d2.masks.store.merge import check, merge, repair, take_over
+from detcon_d2.masks.store.merge import check, merge, take_over
 from detcon_d2.masks.store.png_folder import LabelMapStore, read_failed
 from detcon_d2.masks.store.tar_folder import IMAGES_PER_FILE
 
@@ -49,7 +49,8 @@ def _run(args: argparse.Namespace) -> int:
     records = _load_records(args.images or store.index["source"], store)
     result = (check if args.verify or args.repair else merge)(store, records, sizes=args.sizes, progress=True)
     if args.repair:
-        repair(store, result)
+        store.discard(set(result.damaged))
+        result.repaired = True
     print("\n".join(result.lines(store)))
     return 0 if result.is_complete and not result.failed else 1
 

@@ -3,7 +3,8 @@
 import argparse
 from collections.abc import Sequence
 
-from detcon_d2.masks.commands.arguments import add_source_arguments, evenly_spaced, make_parser, run_command, sources_from
+from detcon_d2.masks.commands.arguments import add_source_arguments, make_parser, run_command, sources_from
+from detcon_d2.masks.generate import evenly_spaced
 from detcon_d2.masks.scoring.ground_truth import list_bsds, list_coco
 from detcon_d2.masks.scoring.score_report import format_table, score_sources, write_chart, write_json
 

@@ -4,7 +4,8 @@ import argparse
 from collections.abc import Sequence
 
 from detcon_d2.io.specs import list_images
-from detcon_d2.masks.commands.arguments import add_source_arguments, evenly_spaced, make_parser, run_command, sources_from
+from detcon_d2.masks.commands.arguments import add_source_arguments, make_parser, run_command, sources_from
+from detcon_d2.masks.generate import evenly_spaced
 from detcon_d2.masks.scoring.contact_sheet import write_contact_sheet
 from detcon_d2.masks.scoring.ground_truth import list_bsds
 

@@ -1,9 +1,31 @@
 """COCO annotations to a label map: polygons and RLE, compressed or not, crowds included."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from pycocotools import mask as coco_mask
+
+from detcon_d2.masks.generators.base import RegionGenerator, to_label_map
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotationRegions(RegionGenerator):
+    """COCO instances, and everything else as one background region: see :func:`annotation_label_map`."""
+
+    name = "annotations"
+    needs_annotations = True
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator, record: dict | None = None) -> np.ndarray:
+        if record is None or "annotations" not in record:
+            raise ValueError("annotations: found a record without annotations; expected one from coco:/path/instances.json,/path/images")
+        found, expected = tuple(image.shape[:2]), (record.get("height", image.shape[0]), record.get("width", image.shape[1]))
+        if found != expected:
+            raise ValueError(
+                f"annotations are for {expected[0]}x{expected[1]} (height x width), found an image of {found[0]}x{found[1]} after its EXIF "
+                "orientation; expected the same size: annotate the image as displayed, or remove the orientation tag"
+            )
+        return to_label_map(annotation_label_map(record["annotations"], *found))
 
 
 def annotation_label_map(annotations: list[dict], height: int, width: int) -> np.ndarray:
@@ -16,10 +38,7 @@ def annotation_label_map(annotations: list[dict], height: int, width: int) -> np
         annotations: COCO annotation dicts with "segmentation"; polygons in pixels of the image as displayed.
 
     Returns:
-        int64 (height, width).
-
-    Raises:
-        ValueError: no or a malformed segmentation, or an RLE of another size; names the annotation.
+        int64 (height, width). Raises ValueError, which names the annotation, for no or a malformed segmentation, or an RLE of another size.
     """
     # Decoded one at a time: hundreds of decoded masks of a large photograph would fill the memory.
     rles = [_call(annotation, _encode, annotation.get("segmentation"), height, width) for annotation in annotations]
@@ -40,14 +59,10 @@ def _call(annotation: dict, function: Callable, *arguments: object) -> object:
 
 def _encode(segmentation: dict | list, height: int, width: int) -> dict:
     """A compressed RLE."""
-    if isinstance(segmentation, dict):
-        return _encode_rle(segmentation, height, width)
     if isinstance(segmentation, list):
         return _encode_polygons(segmentation, height, width)
-    raise ValueError(f"found segmentation {segmentation!r}; expected polygons or an RLE")
-
-
-def _encode_rle(segmentation: dict, height: int, width: int) -> dict:
+    if not isinstance(segmentation, dict):
+        raise ValueError(f"found segmentation {segmentation!r}; expected polygons or an RLE")
     if list(segmentation["size"]) != [height, width]:
         raise ValueError(f"found an RLE of size {segmentation['size']}; expected the image's [{height}, {width}]")
     counts = segmentation["counts"]

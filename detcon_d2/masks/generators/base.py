@@ -13,7 +13,7 @@ import numpy as np
 
 from detcon_d2.masks.cells import NO_REGION
 
-_COMPARE = {">": operator.gt, ">=": operator.ge, "<=": operator.le}
+_LIMITS = {"above": (">", operator.gt), "at_least": (">=", operator.ge), "at_most": ("<=", operator.le)}
 _READ_BOOL = {"true": True, "false": False}
 _EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
@@ -24,8 +24,7 @@ def parameter(default: object, text: str, *, flag: str | None = None, metavar: s
     Args:
         default: its value, of the field's type: bool, int, float, str, or a tuple of one of them.
         text: one line of help.
-        flag: on the command line; None: the field's name with hyphens.
-        metavar: of the value in the help; None: the last word of the name.
+        flag, metavar: on the command line; None: the field's name with hyphens, and its last word.
         limits: ``above``, ``at_least``, ``at_most``: the range of the value, or of each value of a tuple; ``choices``: the possible
             values; ``required=True``: users must give a value, although there is a default.
     """
@@ -34,18 +33,12 @@ def parameter(default: object, text: str, *, flag: str | None = None, metavar: s
 
 @dataclass(frozen=True, kw_only=True)
 class RegionGenerator:
-    """A way to make regions, with its parameters. Values are converted to the types of their fields.
-
-    Attributes:
-        name: in the registry, on the command line and in ``index.json``.
-        needs_annotations: whether it reads the COCO annotations of the record.
-
-    Raises:
-        ValueError: a parameter out of range.
-    """
+    """A way to make regions. Its parameters are converted to the types of their fields; raises ValueError for one that is out of range."""
 
     name: ClassVar[str]
+    """In the registry, on the command line and in ``index.json``."""
     needs_annotations: ClassVar[bool] = False
+    """Whether it reads the COCO annotations of the record."""
 
     def __post_init__(self) -> None:
         for one in fields(self):
@@ -53,9 +46,9 @@ class RegionGenerator:
             object.__setattr__(self, one.name, tuple(map(kind, np.atleast_1d(value).tolist())) if is_list(one) else kind(value))
         for one in fields(self):
             value = getattr(self, one.name)
-            for limit, sign in (("above", ">"), ("at_least", ">="), ("at_most", "<=")):
-                bound = one.metadata.get(limit)
-                if bound is not None and not all(_COMPARE[sign](part, bound) for part in (value if is_list(one) else [value])):
+            for limit in _LIMITS.keys() & one.metadata.keys():
+                (sign, within), bound = _LIMITS[limit], one.metadata[limit]
+                if not all(within(part, bound) for part in (value if is_list(one) else [value])):
                     self._refuse(one.name, f"{one.name} {sign} {bound}")
             if value not in one.metadata.get("choices", [value]):
                 self._refuse(one.name, f"one of {', '.join(one.metadata['choices'])}")
@@ -76,22 +69,11 @@ class RegionGenerator:
         return {one.name: list(value) if is_list(one) else value for one, value in values.items()}
 
     def prepare(self) -> None:
-        """Called once, before there are worker processes."""
+        """Called once, before there are worker processes: compiles what they only load, and logs what is used."""
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator, record: dict | None = None) -> np.ndarray:
-        """The regions of an image.
-
-        Args:
-            image: uint8 (H, W, 3) RGB.
-            rng: randomness that belongs to the image.
-            record: its dataset dict.
-
-        Returns:
-            uint16 (H, W), or (layers, H, W) for several layers; 65535 = no region.
-
-        Raises:
-            ValueError: this image cannot be used.
-        """
+        """The regions of an image uint8 (H, W, 3) RGB, given randomness that belongs to it and its dataset dict: uint16 (H, W), or
+        (layers, H, W) for several layers; 65535 = no region. Raises ValueError: this image cannot be used."""
         raise NotImplementedError
 
     def advice(self, height: int, width: int) -> str | None:

@@ -15,19 +15,12 @@ _PIXEL_MASK = np.uint32((1 << 26) - 1)
 MAX_PIXELS = 1 << 26
 # Non-negative float64 sort like their bits. The sign bit and the last 27 bits of the mantissa make room for the edge.
 _DROPPED_BITS = np.uint64(27)
-# For longer runs insertion sort would be slower.
-_LONG_RUN = 32
 
 
 @njit(nogil=True, cache=True)
 def blur(image: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
-    """Separable filter, edges reflected (d c b a | a b c d | d c b a), in the order of operations of ``scipy.ndimage.correlate1d``.
-
-    Args:
-        image: float64 (H, W, C), C-contiguous.
-        weights: float64 (R + 1,), the centre first.
-        out: filled with the result, float64 (H, W, C).
-    """
+    """Separable filter of an image float64 (H, W, C), edges reflected (d c b a | a b c d | d c b a), in the order of operations of
+    ``scipy.ndimage.correlate1d``; ``weights``: float64 (R + 1,), the centre first; ``out``: as the image, filled with the result."""
     height, width, channels = image.shape
     radius = len(weights) - 1
     line = np.empty(((width + 2 * radius), channels))
@@ -66,12 +59,8 @@ def _reflect(index: int, length: int) -> int:
 
 @njit(nogil=True, cache=True)
 def edge_costs(image: np.ndarray, out: np.ndarray) -> None:
-    """Colour distances of neighbouring pixels.
-
-    Args:
-        image: float64 (H, W, 1) or (H, W, 3), C-contiguous.
-        out: filled with the cost of each edge, float64 (4, H, W): direction, pixel. Undefined for edges that leave the image.
-    """
+    """Colour distances of neighbouring pixels of an image float64 (H, W, 3); ``out``: filled with the cost of each edge, float64
+    (4, H, W): direction, pixel. Undefined for edges that leave the image."""
     for y in range(len(image)):
         _distances(image[y, 1:], image[y, :-1], out[0, y])
     for y in range(len(image) - 1):
@@ -83,24 +72,15 @@ def edge_costs(image: np.ndarray, out: np.ndarray) -> None:
 
 @njit(nogil=True, cache=True)
 def _distances(first: np.ndarray, second: np.ndarray, out: np.ndarray) -> None:
-    if first.shape[1] == 3:
-        for x in range(len(first)):
-            red, green, blue = first[x, 0] - second[x, 0], first[x, 1] - second[x, 1], first[x, 2] - second[x, 2]
-            out[x] = np.sqrt(red * red + green * green + blue * blue)
-    else:
-        for x in range(len(first)):
-            grey = first[x, 0] - second[x, 0]
-            out[x] = np.sqrt(grey * grey)
+    for x in range(len(first)):
+        red, green, blue = first[x, 0] - second[x, 0], first[x, 1] - second[x, 1], first[x, 2] - second[x, 2]
+        out[x] = np.sqrt(red * red + green * green + blue * blue)
 
 
 @njit(nogil=True, cache=True)
 def sort_keys(costs: np.ndarray, keys: np.ndarray) -> None:
-    """A number for each edge that sorts almost as its cost: the leading 36 bits of the cost, then the edge.
-
-    Args:
-        costs: as from :func:`edge_costs`, finite and >= 0.
-        keys: filled with the result, uint64 (edges,).
-    """
+    """A number for each edge that sorts almost as its cost (of :func:`edge_costs`): the leading 36 bits of the cost, then the edge;
+    ``keys``: filled with the result, uint64 (edges,)."""
     height, width = costs.shape[1:]
     count = 0
     for direction in range(4):
@@ -114,13 +94,8 @@ def sort_keys(costs: np.ndarray, keys: np.ndarray) -> None:
 
 @njit(nogil=True, cache=True)
 def in_order(keys: np.ndarray, costs: np.ndarray, sorted_costs: np.ndarray, sorted_edges: np.ndarray) -> None:
-    """Costs and edges in ascending order of the costs, equal costs in any order.
-
-    Args:
-        keys: of :func:`sort_keys`, sorted.
-        costs: as from :func:`edge_costs`.
-        sorted_costs, sorted_edges: filled with the result, float64 and uint32 (edges,).
-    """
+    """Costs and edges in ascending order of the costs, equal costs in any order, from the sorted ``keys`` of :func:`sort_keys`;
+    ``sorted_costs``, ``sorted_edges``: filled with the result, float64 and uint32 (edges,)."""
     flat, plane, count = costs.ravel(), np.uint64(costs.shape[1] * costs.shape[2]), len(keys)
     for i in range(count):
         sorted_edges[i] = keys[i] & _EDGE_MASK
@@ -137,21 +112,8 @@ def in_order(keys: np.ndarray, costs: np.ndarray, sorted_costs: np.ndarray, sort
             start -= 1
         while stop < count and keys[start] >> _EDGE_BITS == keys[stop] >> _EDGE_BITS:
             stop += 1
-        _sort_run(sorted_costs[start:stop], sorted_edges[start:stop])
-
-
-@njit(nogil=True, cache=True)
-def _sort_run(costs: np.ndarray, edges: np.ndarray) -> None:
-    if len(costs) >= _LONG_RUN:
-        order = np.argsort(costs, kind="mergesort")
-        costs[:], edges[:] = costs[order], edges[order]
-        return
-    for i in range(1, len(costs)):
-        cost, edge, place = costs[i], edges[i], i
-        while place > 0 and costs[place - 1] > cost:
-            costs[place], edges[place] = costs[place - 1], edges[place - 1]
-            place -= 1
-        costs[place], edges[place] = cost, edge
+        order = start + np.argsort(sorted_costs[start:stop], kind="mergesort")
+        sorted_costs[start:stop], sorted_edges[start:stop] = sorted_costs[order], sorted_edges[order]
 
 
 @njit(nogil=True, cache=True)

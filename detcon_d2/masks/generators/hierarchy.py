@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from detcon_d2.masks.generators.base import RegionGenerator, parameter, to_label_map
-from detcon_d2.masks.generators.fh import FelzenszwalbRegions
+from detcon_d2.masks.generators.felzenszwalb import FelzenszwalbRegions
 
 _BOX = 4  # depth of the boxes on either side of a boundary, pixels; they are 2 * _BOX - 1 long
 _ENCLOSED = 0.5  # by how much the dissimilarity is reduced if one region is within the other
@@ -64,20 +64,15 @@ class HierarchicalRegions(RegionGenerator):
     def layers(self) -> int:
         return len(self.regions)
 
-    def prepare(self) -> None:
-        """As :meth:`FelzenszwalbRegions.prepare`."""
-        FelzenszwalbRegions().prepare()
+    prepare = staticmethod(FelzenszwalbRegions.prepare)
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator, record: dict | None = None) -> np.ndarray:
-        finest = self._finest(image, rng)
+        min_size = math.ceil(self.grain * image.shape[0] * image.shape[1])
+        finest = FelzenszwalbRegions(scale=min_size, sigma=self.sigma, min_size=min_size)(image, rng).astype(np.int64)
         graph = region_graph(image, finest, self.color, self.texture, self.boundary)
         merges = merge_regions(graph, min(self.regions), self.threshold)
         maps = [to_label_map(cut(merges, len(graph.size), count, self.threshold)[finest]) for count in self.regions]
         return maps[0] if self.layers == 1 else np.stack(maps)
-
-    def _finest(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        min_size = math.ceil(self.grain * image.shape[0] * image.shape[1])
-        return FelzenszwalbRegions(scale=min_size, sigma=self.sigma, min_size=min_size)(image, rng).astype(np.int64)
 
     def advice(self, height: int, width: int) -> str | None:
         """Half the threshold, or a finer partition if the threshold is 0."""
@@ -108,13 +103,8 @@ class RegionGraph:
 
 
 def region_graph(image: np.ndarray, label_map: np.ndarray, color: float, texture: float, boundary: float) -> RegionGraph:
-    """The quantities that merging needs; see :class:`HierarchicalRegions` for the cues.
-
-    Args:
-        image: uint8 (H, W, 3) RGB.
-        label_map: int64 (H, W), every id of 0..n-1.
-        color, texture, boundary: weights.
-    """
+    """The quantities that merging needs of an image uint8 (H, W, 3) RGB and its regions int64 (H, W), every id of 0..n-1. The weights and
+    cues are those of :class:`HierarchicalRegions`."""
     lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
     ids, count = label_map.ravel(), int(label_map.max()) + 1
     size = np.bincount(ids)
@@ -176,7 +166,8 @@ def merge_regions(graph: RegionGraph, regions: int, threshold: float = 0.0) -> l
         (dissimilarity, i, j) of each merge in order. Merge k makes region n + k of i and j, n being the number of regions of the graph.
     """
     left, growing, merges = len(graph.size), _GrowingGraph(graph), []
-    queue = growing.edges()
+    (i, j), length, contrast = graph.edges.T, graph.length, graph.contrast
+    queue = list(zip(growing.dissimilarity(i, j, length, contrast).tolist(), i.tolist(), j.tolist()))
     heapq.heapify(queue)
     while queue:
         dissimilarity, i, j = edge = heapq.heappop(queue)
@@ -192,15 +183,8 @@ def merge_regions(graph: RegionGraph, regions: int, threshold: float = 0.0) -> l
 
 
 def cut(merges: list[tuple[float, int, int]], count: int, regions: int, threshold: float = 0.0) -> np.ndarray:
-    """The partition with ``regions`` regions, or with fewer as :func:`merge_regions` says.
-
-    Args:
-        merges: of :func:`merge_regions`, down to this number at least.
-        count: regions before merging.
-
-    Returns:
-        int64 (count,): the new region of each, 0, 1, 2, ... in the order of the first of each.
-    """
+    """The partition with ``regions`` regions, or with fewer if :func:`merge_regions` made ``merges`` below the threshold of the ``count``
+    regions before: int64 (count,), the new region of each, 0, 1, 2, ... in the order of the first of each."""
     done = max(count - regions, 0)
     while done < len(merges) and merges[done][0] < threshold:
         done += 1
@@ -222,13 +206,8 @@ class _GrowingGraph:
         self.features = np.pad(graph.features, ((0, room), (0, 0)))
         # For each region: its neighbours, with length and contrast of the common boundary.
         self.around: list[dict[int, tuple[float, float]]] = [{} for _ in range(self.next)]
-        self.graph = graph
         for (i, j), length, contrast in zip(graph.edges.tolist(), graph.length.tolist(), graph.contrast.tolist()):
             self.around[i][j] = self.around[j][i] = (length, contrast)
-
-    def edges(self) -> list[tuple[float, int, int]]:
-        i, j = self.graph.edges.T
-        return list(zip(self._dissimilarity(i, j, self.graph.length, self.graph.contrast).tolist(), i.tolist(), j.tolist()))
 
     def merge(self, i: int, j: int) -> list[tuple[float, int, int]]:
         """Merge two regions into a new one; returns its edges."""
@@ -239,15 +218,7 @@ class _GrowingGraph:
         self.perimeter[new] = self.perimeter[i] + self.perimeter[j] - 2 * self.around[i][j][0]
         self.alive[i] = self.alive[j] = False
         self.alive.append(True)
-        around = self._join(i, j, new)
-        if not around:
-            return []
-        others = np.fromiter(around, int, len(around))
-        length, contrast = np.array(list(around.values())).T
-        return [(value, other, new) for value, other in zip(self._dissimilarity(others, new, length, contrast).tolist(), around)]
-
-    def _join(self, i: int, j: int, new: int) -> dict[int, tuple[float, float]]:
-        """The neighbours of both, with the sums of their boundaries."""
+        # The neighbours of both, with the sums of their boundaries.
         around = self.around[i]
         for other, (length, contrast) in self.around[j].items():
             old = around.get(other, (0.0, 0.0))
@@ -258,9 +229,12 @@ class _GrowingGraph:
             self.around[other].pop(i, None)
             self.around[other].pop(j, None)
             self.around[other][new] = boundary
-        return around
+        if not around:
+            return []
+        length, contrast = np.array(list(around.values())).T
+        return [(value, other, new) for value, other in zip(self.dissimilarity(list(around), new, length, contrast).tolist(), around)]
 
-    def _dissimilarity(self, i: np.ndarray, j: np.ndarray | int, length: np.ndarray, contrast: np.ndarray) -> np.ndarray:
+    def dissimilarity(self, i: np.ndarray | list[int], j: np.ndarray | int, length: np.ndarray, contrast: np.ndarray) -> np.ndarray:
         """See :class:`HierarchicalRegions`; (E,) for E pairs."""
         p, q = self.features[i], self.features[j]
         difference = (p - q) ** 2 / np.maximum(p + q, _TINY)

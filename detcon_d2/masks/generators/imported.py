@@ -52,24 +52,19 @@ class ImportedRegions(RegionGenerator):
     def __call__(self, image: np.ndarray, rng: np.random.Generator, record: dict | None = None) -> np.ndarray:
         if not self.masks or record is None:
             raise ValueError("imported: found no masks; expected masks=PATH, and the record of the image, which says where in them it is")
-        label_map = self._read(record, *image.shape[:2])
+        for_all = os.path.isfile(self.masks)
+        path = self.masks if for_all else _find_file(self.masks, self.mask_format, record)
+        if not for_all and path.suffix == ".png":
+            label_map = _read_png(path, *image.shape[:2])
+        else:
+            annotations = _find_annotations(self.masks, record) if for_all else _read_sam_json(path)
+            try:
+                label_map = to_label_map(annotation_label_map(annotations, *image.shape[:2]))
+            except ValueError as error:
+                raise ValueError(f"imported: masks of {record['key']} in {path}: {error}") from error
         if self.background == "none":
             label_map[label_map == 0] = NO_REGION
         return label_map
-
-    def _read(self, record: dict, height: int, width: int) -> np.ndarray:
-        """uint16 (height, width), 0 = background."""
-        if os.path.isfile(self.masks):
-            path, annotations = self.masks, _find_annotations(self.masks, record)
-        else:
-            path = _find_file(self.masks, self.mask_format, record)
-            if path.suffix == ".png":
-                return read_label_png(path, height, width)
-            annotations = _read_sam_json(path)
-        try:
-            return to_label_map(annotation_label_map(annotations, height, width))
-        except ValueError as error:
-            raise ValueError(f"imported: masks of {record['key']} in {path}: {error}") from error
 
 
 def _find_file(folder: str, mask_format: str, record: dict) -> Path:
@@ -90,12 +85,10 @@ def _find_file(folder: str, mask_format: str, record: dict) -> Path:
 def _find_annotations(path: str, record: dict) -> list[dict]:
     by_name = _load_coco_masks(path)
     pure = PurePosixPath(record["key"])
-    names = [record["key"], str(record.get("image_id")), str(pure.with_suffix(""))] + (
-        [str(int(pure.stem))] if pure.stem.isdecimal() else []
-    )
-    for name in names:
-        if name in by_name:
-            return by_name[name]
+    number = [str(int(pure.stem))] if pure.stem.isdecimal() else []
+    names = [record["key"], str(record.get("image_id")), str(pure.with_suffix("")), *number]
+    if found := [by_name[name] for name in names if name in by_name]:
+        return found[0]
     raise ValueError(
         f"imported: found no masks of {record['key']} (image_id {record.get('image_id')}) in {path}, which has {len(by_name)} images such "
         f"as {next(iter(by_name), 'none')!r}; expected the key as file_name or image_id: give the folder below which the names are the "
@@ -140,17 +133,10 @@ def _read_json(path: str | os.PathLike) -> dict | list:
         raise ValueError(f"imported: cannot read {path} ({error}); expected a json: write the masks again") from error
 
 
-def read_label_png(path: str | os.PathLike, height: int, width: int) -> np.ndarray:
-    """Labels of a PNG: see :class:`ImportedRegions`.
-
-    Returns:
-        uint16 (height, width).
-
-    Raises:
-        ValueError: damaged, transparent, or of another size.
-    """
+def _read_png(path: Path, height: int, width: int) -> np.ndarray:
+    """Labels of a PNG, uint16 (height, width): see :class:`ImportedRegions`. Raises ValueError: damaged, transparent or of another size."""
     try:
-        labels = read_labels(Path(path).read_bytes())
+        labels = read_labels(path.read_bytes())
     except (OSError, ValueError) as error:
         raise ValueError(f"imported: cannot read {path}: {error}; write it again") from error
     if labels.shape[:2] != (height, width):

@@ -28,10 +28,8 @@ class SlicRegions(RegionGenerator):
     sigma: float = parameter(1.0, _SIGMA_HELP, at_least=0)
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator, record: dict | None = None) -> np.ndarray:
-        labels = skimage.segmentation.slic(
-            image, n_segments=self.segments, compactness=self.compactness, sigma=self.sigma, start_label=0, channel_axis=-1
-        )
-        return _contiguous(labels)
+        params = {"n_segments": self.segments, "compactness": self.compactness, "sigma": self.sigma}
+        return _contiguous(skimage.segmentation.slic(image, **params, start_label=0))
 
     def advice(self, height: int, width: int) -> str | None:
         return f"--segments {max(16, 2 * self.segments)} --compactness {2 * self.compactness:g}"
@@ -41,9 +39,8 @@ class SlicRegions(RegionGenerator):
 class QuickshiftRegions(RegionGenerator):
     """Quickshift: modes of the density over colour and position (Vedaldi and Soatto, ECCV 2008), ``skimage.segmentation.quickshift``.
 
-    Its time grows with the square of ``kernel_size``: at full size, a kernel that gives photographs about 16 regions takes seconds per
-    image. So it segments a reduced image (smaller images are not enlarged), and its regions are enlarged again: their boundaries are as
-    coarse as the reduction.
+    Its time grows with the square of ``kernel_size``, so it segments a reduced image (smaller images are not enlarged), and its regions are
+    enlarged again: their boundaries are as coarse as the reduction.
     """
 
     name = "quickshift"
@@ -58,9 +55,8 @@ class QuickshiftRegions(RegionGenerator):
         height, width = image.shape[:2]
         factor = min(1.0, self.side / max(height, width))
         size = max(1, round(width * factor)), max(1, round(height * factor))
-        labels = skimage.segmentation.quickshift(
-            cv2.resize(image, size, interpolation=cv2.INTER_AREA), kernel_size=self.kernel_size, max_dist=self.max_dist, ratio=self.ratio
-        )
+        reduced = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        labels = skimage.segmentation.quickshift(reduced, kernel_size=self.kernel_size, max_dist=self.max_dist, ratio=self.ratio)
         return _contiguous(cv2.resize(labels.astype(np.int32), (width, height), interpolation=cv2.INTER_NEAREST))
 
     def advice(self, height: int, width: int) -> str | None:
@@ -80,16 +76,13 @@ class WatershedRegions(RegionGenerator):
     sigma: float = parameter(2.0, _SIGMA_HELP, at_least=0)
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator, record: dict | None = None) -> np.ndarray:
-        markers = min(self.markers, image.shape[0] * image.shape[1])
-        return _contiguous(skimage.segmentation.watershed(self._gradient(image), markers, compactness=self.compactness))
-
-    def _gradient(self, image: np.ndarray) -> np.ndarray:
-        """Length of the gradient over all channels, float32 (H, W)."""
         lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
         if self.sigma:
             lab = cv2.GaussianBlur(lab, (0, 0), self.sigma)
         along = [cv2.Sobel(lab, cv2.CV_32F, dx, 1 - dx) / 8 for dx in (0, 1)]
-        return np.sqrt(sum((derivative**2).sum(axis=2) for derivative in along))
+        gradient = np.sqrt(sum((derivative**2).sum(axis=2) for derivative in along))  # of all channels, float32 (H, W)
+        markers = min(self.markers, image.shape[0] * image.shape[1])
+        return _contiguous(skimage.segmentation.watershed(gradient, markers, compactness=self.compactness))
 
     def advice(self, height: int, width: int) -> str | None:
         return f"--markers {max(16, 2 * self.markers)}"

@@ -1,4 +1,4 @@
-"""A contact sheet: images in rows, sources of regions in columns, the ground truth in the last column."""
+"""A contact sheet: images in rows, sources of regions in columns (generators and folders of label maps), the ground truth in the last."""
 
 import os
 
@@ -6,25 +6,56 @@ import numpy as np
 
 from detcon_d2.io.images import read_image
 from detcon_d2.masks.cells import NO_REGION
+from detcon_d2.masks.generators.base import RegionGenerator
 from detcon_d2.masks.overlay import count_regions, draw_sheet, fit, overlay_regions, picture_format, write_sheet
 from detcon_d2.masks.scoring.ground_truth import has_ground_truth, read_ground_truth
 from detcon_d2.masks.scoring.scores import GroundTruth
-from detcon_d2.masks.scoring.sources import Source, named_layers
+from detcon_d2.masks.store.formats import open_store
+from detcon_d2.masks.worker import image_rng
 
 SIDE = 288
 """Longer side of a picture in pixels."""
 
 
+class StoredRegions:
+    """Reads the label maps in a folder, by the key of the image: uint16 (layers, H, W).
+
+    Raises ValueError for no such folder or a damaged one; when called, for an image without a label map.
+    """
+
+    def __init__(self, root: str | os.PathLike) -> None:
+        self._store = open_store(root)
+
+    def __str__(self) -> str:
+        return str(self._store.root)
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator, record: dict) -> np.ndarray:
+        return np.stack([self._store.read(record["key"], layer) for layer in range(self._store.layers)])
+
+
+Source = RegionGenerator | StoredRegions
+
+
+def named_layers(title: str, source: Source, image: np.ndarray, record: dict) -> list[tuple[str, np.ndarray]]:
+    """The label maps of an image, each uint16 (H, W) with its title: ``title``, or ``title [layer]`` if there are several.
+
+    Raises ValueError as the source raises it, or for label maps of another size.
+    """
+    label_maps = source(image, image_rng(record["key"]), record)
+    label_maps = label_maps[None] if label_maps.ndim == 2 else label_maps
+    if label_maps.shape[1:] != image.shape[:2]:
+        found, expected = (f"{shape[1]} x {shape[0]}" for shape in (label_maps.shape[1:], image.shape[:2]))
+        raise ValueError(
+            f"the label map of {record['key']} from {source} is {found} (width x height), but {record['file_name']} is {expected}; "
+            "expected the same size: make the label maps of these images"
+        )
+    return [(title if len(label_maps) == 1 else f"{title} [{layer}]", label_map) for layer, label_map in enumerate(label_maps)]
+
+
 def write_contact_sheet(sources: dict[str, Source], records: list[dict], output: str | os.PathLike, title: str) -> str:
-    """Make the regions, draw and write a sheet; returns one line on what was written.
+    """Make the regions, draw and write a sheet, a .png or .jpg, with a title as its first line; returns one line on what was written.
 
-    Args:
-        sources, records: see :func:`draw_rows`.
-        output: a .png or .jpg.
-        title: first line of the sheet.
-
-    Raises:
-        ValueError: no images, another extension, or as :func:`draw_rows`.
+    Raises ValueError for no images or another extension, and as :func:`draw_rows`.
     """
     picture_format(output)  # before the work
     if not records:
@@ -35,15 +66,10 @@ def write_contact_sheet(sources: dict[str, Source], records: list[dict], output:
 
 
 def draw_rows(sources: dict[str, Source], records: list[dict]) -> tuple[list[str], list[list[tuple[np.ndarray, str]]]]:
-    """The headings, and for each image the pictures with their captions.
+    """The headings, and for each image the pictures with their captions. A source with several layers has a column for each.
 
-    Args:
-        sources: title -> source; one with several layers has a column for each.
-        records: dataset dicts. If all have ground truth (those of ``list_bsds`` and ``list_coco``), it is shown; of several people's
-            segmentations, the one with the median number of segments.
-
-    Raises:
-        ValueError: an image, ground truth or label map that cannot be read or has another size.
+    If all records have ground truth (those of ``list_bsds`` and ``list_coco``), it is shown; of several people's segmentations, the one
+    with the median number of segments. Raises ValueError for an image, ground truth or label map that is damaged or of another size.
     """
     with_truth, headings, rows = all(map(has_ground_truth, records)), [], []
     for record in records:

@@ -17,11 +17,7 @@ _FILE = "ground_truth_file_name"
 def list_bsds(images: str, ground_truth: str) -> list[dict]:
     """The images of a folder that have human segmentations: ``<ground_truth>/<key without extension>.npz`` or ``.mat``.
 
-    Returns:
-        Dataset dicts as of :func:`detcon_d2.masks.list_images`, for :func:`read_ground_truth`.
-
-    Raises:
-        ValueError: no images, or none of them has a segmentation.
+    Returns dataset dicts as :func:`detcon_d2.masks.list_images`, for :func:`read_ground_truth`. Raises ValueError if there are none.
     """
     records = list_images(f"folder:{images}")
     root = Path(ground_truth).expanduser()
@@ -51,17 +47,12 @@ def has_ground_truth(record: dict) -> bool:
 
 
 def read_ground_truth(record: dict, height: int, width: int) -> list[GroundTruth]:
-    """Ground truths of an image.
+    """Ground truths of an image of :func:`list_bsds` or :func:`list_coco` that is displayed with this height and width in pixels.
 
     BSDS: one per person, all pixels in segments. COCO: one, of the visible parts of the instances (where two overlap the smaller is on
     top, as in label maps of annotations); segment 0 is the background, crowds are void.
 
-    Args:
-        record: of :func:`list_bsds` or :func:`list_coco`.
-        height, width: of the image as displayed, pixels.
-
-    Raises:
-        ValueError: damaged, or of another size than the image; names both files.
+    Raises ValueError: damaged, or of another size than the image; names both files.
     """
     if _FILE in record:
         truths = [GroundTruth(segments) for segments in read_segmentations(record[_FILE])]
@@ -88,13 +79,9 @@ def instance_truth(annotations: list[dict], height: int, width: int) -> GroundTr
 
 
 def read_segmentations(path: str | os.PathLike) -> list[np.ndarray]:
-    """Human segmentations of an image, one integer (H, W) array per person.
+    """Human segmentations of an image, one integer (H, W) array per person. Raises ValueError for another kind of file.
 
-    Args:
-        path: ``.mat`` of BSDS500 (``groundTruth{k}.Segmentation``), or ``.npz`` with the array ``seg`` (people, H, W).
-
-    Raises:
-        ValueError: another kind of file.
+    They are in a ``.mat`` of BSDS500 (``groundTruth{k}.Segmentation``), or in a ``.npz`` with the array ``seg`` (people, H, W).
     """
     try:
         segmentations = _read_mat(path) if str(path).endswith(".mat") else list(np.load(path, allow_pickle=False)["seg"])

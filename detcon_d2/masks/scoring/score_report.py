@@ -5,7 +5,6 @@ import math
 import os
 import time
 from contextlib import closing
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -14,72 +13,37 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from detcon_d2.io.atomic import write_bytes_atomically
-from detcon_d2.io.charts import Panel, bar_chart, svg_file
 from detcon_d2.io.images import read_image
+from detcon_d2.masks.scoring.contact_sheet import Source, StoredRegions, named_layers
 from detcon_d2.masks.scoring.ground_truth import read_ground_truth
 from detcon_d2.masks.scoring.scores import LabelMapScores, mean, score_label_map
-from detcon_d2.masks.scoring.sources import Source, StoredRegions, named_layers
 from detcon_d2.masks.worker import map_records
 
-_HEADINGS = {
-    "covering": "covering",
-    "boundary_recall": "boundary recall",
-    "asa": "ASA",
-    "best_overlap": "best overlap",
-    "regions": "regions",
-    "median_regions": "median",
-    "milliseconds": "ms",
-}
-_SHARES = ("covering", "boundary_recall", "asa", "best_overlap")
+_SHARES = {"covering": "covering", "boundary_recall": "boundary recall", "asa": "ASA", "best_overlap": "best overlap"}
+_HEADINGS = _SHARES | {"regions": "regions", "median_regions": "median", "milliseconds": "ms"}
 
 
-@dataclass(frozen=True)
-class SourceScores:
-    """A source over a data set; shares in 0..1, NaN if no image has anything to agree with.
+def score_sources(sources: dict[str, Source], records: list[dict], *, workers: int = 1, progress: bool = True) -> list[dict]:
+    """Score sources, by title, on the same images, which are records of ``list_bsds`` or ``list_coco``.
 
-    Attributes:
-        source: its title.
-        images: how many were scored.
-        covering: mean over the images of :attr:`LabelMapScores.covering`; likewise boundary_recall and asa.
-        best_overlap: mean over all objects of all images (and people) of their best intersection over union.
-        regions: mean number of regions of an image.
-        median_regions: its median.
-        milliseconds: median processor time to make the regions of an image that is in memory; None for label maps from files.
-    """
+    A source with several layers has a result for each, with the time of all. One worker works in this process, several are processes.
 
-    source: str
-    images: int
-    covering: float
-    boundary_recall: float
-    asa: float
-    best_overlap: float
-    regions: float
-    median_regions: float
-    milliseconds: float | None
+    Returns:
+        for each source: ``source``, its title; ``images``, their number; the means over the images of ``covering``, ``boundary_recall``
+        and ``asa``; ``best_overlap``, the mean over all objects of all images and people of their best intersection over union (shares in
+        0..1, NaN if no image has anything to agree with); ``regions`` and ``median_regions``, mean and median number of regions of an
+        image; ``milliseconds``, the median processor time to make the regions of an image that is in memory, None for stored label maps.
 
-
-def score_sources(sources: dict[str, Source], records: list[dict], *, workers: int = 1, progress: bool = True) -> list[SourceScores]:
-    """Score sources on the same images.
-
-    Args:
-        sources: title -> source. One with several layers has a result for each, with the time of all.
-        records: of ``list_bsds`` or ``list_coco``.
-        workers: processes; 1 works in this one.
-        progress: show a progress bar.
-
-    Raises:
-        ValueError: no sources, or an image, ground truth or label map that cannot be read or has another size; names it.
+    Raises ValueError: no sources, or an image, ground truth or label map that cannot be read or has another size; names it.
     """
     if not sources:
         raise ValueError("found no sources of regions; expected at least one")
-    scores: dict[str, list[LabelMapScores]] = {}
-    seconds: dict[str, list[float | None]] = {}
+    found: dict[str, list[tuple[LabelMapScores, float | None]]] = {}
     results = map_records(partial(_score_image, sources=sources), records, workers)
     with closing(results), tqdm(results, total=len(records), unit=" images", disable=not progress) as bar:
-        for title, score, time_ in (layer for image in bar for layer in image):
-            scores.setdefault(title, []).append(score)
-            seconds.setdefault(title, []).append(time_)
-    return [_summarise(title, found, seconds[title]) for title, found in scores.items()]
+        for title, scores, seconds in (layer for image in bar for layer in image):
+            found.setdefault(title, []).append((scores, seconds))
+    return [_summarise(title, *zip(*layers)) for title, layers in found.items()]
 
 
 def _score_image(record: dict, sources: dict[str, Source]) -> list[tuple[str, LabelMapScores, float | None]]:
@@ -95,47 +59,47 @@ def _score_image(record: dict, sources: dict[str, Source]) -> list[tuple[str, La
     return results
 
 
-def _summarise(title: str, scores: list[LabelMapScores], seconds: list[float | None]) -> SourceScores:
+def _summarise(title: str, scores: tuple[LabelMapScores, ...], seconds: tuple[float | None, ...]) -> dict:
     with_objects = [one for one in scores if one.objects]
-    weights = [one.objects for one in with_objects]
-    return SourceScores(
-        source=title,
-        images=len(scores),
+    overlaps, weights = [one.best_overlap for one in with_objects], [one.objects for one in with_objects]
+    return {
+        "source": title,
+        "images": len(scores),
         **{name: mean([getattr(one, name) for one in scores]) for name in ("covering", "boundary_recall", "asa")},
-        best_overlap=float(np.average([one.best_overlap for one in with_objects], weights=weights)) if weights else float("nan"),
-        regions=float(np.mean([one.regions for one in scores])),
-        median_regions=float(np.median([one.regions for one in scores])),
-        milliseconds=None if None in seconds else 1000 * float(np.median(seconds)),
-    )
+        "best_overlap": float(np.average(overlaps, weights=weights)) if overlaps else float("nan"),
+        "regions": float(np.mean([one.regions for one in scores])),
+        "median_regions": float(np.median([one.regions for one in scores])),
+        "milliseconds": None if None in seconds else 1000 * float(np.median(seconds)),
+    }
 
 
-def format_table(results: list[SourceScores], markdown: bool = False) -> str:
+def format_table(results: list[dict], markdown: bool = False) -> str:
     """A line for each result; ``markdown``: as a table of a Markdown file."""
-    lines = [[f"`{one.source}`" if markdown else one.source, *(_format(name, getattr(one, name)) for name in _HEADINGS)] for one in results]
+    lines = [[f"`{one['source']}`" if markdown else one["source"], *(_format(name, one[name]) for name in _HEADINGS)] for one in results]
     alignment = ["left"] + ["right"] * len(_HEADINGS)
     style = "pipe" if markdown else "simple"
     return tabulate(lines, ["source", *_HEADINGS.values()], tablefmt=style, disable_numparse=True, colalign=alignment)
 
 
-def write_json(results: list[SourceScores], path: str | os.PathLike) -> None:
-    """A list of objects with the fields of :class:`SourceScores`; null for missing numbers."""
-    rows = [{name: None if _is_missing(value) else value for name, value in asdict(one).items()} for one in results]
+def write_json(results: list[dict], path: str | os.PathLike) -> None:
+    """A list of objects with the keys of :func:`score_sources`; null for missing numbers."""
+    rows = [{name: None if _is_missing(value) else value for name, value in one.items()} for one in results]
     _write(path, json.dumps(rows, indent=2) + "\n")
 
 
-def write_chart(results: list[SourceScores], path: str | os.PathLike, title: str) -> None:
-    """Bars of every score, as SVG. Raises ValueError for another extension."""
+def write_chart(results: list[dict], path: str | os.PathLike, title: str) -> None:
+    """Bars of every score, as SVG; the best source of a share has another colour. Raises ValueError for another extension."""
+    from detcon_d2.io.charts import Panel, bar_chart  # only here: matplotlib takes half a second to load
+
     if not str(path).endswith(".svg"):
         raise ValueError(f"chart: found {path}; expected the name of an .svg")
     panels = []
-    for name, heading in _HEADINGS.items():
-        if name != "median_regions":
-            values, share = [getattr(one, name) for one in results], name in _SHARES
-            best = max((value for value in values if not _is_missing(value)), default=None)
-            # The best source of a share has another colour.
-            colors = [int(share and value == best) for value in values]
-            panels.append(Panel(heading, values, [_format(name, value) for value in values], 1.0 if share else None, colors))
-    _write(path, svg_file(bar_chart([one.source for one in results], panels, title, title)))
+    for name in (name for name in _HEADINGS if name != "median_regions"):
+        values, share = [one[name] for one in results], name in _SHARES
+        best = max((value for value in values if not _is_missing(value)), default=None)
+        colors = [int(share and value == best) for value in values]
+        panels.append(Panel(_HEADINGS[name], values, [_format(name, value) for value in values], 1.0 if share else None, colors))
+    _write(path, bar_chart([one["source"] for one in results], panels, title))
 
 
 def _format(name: str, value: float | None) -> str:

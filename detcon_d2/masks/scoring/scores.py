@@ -5,41 +5,29 @@ and not labelled ("void") in the ground truth: void pixels are left out of all s
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from detcon_d2.masks.cells import NO_REGION
 
-BOUNDARY_TOLERANCE = 2
-"""Pixels by which a boundary may be displaced, in each direction."""
 
+class GroundTruth(NamedTuple):
+    """One segmentation by a person, or one set of instances: integer (H, W), ids in 0..65534, 65535 = not labelled.
 
-@dataclass(frozen=True)
-class GroundTruth:
-    """One segmentation by a person, or one set of instances.
-
-    Attributes:
-        segments: integer (H, W), ids in 0..65534, 65535 = not labelled.
-        background: the segment that is no object (everything outside COCO's instances); None: all are objects.
+    The segment ``background`` is no object (everything outside COCO's instances); None: all are objects.
     """
 
     segments: np.ndarray
     background: int | None = None
 
 
-@dataclass(frozen=True)
-class LabelMapScores:
+class LabelMapScores(NamedTuple):
     """Agreement of one label map with the ground truths of its image: shares in 0..1, NaN if there is nothing to agree with.
 
-    Attributes:
-        covering: mean over the ground truths of :func:`covering`.
-        boundary_recall: mean over them of :func:`boundary_recall`.
-        asa: mean over them of :func:`achievable_accuracy`.
-        best_overlap: mean over the objects of all ground truths of their best intersection over union.
-        objects: number of these objects.
-        regions: regions of the label map.
+    Covering, boundary recall and achievable accuracy (asa) are means over the ground truths, ``best_overlap`` is the mean over the objects
+    of all ground truths of their best intersection over union. ``objects`` and ``regions`` are the numbers of these objects and of regions.
     """
 
     covering: float
@@ -50,14 +38,10 @@ class LabelMapScores:
     regions: int
 
 
-@dataclass(frozen=True)
-class ContingencyTable:
-    """How many labelled pixels each region shares with each segment.
+class ContingencyTable(NamedTuple):
+    """How many labelled pixels each region shares with each segment: int64 (R, G).
 
-    Attributes:
-        pixels: int64 (R, G), pixels of region i in segment j.
-        segment_area: int64 (G,), pixels of segment j, also those in no region.
-        is_object: bool (G,), False for the background.
+    ``segment_area`` int64 (G,) also counts the pixels in no region; ``is_object`` bool (G,) is False for the background.
     """
 
     pixels: np.ndarray
@@ -66,30 +50,16 @@ class ContingencyTable:
 
 
 def contingency_table(label_map: np.ndarray, truth: GroundTruth) -> ContingencyTable:
-    """Count the pixels of every pair of region and segment.
-
-    Args:
-        label_map: integer (H, W), ids in 0..65535.
-        truth: of the same size.
-
-    Raises:
-        ValueError: of different sizes.
-    """
+    """The table of a label map, integer (H, W), ids in 0..65535. Raises ValueError if the ground truth has another size."""
     if label_map.shape != truth.segments.shape:
         raise ValueError(f"found a label map of {label_map.shape} and a ground truth of {truth.segments.shape}; expected the same (H, W)")
     labelled = truth.segments != NO_REGION
-    regions, region_ids = _dense(label_map[labelled])
-    segments, segment_ids = _dense(truth.segments[labelled])
+    region_ids, regions = np.unique(label_map[labelled], return_inverse=True)
+    segment_ids, segments = np.unique(truth.segments[labelled], return_inverse=True)
     shape = len(region_ids), len(segment_ids)
     pixels = np.bincount(regions * shape[1] + segments, minlength=shape[0] * shape[1]).reshape(shape)
     is_object = np.ones(shape[1], bool) if truth.background is None else segment_ids != truth.background
     return ContingencyTable(pixels[region_ids != NO_REGION], pixels.sum(axis=0), is_object)
-
-
-def _dense(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ids replaced by their rank, int64 (N,), and the sorted distinct ids."""
-    present = np.bincount(ids, minlength=1) > 0
-    return (np.cumsum(present) - 1)[ids], np.flatnonzero(present)
 
 
 def best_overlaps(table: ContingencyTable) -> np.ndarray:
@@ -130,22 +100,14 @@ def boundaries(label_map: np.ndarray, void: int | None = None) -> np.ndarray:
     return line
 
 
-def boundary_recall(label_map: np.ndarray, segments: np.ndarray, tolerance: int = BOUNDARY_TOLERANCE) -> float:
-    """The share of the ground truth's boundary pixels that have a boundary pixel of the label map nearby.
+def boundary_recall(label_map: np.ndarray, segments: np.ndarray) -> float:
+    """The share of the ground truth's boundary pixels that have a boundary pixel of the label map nearby; NaN if there is no boundary.
 
-    Nearby means at most ``tolerance`` pixels away in x and in y (Chebyshev distance): the square window of Stutz et al. (CVIU 166, 2018),
-    after Martin et al. (TPAMI 26(5), 2004). Pixels are not matched one to one, so splitting a region never lowers it.
-
-    Args:
-        label_map: integer (H, W).
-        segments: integer (H, W), 65535 = not labelled; the border of labelled pixels is no boundary.
-        tolerance: pixels, >= 0.
-
-    Returns:
-        0..1; NaN if the ground truth has no boundary.
+    Nearby means at most 2 pixels away in x and in y (Chebyshev distance): the square window of Stutz et al. (CVIU 166, 2018),
+    after Martin et al. (TPAMI 26(5), 2004). Pixels are not matched one to one, so splitting a region never lowers it. Both maps are integer
+    (H, W); in the segments 65535 is not labelled, and the border of labelled pixels is no boundary.
     """
-    side = 2 * tolerance + 1
-    near = cv2.dilate(boundaries(label_map).astype(np.uint8), np.ones((side, side), np.uint8))
+    near = cv2.dilate(boundaries(label_map).astype(np.uint8), np.ones((5, 5), np.uint8))
     line = boundaries(segments, void=NO_REGION)
     return float(near[line].mean()) if line.any() else float("nan")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from detcon_d2.masks.generators.base import RegionGenerator
 from detcon_d2.masks.store.index import SHARDS, format_name, read_index
 from detcon_d2.masks.store.png_folder import LabelMapStore
-from detcon_d2.masks.store.tar_folder import IMAGES_PER_FILE, TarStore
+from detcon_d2.masks.store.tar_folder import TarStore
 
 STORES: dict[str, type[LabelMapStore]] = {cls.format: cls for cls in (LabelMapStore, TarStore)}
 """Short name of a format -> class."""
@@ -25,25 +25,7 @@ def open_store(root: str | os.PathLike) -> LabelMapStore:
 
 
 def create_store(
-    root: str | os.PathLike,
-    generator: RegionGenerator,
-    dataset: str,
-    file_format: str = "png",
-    *,
-    same_images: bool = False,
-    images_per_file: int = IMAGES_PER_FILE,
+    root: str | os.PathLike, generator: RegionGenerator, dataset: str, file_format: str = "png", **options: int
 ) -> LabelMapStore:
-    """A store for the label maps of a generator; see :meth:`LabelMapStore.create`.
-
-    Args:
-        root: the folder.
-        generator: makes the label maps.
-        dataset: data set spec or catalog name.
-        file_format: "png" or "tar".
-        same_images: accept another data set.
-        images_per_file: of tars, for images that are in no tar themselves.
-    """
-    options = {"images_per_file": images_per_file} if file_format == TarStore.format else {}
-    return STORES[file_format].create(
-        root, generator.name, generator.params(), dataset, layers=generator.layers, same_images=same_images, **options
-    )
+    """A store for the label maps of a generator in the format "png" or "tar"; options as of :meth:`LabelMapStore.create`."""
+    return STORES[file_format].create(root, generator.name, generator.params(), dataset, layers=generator.layers, **options)

@@ -46,22 +46,17 @@ def format_name(index: dict) -> str:
 
 
 def make_index(root: Path, wanted: dict, *, same_images: bool) -> None:
-    """Write ``index.json`` of a new folder, or check that of an existing one.
+    """Write ``index.json`` of a folder, which is made if it does not exist, or check the one that it has.
 
-    Args:
-        root: the folder, made if it does not exist.
-        wanted: "format", "generator", "params", "source" (the data set) and more.
-        same_images: accept another data set.
+    ``wanted``: "format", "generator", "params", "source" (the data set) and more; ``same_images``: accept another data set.
 
     Raises:
         ValueError: another format, generator, parameters or data set, or files without an index.
         OSError: the folder cannot be made or written.
     """
     wanted |= {"hash": params_hash(wanted["generator"], wanted["params"]), "versions": library_versions()}
-    if not (root / INDEX_NAME).exists():
-        _make_folder(root)
-        if not (root / INDEX_NAME).exists():
-            write_bytes_atomically(root / INDEX_NAME, (json.dumps(wanted, indent=2) + "\n").encode())
+    if not (root / INDEX_NAME).exists() and _make_folder(root):
+        write_bytes_atomically(root / INDEX_NAME, (json.dumps(wanted, indent=2) + "\n").encode())
     _refuse_mixing(root, read_index(root), wanted, same_images)
 
 
@@ -99,26 +94,24 @@ def _refuse_mixing(root: Path, found: dict, wanted: dict, same_images: bool) -> 
             f"{root}: found label maps of the images of {found['source']}; expected {wanted['source']}. Two data sets may use the same "
             "file names: choose another output folder, or pass --same-images if these are the same images"
         )
-    changed = [
-        f"{name} {found['versions'].get(name)} -> {new}" for name, new in wanted["versions"].items() if found["versions"].get(name) != new
-    ]
-    if changed:
-        _log.warning(
-            "%s was begun with other versions (%s): new label maps may differ slightly from those of an uninterrupted run",
-            root,
-            ", ".join(changed),
-        )
+    old, new = found["versions"], wanted["versions"]
+    if changed := ", ".join(f"{name} {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name]):
+        text = "%s was begun with other versions (%s): new label maps may differ slightly from those of an uninterrupted run"
+        _log.warning(text, root, changed)
 
 
-def _make_folder(root: Path) -> None:
+def _make_folder(root: Path) -> bool:
+    """Whether the folder is new or empty; another machine may have made the index at the same time."""
     try:
         root.mkdir(parents=True, exist_ok=True)
         others = [entry.name for entry in os.scandir(root) if not entry.name.startswith(TEMPORARY)]
     except OSError as error:
         raise write_error(root, error) from error
-    # Another machine may have made the index at the same time.
-    if others and not (root / INDEX_NAME).exists():
+    if (root / INDEX_NAME).exists():
+        return False
+    if others:
         raise ValueError(
             f"{root}: found {len(others)} file(s) such as {sorted(others)[0]!r} but no {INDEX_NAME}; expected an empty or new folder, or "
             "one made by tools/generate_masks.py"
         )
+    return True

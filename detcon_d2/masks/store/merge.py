@@ -4,20 +4,21 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
+from detcon_d2.io.atomic import remove_leftovers
 from detcon_d2.io.images import image_size, read_labels
 from detcon_d2.io.references import read_range
 from detcon_d2.io.tar import expand_pattern
 from detcon_d2.masks.command_lines import generate_command, merge_command
 from detcon_d2.masks.store.formats import STORES, open_store
-from detcon_d2.masks.store.index import INDEX_NAME, SHARDS, format_name, params_hash, read_index
+from detcon_d2.masks.store.index import INDEX_NAME, SHARDS, format_name, read_index
 from detcon_d2.masks.store.old_shards import list_shards, unpack_entry
 from detcon_d2.masks.store.png import encode_png, to_own_png
 from detcon_d2.masks.store.png_folder import LabelMapStore, read_failed
-from detcon_d2.masks.store.read import read_png
 from detcon_d2.masks.store.tar_file import open_tar
 
 _EXAMPLES = 5
@@ -28,12 +29,10 @@ class CheckResult:
     """What was found in a folder of label maps.
 
     Attributes:
-        total: number of images of the data set.
+        total: number of images of the data set; ``others``: number of label maps of other images.
         missing: keys without label map.
         failed: key -> reason, of the images that could not be used.
-        damaged: key -> what is wrong with the label map, its size included.
-        others: number of label maps of other images.
-        repaired: whether the damaged ones have been removed.
+        damaged: key -> what is wrong with the label map, its size included; ``repaired``: whether these have been removed.
     """
 
     total: int
@@ -67,21 +66,18 @@ class CheckResult:
 
 
 def check(store: LabelMapStore, records: list[dict], *, sizes: bool = False, progress: bool = False) -> CheckResult:
-    """Read all label maps of a data set.
-
-    Args:
-        store: where they are.
-        records: dataset dicts with "key", and for ``sizes`` "file_name".
-        sizes: compare their sizes with those of the images.
-        progress: show a progress bar.
-    """
+    """Read all label maps of a data set: dataset dicts with "key", and "file_name" if the ``sizes`` are compared with those of the images;
+    ``progress``: show a progress bar."""
     present, failed = store.keys(), read_failed(store.root)
     result = CheckResult(len(records), others=len(present - {record["key"] for record in records}))
     for record in tqdm(records, unit=" label maps", disable=not progress):
         key = record["key"]
         if key in present:
             try:
-                _check_image(store, record, sizes)
+                shapes = {store.read(key, layer).shape for layer in range(store.layers)}
+                if sizes and shapes != {expected := image_size(record["file_name"])}:
+                    found = next(iter(shapes))
+                    raise ValueError(f"found a size of {found}; expected {expected} (height, width), that of {record['file_name']}")
             except ValueError as error:
                 result.damaged[key] = str(error)
         elif key in failed:
@@ -91,54 +87,33 @@ def check(store: LabelMapStore, records: list[dict], *, sizes: bool = False, pro
     return result
 
 
-def repair(store: LabelMapStore, result: CheckResult) -> None:
-    """Remove the damaged label maps that a check found, so that the next run of tools/generate_masks.py makes them again."""
-    store.discard(set(result.damaged))
-    result.repaired = True
-
-
 def merge(store: LabelMapStore, records: list[dict], *, sizes: bool = False, progress: bool = False) -> CheckResult:
-    """Check the label maps of a data set and, if they are complete, bring them into the form that one uninterrupted run gives them.
-
-    Args:
-        store: where they are; nothing may be writing to it.
-        records: all images of the data set.
-        sizes, progress: see :func:`check`.
-    """
+    """:func:`check` the label maps of all images of a data set and, if they are complete, bring them into the form that one uninterrupted
+    run gives them. Nothing may be writing to the store."""
     result = check(store, records, sizes=sizes, progress=progress)
     if result.is_complete:
-        store.remove_leftovers()
+        remove_leftovers(store.root)
         store.finish(sorted(records, key=lambda record: record["key"]), result.failed)
         store.write_failed(result.failed)
     return result
 
 
-def take_over(
-    output: str | os.PathLike, inputs: Iterable[str], file_format: str = "png", *, same_images: bool = False, **options: int
-) -> LabelMapStore:
-    """Copy the label maps of other folders, or of tars, into one folder.
+def take_over(output: str | os.PathLike, inputs: Iterable[str], file_format: str = "png", **options: int) -> LabelMapStore:
+    """Copy the label maps of other folders, or of tars, into one folder; returns its store, for :func:`merge`.
 
     Args:
-        output: the folder; an existing one keeps its format.
+        output: the folder; an existing one keeps its format, a new one gets ``file_format``, "png" or "tar".
         inputs: folders of any format, those of earlier versions included, and ``tar:/data/train-{0000..0146}.tar`` with members
             ``<key>.seg.png``.
-        file_format: of a new folder: "png" or "tar".
-        same_images: accept inputs with other data set specs: the same images at another place, or other parts of them.
-        options: of a new folder: images_per_file.
+        options: as of :meth:`LabelMapStore.create`; ``same_images`` accepts inputs with other data set specs.
 
-    Returns:
-        The store in ``output``, for :func:`merge`.
-
-    Raises:
-        ValueError: nothing to open, or label maps of other parameters or another data set.
+    Raises ValueError: nothing to open, or label maps of other parameters or another data set.
     """
     opened = [_open_input(name) for name in inputs]
     cls = type(open_store(output)) if os.path.exists(os.path.join(output, INDEX_NAME)) else STORES[file_format]
-    for one in opened:
-        store = cls.create(
-            output, one.index["generator"], one.index["params"], one.index["source"],
-            layers=one.layers, same_images=same_images, **(options if cls.format == "tar" else {}),
-        )  # fmt: skip
+    for _, index, *_ in opened:
+        arguments = index["generator"], index["params"], index["source"]
+        store = cls.create(output, *arguments, layers=index.get("layers", 1), **options)
     done, failed = store.keys(), read_failed(store.root)
     for one in opened:
         failed |= read_failed(one.root)
@@ -152,18 +127,13 @@ def take_over(
     return store
 
 
-@dataclass
-class _Input:
+class _Input(NamedTuple):
     """Label maps to take over; ``read_png`` gives those of an image as a PNG that is read fast."""
 
     root: Path
     index: dict
     keys: set[str]
     read_png: Callable[[str], bytes]
-
-    @property
-    def layers(self) -> int:
-        return self.index.get("layers", 1)
 
 
 def _open_input(name: str) -> _Input:
@@ -174,36 +144,28 @@ def _open_input(name: str) -> _Input:
         places = list_shards(root)
         return _Input(root, index, set(places), lambda key: encode_png(unpack_entry(read_range(places[key]))))
     store = open_store(name)
-    return _Input(root, index, store.keys(), lambda key: to_own_png(read_png(store.reference(key)), store.layers))
+    return _Input(root, index, store.keys(), lambda key: to_own_png(read_range(store.reference(key)), store.layers))
 
 
 def _open_tars(pattern: str) -> _Input:
     """Label maps in tars outside of a folder with an index, perhaps made by another program and next to images."""
     tars = [open_tar(path) for path in expand_pattern(pattern)]
-    places = {key: place for tar in tars for key, place in tar.items()}
+    places = {key: place for tar in tars for key, place in tar.places.items()}
     if not places:
         raise ValueError(f"tar:{pattern}: found no label map; expected members <key>.seg.png")
     own = tars[0].description
     if any(tar.description != own for tar in tars):
         raise ValueError(f"tar:{pattern}: found label maps of several parameters; expected those of one run: take them over one by one")
     spec = f"tar:{os.path.abspath(pattern)}"
-    params = {"masks": spec}
-    index = (own or {"generator": "imported", "params": params, "hash": params_hash("imported", params)}) | {"source": spec}
+    index = (own or {"generator": "imported", "params": {"masks": spec}}) | {"source": spec}
 
     def read_png(key: str) -> bytes:
         data = read_range(places[key])
-        return to_own_png(data, index.get("layers", 1)) if own else encode_png(_to_stack(read_labels(data)))
+        if own:
+            return to_own_png(data, index.get("layers", 1))
+        labels = read_labels(data)
+        if labels.ndim != 2:
+            raise ValueError("found a PNG of colours; expected 8 or 16 bits of label, or a palette")
+        return encode_png(labels[None].astype(np.uint16))
 
     return _Input(Path(pattern).parent, index, set(places), read_png)
-
-
-def _to_stack(labels: np.ndarray) -> np.ndarray:
-    if labels.ndim != 2:
-        raise ValueError("found a PNG of colours; expected 8 or 16 bits of label, or a palette")
-    return labels[None].astype(np.uint16)
-
-
-def _check_image(store: LabelMapStore, record: dict, sizes: bool) -> None:
-    shapes = {store.read(record["key"], layer).shape for layer in range(store.layers)}
-    if sizes and shapes != {expected := image_size(record["file_name"])}:
-        raise ValueError(f"found a size of {next(iter(shapes))}; expected {expected} (height, width), that of {record['file_name']}")

@@ -19,13 +19,9 @@ _HEAD = struct.Struct("<III")  # length of the key, length of the data, crc32 of
 
 
 class PartWriter:
-    """Appends to a part of this process. The first write after a fork or an error begins a new part."""
+    """Appends to a part of this process in a folder. The first write after a fork or an error begins a new part."""
 
     def __init__(self, root: Path) -> None:
-        """
-        Args:
-            root: folder of the part.
-        """
         self._root = root
         self._descriptor: int | None = None
         self._process = -1
@@ -39,11 +35,11 @@ class PartWriter:
                 self._descriptor, self._process = self._open_new(), os.getpid()
             while record:
                 record = record[os.write(self._descriptor, record) :]
-        except BaseException as error:
-            self.close()
-            if isinstance(error, OSError):
-                raise write_error(self._root, error) from error
-            raise
+        except OSError as error:
+            raise write_error(self._root, error) from error
+        finally:
+            if record:  # it was not written completely
+                self.close()
 
     def close(self) -> None:
         """The next write begins a new part."""

@@ -6,11 +6,14 @@ be inflated without the layers above it. The CRC-32 of each chunk is checked; th
 unpacked ids, takes a third of the reading time and finds the same damage, so it is skipped. Any other grey PNG is read by OpenCV.
 """
 
+import os
 import struct
 import zlib
 
 import cv2
 import numpy as np
+
+from detcon_d2.io.references import LabelMapReference, parse_label_map, read_range
 
 try:
     # Takes a seventh of the time of zlib.
@@ -44,16 +47,7 @@ def encode_png(stack: np.ndarray) -> bytes:
 
 
 def decode_png(data: bytes, layer: int = 0, layers: int = 1) -> np.ndarray:
-    """One of the label maps in a grey PNG, uint16 (H, W).
-
-    Args:
-        data: the file.
-        layer: which one, from 0.
-        layers: how many there are.
-
-    Raises:
-        ValueError: damaged, no grey PNG of 8 or 16 bits, or no such layer.
-    """
+    """Label map number ``layer`` of the ``layers`` in a PNG, uint16 (H, W). Raises ValueError: damaged, not grey, or not 8 or 16 bits."""
     label_map = _decode_fast(data, layer, layers)
     return _decode_any(data, layers)[layer] if label_map is None else label_map
 
@@ -121,3 +115,28 @@ def _decode_any(data: bytes, layers: int) -> np.ndarray:
     if stack is None or stack.ndim != 2:
         raise ValueError(f"its content is damaged ({len(data)} bytes)")
     return stack.astype(np.uint16).reshape(layers, -1, stack.shape[1])
+
+
+def read_label_map(reference: str | os.PathLike | LabelMapReference, layer: int = 0) -> np.ndarray:
+    """The label map that ``record["label_map_file_name"]`` names (see :mod:`detcon_d2.io.references`), uint16 (H, W), 65535 = no region.
+    Raises ValueError: missing, damaged, no grey PNG, or no such layer."""
+    if not isinstance(reference, LabelMapReference):
+        reference = parse_label_map(reference)
+    path, layers, offset, length = reference
+    if not 0 <= layer < layers:
+        raise ValueError(f"label map {reference}: found {layers} layer(s); expected more than {layer}")
+    try:
+        return decode_png(read_range(reference), layer, layers)
+    except FileNotFoundError as error:
+        raise ValueError(f"label map: found no {path}; expected one for every image: run tools/generate_masks.py again") from error
+    except ValueError as error:
+        if length is None:
+            raise ValueError(f"label map: {path}: {error}; delete it and run tools/generate_masks.py again") from error
+    try:
+        # The tar may have been replaced since this process opened it.
+        return decode_png(read_range(reference, fresh=True), layer, layers)
+    except ValueError as error:
+        raise ValueError(
+            f"label map: bytes {offset}..{offset + length - 1} of {path}: {error}. Find and remove damaged label maps with: "
+            f"python tools/merge_masks.py {os.path.dirname(path)} --repair; then run tools/generate_masks.py again"
+        ) from error

@@ -2,29 +2,30 @@
 
 import os
 from pathlib import Path, PurePosixPath
+from typing import ClassVar
 
 import numpy as np
 
-from detcon_d2.io.atomic import TEMPORARY, remove_leftovers, walk_files, write_bytes_atomically
+from detcon_d2.io.atomic import walk_files, write_bytes_atomically
 from detcon_d2.io.references import LabelMapReference
 from detcon_d2.masks.store.index import FORMATS, format_name, make_index, read_index
-from detcon_d2.masks.store.png import encode_png
-from detcon_d2.masks.store.read import read_label_map
+from detcon_d2.masks.store.png import encode_png, read_label_map
 
 _FAILED_NAME = "failed.txt"
 
 
 class LabelMapStore:
-    """A folder with ``index.json`` and with ``<root>/<key>.png`` for the image with a key (see :mod:`detcon_d2.masks.store.png`).
+    """A folder ``root`` with ``index.json`` and with ``<root>/<key>.png`` for the image with a key (see :mod:`detcon_d2.masks.store.png`).
 
     Attributes:
-        root: the folder.
         index: what ``index.json`` holds: format, generator, params, hash, source, versions, layers, and more for some formats.
         layers: label maps per image.
         format: short name of the format, as on the command line.
+        options: what else the index of this format holds -> its default.
     """
 
     format = "png"
+    options: ClassVar[dict[str, int]] = {}
 
     def __init__(self, root: str | os.PathLike) -> None:
         """Open an existing folder. Raises ValueError if it is none, of another format, or its index is damaged."""
@@ -41,19 +42,19 @@ class LabelMapStore:
         """Open a folder for writing; make it and its index if it does not exist.
 
         Args:
-            root: the folder.
-            generator: registered name.
-            params: its parameters, plain values.
+            generator, params: registered name, and parameters as plain values.
             dataset: data set spec or catalog name. Two data sets can have equal keys, so another one is refused.
-            layers: label maps per image.
             same_images: accept another ``dataset``: the same images at another place, or more of them.
-            more: entries of the index that this format needs.
+            more: of a new folder of tars: ``images_per_file``, for images that are in no tar themselves. Other formats ignore it.
 
         Raises:
             ValueError: the folder holds label maps of another generator, other parameters or another data set, or files without an index.
             OSError: it cannot be made or written.
         """
-        wanted = {"format": FORMATS[cls.format], "generator": generator, "params": params, "source": dataset, "layers": layers} | more
+        options = {name: more.get(name, default) for name, default in cls.options.items()}
+        if min(options.values(), default=1) < 1:
+            raise ValueError(f"images per file: found {options['images_per_file']}; expected at least 1")
+        wanted = {"format": FORMATS[cls.format], "generator": generator, "params": params, "source": dataset, "layers": layers} | options
         make_index(Path(root), wanted, same_images=same_images)
         return cls(root)
 
@@ -84,12 +85,9 @@ class LabelMapStore:
 
     def keys(self) -> set[str]:
         """Keys of all images that have label maps here, including those that training cannot read yet."""
-        found = set()
-        for entry in walk_files(self.root):
-            # A power failure can leave empty files.
-            if entry.name.endswith(".png") and not entry.name.startswith(TEMPORARY) and entry.stat().st_size:
-                found.add(Path(entry.path).relative_to(self.root).as_posix()[: -len(".png")])
-        return found
+        # A power failure can leave empty files.
+        paths = [Path(one.path) for one in walk_files(self.root) if one.name.endswith(".png") and one.stat().st_size]
+        return {path.relative_to(self.root).as_posix()[: -len(".png")] for path in paths}
 
     def references(self) -> dict[str, LabelMapReference]:
         """Those of the images that training can read, by key."""
@@ -102,16 +100,8 @@ class LabelMapStore:
             self.path(key).unlink(missing_ok=True)
 
     def finish(self, records: list[dict], failed: dict[str, str]) -> None:
-        """Bring the folder into its final form. To call when the label maps of all these records are written.
-
-        Args:
-            records: with "key" and "file_name".
-            failed: key -> reason, of the images that could not be used.
-        """
-
-    def remove_leftovers(self) -> None:
-        """Delete the temporary files of processes of this machine that have died."""
-        remove_leftovers(self.root)
+        """Bring the folder into its final form. To call when the label maps of all these records ("key", "file_name") are written, except
+        those that failed (key -> reason)."""
 
     def write_failed(self, failed: dict[str, str], part: tuple[int, int] | None = None) -> None:
         """Write ``failed.txt``: key, TAB, reason; no file if nothing failed. A part of the work has ``failed-0-of-16.txt`` instead, until

@@ -6,13 +6,12 @@ import os
 import re
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 
 from detcon_d2.io.references import LabelMapReference, Range, forget_file, parse_image, read_range
 from detcon_d2.masks.store.parts import PartWriter, find_parts, scan_part
 from detcon_d2.masks.store.png import is_intact
 from detcon_d2.masks.store.png_folder import LabelMapStore, check_key
-from detcon_d2.masks.store.tar_file import LabelMapTar, index_path, open_tar, write_tar
+from detcon_d2.masks.store.tar_file import LabelMapTar, index_path, open_tar, write_index, write_tar
 
 IMAGES_PER_FILE = 2**19
 """Default number of images in a tar: ImageNet's 1.28 million in three, of 2.5 GB with FH at its defaults."""
@@ -20,7 +19,6 @@ IMAGES_PER_FILE = 2**19
 _PENDING = ".new-"
 # Tars of images that are not in tars themselves.
 _BLOCK = re.compile(r"maps-\d{5,}\.tar")
-_CACHED = ("tars", "_pending", "_parts")
 _log = logging.getLogger(__name__)
 
 
@@ -33,64 +31,57 @@ class TarStore(LabelMapStore):
     """
 
     format = "tar"
+    options = {"images_per_file": IMAGES_PER_FILE}
 
     def __init__(self, root: str | os.PathLike) -> None:
         super().__init__(root)
         self._writer = PartWriter(self.root)
 
-    def __getstate__(self) -> dict:
-        return {"root": self.root, "index": self.index, "layers": self.layers}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state)
-        self._writer = PartWriter(self.root)
-
-    @classmethod
-    def create(cls, *args: object, images_per_file: int = IMAGES_PER_FILE, **options: object) -> "TarStore":
-        """As :meth:`LabelMapStore.create`; ``images_per_file`` is for a new folder, an existing one keeps its own."""
-        if images_per_file < 1:
-            raise ValueError(f"images per file: found {images_per_file}; expected at least 1")
-        return super().create(*args, images_per_file=images_per_file, **options)
+    def __reduce__(self) -> tuple:
+        return TarStore, (self.root,)
 
     @cached_property
     def tars(self) -> list[LabelMapTar]:
         """The finished tars, sorted by name. Raises ValueError if one is damaged or has label maps of other parameters."""
-        return [self._open(path) for path in sorted(self.root.glob("*.tar")) if not path.name.startswith(".")]
+        return self._open("[!.]*.tar")
 
     @cached_property
     def _pending(self) -> list[LabelMapTar]:
         """Complete tars that do not have their final names yet, because packing was interrupted."""
-        return [self._open(path) for path in sorted(self.root.glob(f"{_PENDING}*.tar"))]
+        return self._open(f"{_PENDING}*.tar")
 
     @cached_property
-    def _parts(self) -> dict[str, Range]:
-        return {key: place for path in find_parts(self.root) for key, place in scan_part(path)}
+    def _places(self) -> dict[str, Range]:
+        """Key -> where the label maps are, in finished tars if they are there."""
+        places = {key: place for path in find_parts(self.root) for key, place in scan_part(path)}
+        for tar in [*self._pending, *self.tars]:
+            places |= tar.places
+        return places
 
-    def _open(self, path: Path) -> LabelMapTar:
-        tar = open_tar(path)
-        if tar.description is None or tar.description["hash"] != self.index["hash"]:
-            found = "no description" if tar.description is None else f"label maps of {tar.description['generator']}"
-            raise ValueError(f"{path}: found {found}; expected the parameters of {self.root}/index.json: move it to where it belongs")
-        return tar
+    def _open(self, pattern: str) -> list[LabelMapTar]:
+        tars = [open_tar(path) for path in sorted(self.root.glob(pattern))]
+        for path, description, *_ in tars:
+            if description is None or description["hash"] != self.index["hash"]:
+                found = "no description" if description is None else f"label maps of {description['generator']}"
+                raise ValueError(f"{path}: found {found}; expected the parameters of {self.root}/index.json: move it to where it belongs")
+        return tars
 
     def reference(self, key: str) -> LabelMapReference:
-        in_tars = (tar.find(key) for tar in [*self.tars, *self._pending])
-        place = next(filter(None, in_tars), None) or self._parts.get(key)
-        if place is None:
+        if key not in self._places:
             raise ValueError(f"label map of {key} in {self.root}: found none; expected one for every image")
-        return self._reference(place)
+        return self._reference(self._places[key])
 
     def write_png(self, key: str, data: bytes) -> None:
         check_key(key)
         self._writer.append(key, data)
-        self.__dict__.pop("_parts", None)
+        self.__dict__.pop("_places", None)
 
     def keys(self) -> set[str]:
-        return self._parts.keys() | {key for tar in [*self.tars, *self._pending] for key in tar.keys}
+        return set(self._places)
 
     def references(self) -> dict[str, LabelMapReference]:
         """Of the images in finished tars; parts are deleted when they are packed."""
-        return {key: self._reference(place) for tar in self.tars for key, place in tar.items()}
+        return {key: self._reference(place) for tar in self.tars for key, place in tar.places.items()}
 
     def _reference(self, place: Range) -> LabelMapReference:
         return LabelMapReference(os.path.abspath(place.path), self.layers, place.offset, place.length)
@@ -105,10 +96,9 @@ class TarStore(LabelMapStore):
     def _pack(self, records: list[dict], failed: set[str], damaged: set[str]) -> None:
         """Write all label maps into tars. Nothing is deleted before all of it is in complete tars."""
         self._forget()
-        old = {tar.path.name: tar for tar in self.tars}
+        old = {tar.path.name: sorted(tar.places) for tar in self.tars}
         used = [*(tar.path for tar in self._pending), *find_parts(self.root)]
-        places = self._parts | {key: place for tar in [*self._pending, *self.tars] for key, place in tar.items()}
-        places = {key: place for key, place in places.items() if key not in damaged}
+        places = {key: place for key, place in self._places.items() if key not in damaged}
         asked = {record["key"] for record in records}
         if lost := asked - places.keys() - failed:
             raise RuntimeError(
@@ -117,35 +107,38 @@ class TarStore(LabelMapStore):
             )
         groups = self._groups(records, asked | places.keys() | failed)
         wanted = {name: present for name, keys in groups.items() if (present := [key for key in keys if key in places])}
+        description = {name: self.index[name] for name in ("generator", "params", "hash", "layers")}
         written = []
         for name, keys in wanted.items():
-            if name not in old or old[name].keys != keys:
-                # The old tar stays until all new ones are complete: it may hold label maps that belong into another.
-                target = _unused_name(self.root, name) if name in old else self.root / name
-                written.append((write_tar(target, self._description(), self._load(keys, places)), self.root / name))
+            if old.get(name) != keys:
+                target = self.root / name
+                if name in old:
+                    # The old tar stays until all new ones are complete: it may hold label maps that belong into another.
+                    pending = (self.root / f"{_PENDING}{number}-{name}" for number in itertools.count())
+                    target = next(path for path in pending if not path.exists())
+                written.append((write_tar(target, description, self._load(keys, places)), self.root / name))
         for tar, path in written:
-            tar.move_to(path)
+            index_path(path).unlink(missing_ok=True)  # first: an index must never be next to a tar that it does not belong to
+            forget_file(str(path))  # a deleted file keeps its disk space while it is open
+            os.replace(tar.path, path)
+            write_index(path, tar)
         for path in [*(self.root / name for name in old.keys() - wanted.keys()), *used]:
             index_path(path).unlink(missing_ok=True)
             path.unlink(missing_ok=True)
-        for path in [*(tar.path for tar in old.values()), *used]:
             forget_file(str(path))
         self._forget()
         for tar in self.tars:
             if not tar.has_index:
-                tar.write_index()
+                write_index(tar.path, tar)
 
     def _forget(self) -> None:
         self._writer.close()
-        for name in _CACHED:
+        for name in ("tars", "_pending", "_places"):
             self.__dict__.pop(name, None)
-
-    def _description(self) -> dict:
-        return {name: self.index[name] for name in ("generator", "params", "hash", "layers")}
 
     def _groups(self, records: list[dict], keys: set[str]) -> dict[str, list[str]]:
         """Name of a tar -> keys of its images, sorted."""
-        names = {key: tar.path.name for tar in self.tars if not _BLOCK.fullmatch(tar.path.name) for key in tar.keys}
+        names = {key: tar.path.name for tar in self.tars if not _BLOCK.fullmatch(tar.path.name) for key in tar.places}
         for record in records:
             if (place := parse_image(record.get("file_name", ""))) is not None:
                 names[record["key"]] = os.path.basename(place.path)
@@ -162,7 +155,3 @@ class TarStore(LabelMapStore):
                 yield key, data
             else:
                 _log.warning("The label map of %s in %s is damaged; the next run makes it again.", key, places[key].path)
-
-
-def _unused_name(root: Path, name: str) -> Path:
-    return next(path for number in itertools.count() if not (path := root / f"{_PENDING}{number}-{name}").exists())

@@ -3,8 +3,8 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -16,17 +16,14 @@ from detcon_d2.quickstart.shapes import split_paths
 PREDICTIONS = "inference/coco_instances_results.json"
 """Predictions of a run, in its fine-tuning's output folder."""
 
-_IOU_THRESHOLD = 0.5
-
 
 def check_inputs(folder: Path, runs: Sequence[Run]) -> None:
     """Raise ValueError if a file is missing; the message names each file and the tool that writes it."""
     needed = {folder / "views.png": "tools/visualize_views.py"}
     needed |= {split_paths(folder / "data", split).annotations: "tools/quickstart.py" for split in ("train", "val")}
     for run in runs:
-        if run.pretrain is not None:
-            files = ("config.yaml", "metrics.json", "model_final.pth")
-            needed |= {run.pretrain / name: "tools/train_net.py (pretraining)" for name in files}
+        pretrained = ("config.yaml", "metrics.json", "model_final.pth") if run.pretrain else ()
+        needed |= {run.pretrain / name: "tools/train_net.py (pretraining)" for name in pretrained}
         needed |= {run.finetune / name: "tools/train_net.py (fine-tuning)" for name in ("metrics.json", "results.json", PREDICTIONS)}
     missing = [f"  {path}, which {tool} writes" for path, tool in needed.items() if not path.is_file()]
     if missing:
@@ -34,16 +31,10 @@ def check_inputs(folder: Path, runs: Sequence[Run]) -> None:
         raise ValueError("\n".join(lines))
 
 
-@dataclass(frozen=True)
-class Thing:
-    """An object or a detection.
+class Thing(NamedTuple):
+    """An object or a detection: COCO id of its category, mask bool (H, W), box (x, y, width, height) in pixels.
 
-    Attributes:
-        category: COCO id.
-        mask: bool (H, W).
-        box: x, y, width, height in pixels.
-        score: of a detection.
-        correct: of a detection: it matches an object of its category with mask IoU >= 0.5, each object once.
+    A detection has a score, and is correct if it matches an object of its category with mask IoU >= 0.5, each object once.
     """
 
     category: int
@@ -56,11 +47,8 @@ class Thing:
 class LabelledImages:
     """The images of a split of the built-in data set, in the order of their file names.
 
-    Attributes:
-        agreement: probability with which the material of an object agrees with its category.
-        categories: COCO id -> name.
-        counts: COCO id -> number of objects.
-        ids: id of each image.
+    ``agreement`` is the probability that the material of an object agrees with its category; ``categories`` are names by COCO id, and
+    ``counts`` numbers of objects by COCO id.
     """
 
     def __init__(self, data: Path, split: str):
@@ -70,38 +58,36 @@ class LabelledImages:
         self.agreement: float = content["info"]["shapes"]["agreement"]
         self.categories: dict[int, str] = {category["id"]: category["name"] for category in content["categories"]}
         self.counts = Counter(annotation["category_id"] for annotation in content["annotations"])
-        images = sorted(content["images"], key=lambda image: image["file_name"])
-        self.ids: list[int] = [image["id"] for image in images]
-        self._files = [paths.images / image["file_name"] for image in images]
-        self._annotations = [[a for a in content["annotations"] if a["image_id"] == image_id] for image_id in self.ids]
+        self._folder, self._annotations = paths.images, content["annotations"]
+        self._images = sorted(content["images"], key=lambda image: image["file_name"])
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self._images)
 
     def image(self, index: int) -> np.ndarray:
         """uint8 (H, W, 3) RGB."""
-        return read_image(self._files[index])
+        return read_image(self._folder / self._images[index]["file_name"])
 
     def objects(self, index: int) -> list[Thing]:
         """The annotated objects of an image."""
-        return [_thing(annotation) for annotation in self._annotations[index]]
+        return [_thing(annotation) for annotation in self._annotations if annotation["image_id"] == self._images[index]["id"]]
 
-    def detections(self, index: int, predictions: Sequence[dict]) -> list[Thing]:
-        """The best of an image's COCO results, as many as the image has objects, best first, each compared with the objects."""
+    def detections(self, index: int, predictions: dict[int, list[dict]]) -> list[Thing]:
+        """The best COCO results of an image, by its id, as many as it has objects, best first, each compared with the objects."""
         objects = self.objects(index)
-        best = sorted(predictions, key=lambda prediction: -prediction["score"])[: len(objects)]
-        return match([_thing(prediction) for prediction in best], objects)
+        found = sorted(predictions.get(self._images[index]["id"], []), key=lambda prediction: -prediction["score"])
+        return match([_thing(prediction) for prediction in found[: len(objects)]], objects)
 
 
 def match(found: Sequence[Thing], objects: Sequence[Thing]) -> list[Thing]:
     """Detections, best first, with ``correct``: each takes the free object of its category that it overlaps most, if IoU >= 0.5."""
     free, result = list(objects), []
     for thing in found:
-        candidates = [one for one in free if one.category == thing.category]
-        best = max(candidates, key=lambda one: _iou(thing.mask, one.mask), default=None)
-        correct = best is not None and _iou(thing.mask, best.mask) >= _IOU_THRESHOLD
-        free = [one for one in free if not (correct and one is best)]
-        result.append(replace(thing, correct=correct))
+        candidates = [(_iou(thing.mask, one.mask), index) for index, one in enumerate(free) if one.category == thing.category]
+        iou, best = max(candidates, default=(0.0, 0))
+        if iou >= 0.5:
+            del free[best]
+        result.append(thing._replace(correct=iou >= 0.5))
     return result
 
 

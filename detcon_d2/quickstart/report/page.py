@@ -3,17 +3,21 @@
 ``page.css`` is the style sheet.
 """
 
+import base64
 import math
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 
-from detcon_d2.io.charts import STYLE, Panel, bar_chart
+import cv2
+import numpy as np
+
+from detcon_d2.io.charts import COLORS, Line, Panel, bar_chart, line_chart, three_digits
 
 
 def page(title: str, intro: str, sections: Sequence[tuple[str, str]]) -> str:
     """The document: a title (plain text), HTML above the sections, and heading (plain text) and HTML of each section."""
-    title, style = escape(title), Path(__file__).with_name("page.css").read_text(encoding="utf-8") + STYLE
+    title, style = escape(title), Path(__file__).with_name("page.css").read_text(encoding="utf-8")
     named = [(f"s{number}", escape(heading), content) for number, (heading, content) in enumerate(sections)]
     links = "".join(f'<a href="#{anchor}">{heading}</a>' for anchor, heading, _ in named)
     body = "".join(f'<section id="{anchor}"><h2>{heading}</h2>{content}</section>' for anchor, heading, content in named)
@@ -41,7 +45,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "numbe
 
 def legend(labels: Sequence[tuple[str, int]]) -> str:
     """Labels (plain text), each with a line in the colour of its index."""
-    entries = [f'<span><i class="c{color}"></i>{escape(label)}</span>' for label, color in labels]
+    entries = [f'<span><i style="color: {COLORS[color % len(COLORS)]}"></i>{escape(label)}</span>' for label, color in labels]
     return f'<div class="legend">{"".join(entries)}</div>'
 
 
@@ -69,4 +73,26 @@ def bars(rows: Sequence[tuple[str, int, float]], text: Callable[[float], str] = 
     The largest value has the full length and NaN has no bar.
     """
     labels, colors, values = zip(*rows)
-    return bar_chart(labels, [Panel("", values, [text(value) for value in values], colors=colors)], "")
+    texts = [text(value) for value in values]
+    return _image(bar_chart(labels, [Panel("", values, texts, colors=colors)]).encode(), "svg+xml", _spoken(labels, texts))
+
+
+def curves(lines: Sequence[Line], name: str, y_range: tuple[float, float] | None = None) -> str:
+    """A line chart as in :func:`~detcon_d2.io.charts.line_chart`. The name is what the vertical axis shows, for screen readers."""
+    last = _spoken([line.label for line in lines], [three_digits(line.points[-1][1]) for line in lines])
+    return _image(line_chart(lines, y_range).encode(), "svg+xml", f"{name}, last values: {last}")
+
+
+def photo(image: np.ndarray, alt: str) -> str:
+    """An image uint8 (H, W, 3) RGB over the width of the page, embedded as JPEG, with a description (plain text)."""
+    ok, data = cv2.imencode(".jpg", np.ascontiguousarray(image[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 85])
+    assert ok
+    return f'<div class="scroll">{_image(data.tobytes(), "jpeg", alt)}</div>'
+
+
+def _spoken(labels: Sequence[str], values: Sequence[str]) -> str:
+    return ", ".join(f"{label} {value}" for label, value in zip(labels, values))
+
+
+def _image(data: bytes, kind: str, alt: str) -> str:
+    return f'<img alt="{escape(alt)}" src="data:image/{kind};base64,{base64.b64encode(data).decode("ascii")}"/>'

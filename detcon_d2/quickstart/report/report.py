@@ -1,6 +1,6 @@
 """``report.html`` of the quickstart: what pretraining learned, the AP after fine-tuning, and how both were obtained.
 
-One file that needs no network: images are embedded, curves are inline SVG. ``report.html`` in this folder holds its text.
+One file that needs no network: pictures are embedded. ``report.html`` in this folder holds its text.
 """
 
 import argparse
@@ -19,18 +19,17 @@ from detcon_d2 import d2
 from detcon_d2.checkpoint import read_metadata
 from detcon_d2.evaluation.encoders import encode_images, load_encoder
 from detcon_d2.io.atomic import write_bytes_atomically
-from detcon_d2.io.charts import NUM_COLORS, Line, line_chart
+from detcon_d2.io.charts import Line
 from detcon_d2.io.images import read_image
 from detcon_d2.quickstart.quickstart import quickstart_runs
-from detcon_d2.quickstart.report.images import data_uri, detection_strip
 from detcon_d2.quickstart.report.inputs import PREDICTIONS, LabelledImages, check_inputs
-from detcon_d2.quickstart.report.page import bars, card, legend, number, page, paragraph, signed, table
-from detcon_d2.quickstart.report.similarity import choose_pairs, mean_separations, similarity_strips, spread_out
+from detcon_d2.quickstart.report.page import bars, card, curves, legend, number, page, photo, signed, table
+from detcon_d2.quickstart.report.pictures import choose_pairs, draw_detections, draw_similarity, mean_separations
 from detcon_d2.quickstart.results import read_evaluation, read_predictions, read_series
 from detcon_d2.quickstart.runs import Run
 
 # Of the validation images, the first ones are shown with detections, and regions are compared among the first ones.
-_NUM_DETECTIONS, _NUM_ENCODED, _NUM_PAIRS = 8, 32, 6
+_NUM_DETECTIONS, _NUM_ENCODED = 8, 32
 # Images are enlarged by this factor for the similarity maps.
 _ZOOM = 3.0
 _TASKS = {"bbox": "box", "segm": "mask"}
@@ -62,31 +61,30 @@ def main(argv: list[str] | None = None) -> int | None:
 
 
 def write_report(folder: Path, runs: Sequence[Run], output: Path) -> None:
-    """Write the report of a quickstart's folder.
+    """Write the report of a quickstart's folder to an html file, which is replaced atomically.
 
-    Args:
-        folder: with ``views.png``, ``data`` and ``stages`` (records of the commands that ran).
-        runs: the baseline, which is not pretrained, and one or more pretrained runs.
-        output: the html file, replaced atomically.
-
-    Raises:
-        ValueError: a file is missing or damaged; names the file and the tool that writes it.
+    The first run is the baseline, which is not pretrained; the others are pretrained. Raises ValueError if a file is missing or damaged;
+    the message names the file and the tool that writes it.
     """
     check_inputs(folder, runs)
     parts = _Parts(folder, runs)
     text = Template(Path(__file__).with_name("report.html").read_text(encoding="utf-8")).substitute(
         parts.detections() | parts.similarity() | parts.commands(),
+        num_train=len(LabelledImages(folder / "data", "train")),
+        num_val=len(parts.images),
+        gains=parts.gains(),
         agreement=f"{parts.images.agreement:g}",
-        sheet=data_uri(read_image(folder / "views.png"), quality=82),
+        views=photo(read_image(folder / "views.png"), "images, regions and views"),
         pretraining=parts.curves("pretrain", ("loss_.*", "learning/.*")),
         fine_tuning=parts.curves("finetune", ("total_loss", "(bbox|segm)/AP")),
         precision=parts.precision(),
         by_category=parts.by_category(),
         facts=parts.facts(),
     )
-    sections = [section.split("</h2>") for section in text.split("<h2>")[1:]]
+    intro, *sections = text.replace(escape(str(folder.resolve())), "$OUTPUT").split("<h2>")
+    document = page("Pretraining, measured by detection", intro, [section.split("</h2>") for section in sections])
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes_atomically(output, page("Pretraining, measured by detection", parts.headline(), sections).encode("utf-8"))
+    write_bytes_atomically(output, document.encode("utf-8"))
 
 
 class _Parts:
@@ -96,24 +94,18 @@ class _Parts:
         self.folder, self.runs, self.pretrained = folder, runs, runs[1:]
         self.images = LabelledImages(folder / "data", "val")
         self.evaluations = [read_evaluation(run.finetune) for run in runs]
-        self.titles = [escape(run.method.title) for run in runs]
+        self.titles = [run.method.title for run in runs]
 
     def gain(self, index: int, task: str, metric: str = "AP") -> str:
         """AP of a pretrained run minus AP of the baseline."""
         return signed(self.evaluations[index].ap(task, metric) - self.evaluations[0].ap(task, metric))
 
-    def headline(self) -> str:
-        num_train = len(LabelledImages(self.folder / "data", "train"))
-        text = (
-            f"Mask R-CNN, fine-tuned on {num_train} labelled images in the same way for every method, and evaluated on {len(self.images)} "
-            "others. Average precision in percent."
-        )
-        cards = []
+    def gains(self) -> str:
+        cards, over = [], f'<div class="soft">{self.titles[1]} compared with {self.titles[0]}</div>'
         for task, name in _TASKS.items():
-            over = f'<div class="soft">{self.titles[1]} compared with {self.titles[0]}</div>'
-            chart = bars([(run.method.title, index, found.ap(task)) for index, (run, found) in enumerate(zip(self.runs, self.evaluations))])
+            chart = bars([(title, index, found.ap(task)) for index, (title, found) in enumerate(zip(self.titles, self.evaluations))])
             cards.append(card(f"{name.capitalize()} AP", f'<div class="big">{self.gain(1, task)} AP</div>{over}{chart}'))
-        return f'{paragraph(text)}<div class="cards">{"".join(cards)}</div>'
+        return "".join(cards)
 
     def curves(self, kind: str, patterns: Sequence[str]) -> str:
         """Scalars of "pretrain" or "finetune" over the iterations, one chart for each name that one of the regular expressions matches."""
@@ -122,13 +114,12 @@ class _Parts:
         names = dict.fromkeys(name for pattern in patterns for found in series.values() for name in found if re.fullmatch(pattern, name))
         cards = []
         for name in names:
-            lines = [Line(self.runs[index].method.title, found[name], index) for index, found in series.items() if name in found]
+            lines = [Line(self.titles[index], found[name], index) for index, found in series.items() if name in found]
             title, y_range, meaning = _MEANINGS.get(name, (name, None, ""))
             # The tables contain a single evaluation already.
             if max(len(line.points) for line in lines) > 1:
-                cards.append(card(title, f'{line_chart(lines, title, y_range)}<div class="soft">{meaning}</div>'))
-        labels = legend([(self.runs[index].method.title, index % NUM_COLORS) for index in series])
-        return f'{labels}<div class="cards charts">{"".join(cards)}</div>'
+                cards.append(card(title, f'{curves(lines, title, y_range)}<div class="soft">{meaning}</div>'))
+        return f'{legend([(self.titles[index], index) for index in series])}<div class="cards charts">{"".join(cards)}</div>'
 
     def precision(self) -> str:
         head = ["", *(f"{_TASKS[task]} {metric}" for task, metric in _METRICS)]
@@ -141,16 +132,15 @@ class _Parts:
         rows = []
         for category, name in self.images.categories.items():
             values = [number(found.ap(task, f"AP-{name}")) for task in _TASKS for found in self.evaluations]
-            rows.append([escape(name), str(self.images.counts[category]), *values])
+            rows.append([name, str(self.images.counts[category]), *values])
         return table(head, rows)
 
     def detections(self) -> dict[str, object]:
-        predictions = {run.method.title: read_predictions(run.finetune / PREDICTIONS) for run in self.runs}
-        strips = []
-        for index, image_id in enumerate(self.images.ids[:_NUM_DETECTIONS]):
-            found = {title: self.images.detections(index, by_image.get(image_id, [])) for title, by_image in predictions.items()}
-            strips.append(detection_strip(self.images, index, found))
-        return {"num_detections": len(strips), "detections": "".join(strips)}
+        found, count = {}, min(_NUM_DETECTIONS, len(self.images))
+        for title, run in zip(self.titles, self.runs):
+            predictions = read_predictions(run.finetune / PREDICTIONS)
+            found[title] = [self.images.detections(index, predictions) for index in range(count)]
+        return {"num_detections": count, "detections": photo(draw_detections(self.images, found), "objects and detections")}
 
     def similarity(self) -> dict[str, object]:
         photos = [self.images.image(index) for index in range(min(_NUM_ENCODED, len(self.images)))]
@@ -158,12 +148,13 @@ class _Parts:
         models |= {run.method.title: load_encoder(run.pretrain) for run in self.pretrained}
         encoders = {title: encode_images(model, photos, _ZOOM) for title, model in models.items()}
         pairs = choose_pairs(self.images, len(photos))
-        rows = [[escape(title), *(f"{value:.3f}" for value in mean_separations(pairs, maps))] for title, maps in encoders.items()]
-        figures = [f"<div>{similarity_strips(self.images, pair, encoders)}</div>" for pair in spread_out(pairs, _NUM_PAIRS)]
+        rows = [[title, *(f"{value:.3f}" for value in mean_separations(pairs, maps))] for title, maps in encoders.items()]
+        shown = list({pair.category: pair for pair in reversed(pairs)}.values())[::-1]
+        sheet = photo(draw_similarity(self.images, shown, encoders), "similarity maps") if shown else ""
         scores = table(["", "the region in its own image", "its category in the other image"], rows)
         cells = " × ".join(map(str, encoders["untrained"][0].shape[1:]))
         numbers = {"num_pairs": len(pairs), "num_encoded": len(photos), "cells": cells, "zoom": f"{_ZOOM:g}"}
-        return numbers | {"feature": escape(models["untrained"].in_feature), "separations": scores, "similarity": "".join(figures)}
+        return numbers | {"feature": escape(models["untrained"].in_feature), "separations": scores, "similarity": sheet}
 
     def facts(self) -> str:
         backends = ", ".join(sorted({found.backend for found in self.evaluations}))
@@ -172,9 +163,9 @@ class _Parts:
         for run in self.pretrained:
             metadata = read_metadata(run.pretrain / "model_final.pth") or {}
             facts = [f"{name.replace('_', ' ')} {_plain(value)}" for name, value in metadata.items()]
-            rows.append((run.method.title, self.short("; ".join(facts + _duration(run.pretrain)))))
+            rows.append((run.method.title, "; ".join(facts + _duration(run.pretrain))))
         for run, found in zip(self.runs, self.evaluations):
-            facts = [f"{found.iteration} iterations", *_duration(run.finetune), f"evaluated on {self.short(found.data_set)}"]
+            facts = [f"{found.iteration} iterations", *_duration(run.finetune), f"evaluated on {found.data_set}"]
             rows.append((f"fine-tuning, {run.method.title}", "; ".join(facts)))
         return table([], [list(map(escape, row)) for row in rows], kind="facts")
 
@@ -183,11 +174,8 @@ class _Parts:
         folders = [self.folder / "stages", *(run.folder / "stages" for run in self.runs)]
         paths = [path for folder in folders for path in folder.glob("*.json") if path.stem != "report"]
         records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns)]
-        lines = [f"# {one['title']}: {one['seconds']:.0f} s\npython {self.short(shlex.join(one['command']))}" for one in records]
+        lines = [f"# {one['title']}: {one['seconds']:.0f} s\npython {shlex.join(one['command'])}" for one in records]
         return {"commands": escape("\n".join(lines)), "minutes": f"{sum(one['seconds'] for one in records) / 60:.1f}"}
-
-    def short(self, text: str) -> str:
-        return text.replace(str(self.folder.resolve()), "$OUTPUT")
 
 
 def _plain(value: object) -> str:

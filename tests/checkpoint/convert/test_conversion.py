@@ -15,18 +15,13 @@ import yaml
 
 from detcon_d2 import d2
 from detcon_d2.checkpoint import DetConCheckpointer, load_checkpoint_file, read_metadata
-from detcon_d2.checkpoint.convert.conversion import prepare_conversion
 from detcon_d2.checkpoint.convert.converter import convert
+from detcon_d2.checkpoint.convert.readers import read_checkpoint
 from detcon_d2.engine import load_config
-from tests.checkpoint.pretrained import pretraining_config, rewrite, write_pretrained
+from tests.checkpoint.pretrained import rewrite, write_pretrained
 
-FORMATS = [
-    "pkl",
-    "pth",
-    pytest.param(
-        "safetensors", marks=pytest.mark.skipif(not importlib.util.find_spec("safetensors"), reason="safetensors is not installed")
-    ),
-]
+OPTIONAL = pytest.mark.skipif(not importlib.util.find_spec("safetensors"), reason="safetensors is not installed")
+FORMATS = ["pkl", "pth", pytest.param("safetensors", marks=OPTIONAL)]
 AGREE = "features before and after conversion agree"
 
 
@@ -50,13 +45,8 @@ def test_every_format_holds_the_chosen_encoder_bit_by_bit_and_its_metadata(pretr
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
     key = "res5.2.conv3.norm.weight"
     assert not torch.equal(encoder_of(pretrained_b)[key], encoder_of(pretrained_b, "target.encoder.")[key])
-    added = {
-        "encoder": branch,
-        "converted_to": "detectron2",
-        "style": "detcon_d2",
-        "source_file": "model_final.pth",
-        "source_sha256": hashlib.sha256(pretrained_b.read_bytes()).hexdigest(),
-    }
+    added = {"encoder": branch, "converted_to": "detectron2", "style": "detcon_d2", "source_file": "model_final.pth"}
+    added |= {"source_sha256": hashlib.sha256(pretrained_b.read_bytes()).hexdigest()}
     assert read_metadata(tmp_path / f"w.{suffix}") == read_metadata(pretrained_b) | added
     for text in ("epochs: 2.0", f"encoder: {branch}", "mask_parameters: grid 2", "pixel_mean: [123.675, 116.28, 103.53]"):
         assert f"  {text}" in lines
@@ -85,16 +75,6 @@ def test_stock_detectron2_builds_the_yaml_and_misses_the_pyramid_only(backend, p
     torch.testing.assert_close(state, expected, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("suffix", FORMATS)
-def test_our_checkpointer_loads_every_format(pretrained_s, tmp_path, suffix):
-    convert(pretrained_s, tmp_path / f"w.{suffix}")
-    model = torch.nn.ModuleDict({"backbone": torch.nn.ModuleDict({"bottom_up": d2.build_backbone(pretraining_config())})})
-    checkpointer = DetConCheckpointer(model)
-    checkpointer.resume_or_load(str(tmp_path / f"w.{suffix}"), resume=False)
-    assert checkpointer.missing_keys == ()
-    torch.testing.assert_close(dict(model["backbone"]["bottom_up"].state_dict()), encoder_of(pretrained_s), rtol=0, atol=0)
-
-
 @pytest.mark.parametrize("target", ["torchvision", "timm"])
 @pytest.mark.parametrize("suffix", FORMATS[1:])
 @pytest.mark.parametrize("depth", [18, 50])
@@ -106,6 +86,10 @@ def test_libraries_load_their_names_strictly_except_for_fc(request, tmp_path, ta
     loaded = load_checkpoint_file(tmp_path / f"w.{suffix}")
     report = library(f"resnet{depth}").load_state_dict(loaded["model"] if suffix == "safetensors" else loaded, strict=False)
     assert set(report.missing_keys) == {"fc.weight", "fc.bias"} and not report.unexpected_keys
+    # And back: the same tensors, bit by bit. A bare state dict, as load_state_dict takes it, has no place for metadata.
+    back = read_checkpoint(tmp_path / f"w.{suffix}")
+    torch.testing.assert_close(back.tensors, encoder_of(source), rtol=0, atol=0)
+    assert back.metadata.get("epochs") == (2.0 if suffix == "safetensors" else None)
     companion = json.loads((tmp_path / "w.json").read_text())
     assert companion["mean"] == pytest.approx([0.485, 0.456, 0.406]) and companion["channel_order"] == "RGB" and companion["epochs"] == 2.0
 
@@ -167,26 +151,15 @@ def test_a_checkpoint_without_metadata_reports_what_was_inferred_and_assumed(pre
     assert read_metadata(tmp_path / "w.pth")["depth"] == 18 and "channel_order" not in read_metadata(tmp_path / "w.pth")
 
 
-KEY, WEIGHT = "encoder.res4.3.conv2.weight", "encoder.res2.0.conv1.weight"
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d["model"].pop(KEY), "missing: res4.3.conv2.weight"),
-        (
-            lambda d: d["model"].update({WEIGHT: torch.zeros(4, 8, 3, 3)}),
-            r"wrong shape: res2.0.conv1.weight is \(4, 8, 3, 3\); expected \(4, 8, 1, 1\)",
-        ),
-        (
-            lambda d: d["model"].update({WEIGHT: d["model"][WEIGHT].int()}),
-            "wrong type: res2.0.conv1.weight is torch.int32; expected torch.float32",
-        ),
+        (lambda d: d["model"].pop("encoder.res4.3.conv2.weight"), "missing: res4.3.conv2.weight"),
         (lambda d: d["model"].update({"encoder.res6.weight": torch.zeros(1)}), "unexpected: res6.weight"),
         (lambda d: d["model"].update({"surprise.weight": torch.zeros(1)}), "unexpected outside the encoder: surprise.weight"),
         (lambda d: d["metadata"].update(depth=101), r"the tensors look like a ResNet-50 (?s:.)*missing: res4.6.conv1.weight"),
     ],
-    ids=["missing", "shape", "type", "unexpected", "outside", "depth"],
+    ids=["missing", "unexpected", "outside", "depth"],
 )
 def test_every_tensor_that_does_not_fit_is_named(pretrained_s, tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
@@ -197,18 +170,17 @@ def test_every_tensor_that_does_not_fit_is_named(pretrained_s, tmp_path, change,
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("hello, this is a text", "cut short or damaged"),
         ([1, 2], "holds no state dict: expected a dict of tensors, such as a DetCon pretraining checkpoint. It is a list"),
         (
             {"model": {"blocks.0.attn.qkv.weight": torch.zeros(2)}, "epoch": 1},
             r"is of no known style.*first keys: model: blocks.0.attn.qkv.weight ...; epoch. Known styles: detcon_d2, haiku",
         ),
     ],
-    ids=["text", "list", "transformer"],
+    ids=["list", "transformer"],
 )
 def test_an_unrelated_file_is_refused_clearly_and_nothing_is_written(tmp_path, content, message):
     source = tmp_path / "in.pth"
-    source.write_text(content) if isinstance(content, str) else torch.save(content, source)
+    torch.save(content, source)
     with pytest.raises(ValueError, match=message) as error:
         convert(source, tmp_path / "w.pth")
     assert str(source) in str(error.value) and os.listdir(tmp_path) == [source.name]
@@ -229,7 +201,7 @@ def test_impossible_arguments_are_named(pretrained_s, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"ends in '.bin'; expected .pth, .safetensors, .pkl"):
         convert(pretrained_s, tmp_path / "w.bin")
     with pytest.raises(ValueError, match="Found encoder 'both'"):
-        prepare_conversion(pretrained_s, "both")
+        convert(pretrained_s, tmp_path / "w.pth", branch="both")
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     with pytest.raises(ValueError, match="pip install safetensors"):
         convert(pretrained_s, tmp_path / "w.safetensors")

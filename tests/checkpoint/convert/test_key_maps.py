@@ -7,16 +7,7 @@ import torch
 import torchvision
 
 from detcon_d2 import d2
-from detcon_d2.checkpoint.convert.haiku import haiku_names
-from detcon_d2.checkpoint.convert.key_maps import (
-    backbone_shapes,
-    family_keys,
-    grouped,
-    known_keys,
-    sequential_names,
-    staged_names,
-    target_keys,
-)
+from detcon_d2.checkpoint.convert.key_maps import NAMINGS, backbone_shapes, family_keys, grouped, known_keys, target_keys
 from detcon_d2.checkpoint.convert.spec import BackboneSpec, spec_from_tensors
 from tests.checkpoint.pretrained import FULL_50, pretraining_config
 
@@ -63,15 +54,13 @@ def test_torchvision_map_reaches_every_tensor_of_its_resnet_but_fc(depth):
     assert mapped == {key: shape for key, shape in theirs.items() if not key.startswith("fc.")}
 
 
-def test_detectron2_gets_a_prefix_and_nothing_else():
-    assert target_keys("detectron2", published(50)) == {name: f"backbone.bottom_up.{name}" for name in backbone_shapes(published(50))}
-
-
 def test_names_are_those_of_the_released_models_map(shared_dir):
     oracle = json.loads((shared_dir / "oracles" / "key_map_resnet50.json").read_text())
     pairs = {entry["detectron2"]: entry["torchvision"] for entry in oracle}
     ours = target_keys("torchvision", published(50))
     assert pairs == {name: target for name, target in ours.items() if not name.endswith("num_batches_tracked")}
+    released = {entry["detectron2"]: f"{entry['module']}/{entry['leaf']}" for entry in oracle}
+    assert released == {name: f"res_net50/~/{key}" for name, key in family_keys("haiku", BackboneSpec(50)).items()}
 
 
 @pytest.mark.parametrize("spec", [spec for spec in SPECS if spec.last_stage == 5], ids=str)
@@ -103,7 +92,7 @@ def test_tensors_of_no_known_depth_are_refused(lost, message):
         spec_from_tensors(tensors)
 
 
-@pytest.mark.parametrize(("naming", "arrange"), [(sequential_names, list), (staged_names, None)])
+@pytest.mark.parametrize(("naming", "arrange"), [("sequential", list), ("staged", None)])
 def test_other_arrangements_of_torchvisions_resnet_are_named_as_torch_names_them(naming, arrange):
     with torch.device("meta"):
         children = list(torchvision.models.resnet50().children())[:-1]
@@ -132,15 +121,13 @@ def test_metadata_of_no_known_network_is_refused(change, message):
 
 
 @pytest.mark.parametrize(("depth", "width", "plain"), [(50, 1, True), (50, 2, True), (18, 1, True), (18, 2, False), (200, 1, False)])
-def test_plain_detectron2_suffices_but_for_depth_200_and_wide_basic_blocks(depth, width, plain):
+def test_plain_detectron2_suffices_except_for_depth_200_wide_basic_blocks_and_same_padding(depth, width, plain):
     assert published(depth, width_multiplier=width).is_plain is plain
+    same = published(depth, width_multiplier=width, padding="same")
+    assert not same.is_plain and same.has_config
 
 
-def test_same_padding_needs_our_backbone():
-    assert not published(50, padding="same").is_plain and published(50, padding="same").has_config
-
-
-@pytest.mark.parametrize("naming", [sequential_names, staged_names, haiku_names])
+@pytest.mark.parametrize("naming", NAMINGS)
 def test_known_keys_hold_every_depth_and_width_once(naming):
     known = known_keys(naming)
     for depth in DEPTHS:

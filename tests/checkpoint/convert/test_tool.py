@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from detcon_d2.checkpoint.convert.style import STYLES
+from detcon_d2.checkpoint.convert.styles import STYLES
 from tests.checkpoint.published import publish
 
 
@@ -20,13 +20,7 @@ def test_a_conversion_prints_metadata_check_and_files(pretrained_b, tmp_path, to
     before = pretrained_b.read_bytes()
     done = tool(pretrained_b, "w.pkl", "--encoder", "ema")
     assert done.returncode == 0, done.stderr
-    for text in (
-        "ema encoder",
-        "epochs: 2.0",
-        "mask_parameters: grid 2",
-        "features before and after conversion agree",
-        f"{tmp_path}/w.yaml",
-    ):
+    for text in ("ema encoder", "epochs: 2.0", "features before and after conversion agree", f"{tmp_path}/w.yaml"):
         assert text in done.stdout
     assert sorted(os.listdir(tmp_path)) == ["w.pkl", "w.yaml"] and pretrained_b.read_bytes() == before
 
@@ -48,8 +42,6 @@ def test_style_statistics_and_check_are_chosen_by_options(tmp_path, tool):
     assert done.returncode == 2 and "is not of style swav" in done.stderr
 
 
-def test_help_teaches_by_examples_and_the_styles_are_listed_without_input(tool):
-    done = tool("--help")
-    assert done.returncode == 0 and done.stdout.count("convert_to_d2.py ") >= 3
+def test_the_styles_are_listed_without_input(tool):
     done = tool("--list-styles")
     assert done.returncode == 0 and [line.partition(":")[0] for line in done.stdout.splitlines() if line[:1] != " "] == list(STYLES)

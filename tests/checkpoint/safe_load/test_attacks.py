@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from detcon_d2.checkpoint import UnsafeCheckpointError, load_checkpoint_file
-from detcon_d2.checkpoint.safe_load import plain
+from detcon_d2.checkpoint.safe_load import pickles
 from tests.checkpoint.attacks import CONTAINERS, INERT_PAYLOADS, PAYLOADS, Calls, claiming, npy, removed, text
 
 TERA = 10**12
@@ -49,7 +49,7 @@ def test_tricks_of_pickles_are_refused(tmp_path, name, container):
 
 
 def test_a_small_pickle_that_writes_out_to_very_much_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(plain, "MAX_ITEMS", 10_000)
+    monkeypatch.setattr(pickles, "MAX_ITEMS", 10_000)
     value = [1] * 10
     for _ in range(20):
         value = [value] * 10

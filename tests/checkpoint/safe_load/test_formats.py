@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from detcon_d2.checkpoint import UnsafeCheckpointError, load_checkpoint_file
-from detcon_d2.checkpoint.safe_load.files import is_kept
 from tests.checkpoint.attacks import npy, text
 
 WEIGHTS = {
@@ -106,16 +105,14 @@ def test_a_brace_where_safetensors_have_their_header_does_not_make_a_pickle_one(
     assert load_checkpoint_file(tmp_path / "w") == value
 
 
-def test_a_file_is_held_for_the_next_call_only_and_read_again_when_it_changes(tmp_path):
+def test_a_held_file_is_read_again_when_it_changes(tmp_path):
     path = tmp_path / "w.pkl"
     path.write_bytes(pickle.dumps({"a": 1}))
-    first = load_checkpoint_file(path, keep=True)
-    assert is_kept(path) and load_checkpoint_file(path, keep=True) is first
-    assert load_checkpoint_file(path) is first and not is_kept(path)
-    second = load_checkpoint_file(path, keep=True)
-    assert second == first and second is not first
+    first = load_checkpoint_file(path, hold=True)
+    assert load_checkpoint_file(path, hold=None) is first and load_checkpoint_file(path) is first
+    assert load_checkpoint_file(path, hold=True) is not first
     path.write_bytes(pickle.dumps({"a": "changed"}))
-    assert load_checkpoint_file(path) == {"a": "changed"} and not is_kept(path)
+    assert load_checkpoint_file(path) == {"a": "changed"}
 
 
 @pytest.mark.parametrize("name", ["haiku_tiny.npy", "haiku_tiny_flatdict.npy", "haiku_tiny_with_heads.npy"])

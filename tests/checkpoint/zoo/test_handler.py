@@ -9,17 +9,15 @@ from dataclasses import replace
 from hashlib import md5, sha256
 
 import numpy as np
-import portalocker
 import pytest
 import torch
 
 from detcon_d2 import add_detcon_config, d2
 from detcon_d2.checkpoint import DetConCheckpointer, check_weights, load_checkpoint_file, read_metadata, resolve_entry
 from detcon_d2.checkpoint.convert.converter import convert
-from detcon_d2.checkpoint.zoo.cache import CACHE_VARIABLE, CachedEntry, ChecksumError
 from detcon_d2.checkpoint.zoo.catalog import ZOO, Entry
 from detcon_d2.checkpoint.zoo.download import DownloadError
-from detcon_d2.checkpoint.zoo.handler import MIRROR_VARIABLE
+from detcon_d2.checkpoint.zoo.handler import CACHE_VARIABLE, MIRROR_VARIABLE, CachedEntry, ChecksumError
 from tests.checkpoint.http_server import Site, serve
 from tests.checkpoint.pretrained import rewrite
 from tests.conftest import PATIENCE, REPO
@@ -43,17 +41,8 @@ def tiny(site, tmp_path, monkeypatch) -> Entry:
 
 
 def make_entry(url: str) -> Entry:
-    return Entry(
-        name="tiny",
-        url=url,
-        source="https://example.org",
-        paper="https://example.org/paper",
-        licence="MIT",
-        method="DetCon_B",
-        depth=50,
-        epochs=2,
-        branches=("online", "ema"),
-    )
+    origin = {"source": "https://example.org", "paper": "https://example.org/paper", "licence": "MIT"}
+    return Entry("tiny", url, **origin, method="DetCon_B", depth=50, epochs=2, branches=("online", "ema"))
 
 
 def register(monkeypatch, entry: Entry, **changes: object) -> Entry:
@@ -225,16 +214,3 @@ def test_two_processes_download_once_and_the_prefix_comes_with_the_config_keys(t
         print(file=other.stdin, flush=True)
         here, there = resolve_entry("tiny"), other.communicate(timeout=PATIENCE)[0].strip()
     assert other.returncode == 0 and str(here) == there == str(tmp_path / "tiny" / "tiny.pkl") and len(site.requests) == 1
-
-
-def test_the_lock_of_a_process_that_died_blocks_nobody(tiny):
-    lock = CachedEntry.of(tiny).folder / "entry"
-    code = (
-        f"from iopath.common.file_io import file_lock; lock = file_lock({str(lock)!r}); lock.acquire(); print('held', flush=True); input()"
-    )
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout.readline() == "held\n"
-        with pytest.raises(portalocker.LockException):
-            portalocker.Lock(f"{lock}.lock", fail_when_locked=True).acquire()
-        holder.kill()
-    assert resolve_entry("tiny").is_file()

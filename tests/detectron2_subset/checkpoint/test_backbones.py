@@ -100,21 +100,6 @@ def test_bare_blobs_without_statistics_load_as_mean_0_and_variance_1(backend, tm
         assert {value.item() for key, tensor in state.items() if key.endswith(name) for value in tensor} == {expected}
 
 
-def test_a_backbone_converted_from_torchvision_loads_by_suffix(backend, tmp_path):
-    weights = random_weights(detector(backend))
-    content = weights | {"stem.fc.weight": np.ones((5, 64), np.float32), "stem.fc.bias": np.ones(5, np.float32)}
-    path = save(tmp_path / "r50.pkl", {"model": content, "__author__": "torchvision", "matching_heuristics": True})
-    assert_loaded(load(backend, path), weights)
-
-
-def test_a_whole_detector_of_the_model_zoo_loads_by_full_name(backend, tmp_path):
-    model = detector(backend)
-    weights = {PREFIX + name: array for name, array in random_weights(model).items()} | {"head.weight": np.full((2, 2), 3, np.float32)}
-    path = save(tmp_path / "model_final_a54504.pkl", {"model": weights, "__author__": "Detectron2 Model Zoo"})
-    state = load(backend, path)
-    assert {name: state[name].tolist() for name in weights} == {name: array.tolist() for name, array in weights.items()}
-
-
 def test_both_backends_load_the_same_tensors(subset, real, tmp_path):
     weights = random_weights(detector(subset), statistics=False)
     path = caffe2_file(tmp_path / "R-50.pkl", weights)

@@ -74,36 +74,10 @@ def test_files_of_one_backend_resume_in_the_other(subset, real, tmp_path, direct
     assert_resumes(*(subset, real)[::direction], tmp_path)
 
 
-def test_files_of_both_backends_have_the_same_content(subset, real, tmp_path):
-    contents = []
-    for backend in (subset, real):
-        *run, checkpointer = training(backend, tmp_path, 0.5)
-        step(*run)
-        checkpointer.save(backend.name, iteration=1)
-        contents.append(str(torch.load(tmp_path / f"{backend.name}.pth", weights_only=True)))
-    assert contents[0] == contents[1]
-
-
-def test_loading_without_resuming_takes_the_weights_only(backend, tmp_path):
-    *run, checkpointer = training(backend, tmp_path, 0.5)
-    step(*run)
-    checkpointer.save("m", iteration=1)
-    model, optimizer, trainer, other = training(backend, tmp_path, 0.0)
-    other.resume_or_load(str(tmp_path / "m.pth"), resume=False)
-    assert torch.equal(model["head"].weight, run[0]["head"].weight)
-    assert not optimizer.state and trainer.iter == 0
-
-
 def test_only_the_main_process_saves_unless_specified(backend, tmp_path):
     checkpointer = backend.get("checkpoint").DetectionCheckpointer
     checkpointer(make_model(), str(tmp_path), save_to_disk=False).save("m")
     assert list(tmp_path.iterdir()) == [] and checkpointer(make_model()).save_to_disk
-
-
-def test_an_empty_path_loads_nothing_and_a_missing_file_is_named(backend, tmp_path):
-    assert load(backend, "")[1] == {}
-    with pytest.raises(AssertionError, match=r"nope\.pth"):
-        load(backend, tmp_path / "nope.pth")
 
 
 def test_suffixes_are_matched_the_longest_first(backend, tmp_path, log_lines):

@@ -84,12 +84,6 @@ def test_invalid_jsons_are_refused(load, tmp_path, changes, error):
         load(write(tmp_path, **changes), "/images", NAME)
 
 
-def test_a_json_without_annotations_gives_images_without_instances(load, tmp_path):
-    path = tmp_path / "image_info.json"
-    path.write_text(json.dumps({key: COCO[key] for key in ("images", "categories")}))
-    assert [(record["image_id"], record["annotations"]) for record in load(str(path), "/images", NAME)] == [(2, []), (7, []), (9, [])]
-
-
 def test_a_data_set_is_loaded_on_first_use(backend, tmp_path):
     data, path = backend.get("data"), str(tmp_path / "instances.json")
     backend.get("data.datasets").register_coco_instances(NAME, {"author": "me"}, path, "/images")

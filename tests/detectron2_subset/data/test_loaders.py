@@ -3,7 +3,6 @@
 import itertools
 
 import pytest
-from torch.utils.data import DataLoader
 
 from tests.detectron2_subset.coco_dataset import assert_same_item, registered, same_seed, small_config, write_dataset
 
@@ -43,13 +42,6 @@ def test_without_grouping_an_epoch_has_every_image_once_with_any_number_of_worke
     assert batches[0] == batches[1] and sorted(itertools.chain(*batches[0][:4])) == list(range(12))
 
 
-@pytest.mark.parametrize(("chunk", "expected"), [(1, [0, 1, 2, 3, 4, 5]), (2, [0, 2, 1, 3, 4, 6])])
-def test_workers_take_turns(backend, chunk, expected):
-    sampler = backend.get("data.samplers").InferenceSampler(8)
-    items = backend.get("data.common").ToIterableDataset(list(range(8)), sampler, shard_chunk_size=chunk)
-    assert list(itertools.islice(iter(DataLoader(items, batch_size=None, num_workers=2)), 6)) == expected
-
-
 def test_the_batch_is_divided_among_processes(backend, monkeypatch):
     monkeypatch.setattr(backend.get("data.build"), "get_world_size", lambda: 2)
     records = numbered(*[WIDE] * 6)
@@ -86,17 +78,3 @@ def test_both_backends_give_the_same_training_batches(subset, real, tmp_path, re
 
     pairs = same_seed(subset, real, items)
     assert len(pairs) == 12 and sum(assert_same_item(*pair) for pair in pairs) > 12
-
-
-def test_both_backends_give_the_same_test_images(subset, real, tmp_path):
-    path = write_dataset(tmp_path)
-
-    def items(backend) -> list[dict]:
-        mapper = backend.get("data").DatasetMapper(small_config(backend), False)
-        with registered(backend, path) as records:
-            return [item for (item,) in backend.get("data").build_detection_test_loader(records, mapper=mapper)]
-
-    pairs = same_seed(subset, real, items)
-    assert len(pairs) == 8
-    for pair in pairs:
-        assert_same_item(*pair)

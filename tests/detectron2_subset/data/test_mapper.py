@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from tests.detectron2_subset.coco_dataset import assert_same_item, registered, same_seed, small_config, write_dataset
+from tests.detectron2_subset.recorded import checksum, numbers_of_detectron2
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 6, 3)).astype(np.uint8)
 SIZE = (20, 30)
@@ -68,17 +70,10 @@ RUNS = coco_mask.encode(np.asfortranarray(LEFT_HALF))
 POLYGON = [2.0, 2, 10, 2, 10, 8]
 
 
-def test_boxes_polygons_and_run_lengths_follow_the_transform(utils, backend):
+def test_boxes_are_clipped_and_run_lengths_follow_the_transform(utils, backend):
     transforms = backend.get("data.transforms")
-    applied = transforms.TransformList([transforms.HFlipTransform(30), transforms.ResizeTransform(20, 30, 40, 60)])
-    one = annotation(backend, [POLYGON])
-    result = utils.transform_instance_annotations(one, applied, (40, 60))
-    assert result is one and result["bbox_mode"] == backend.get("structures").BoxMode.XYXY_ABS
-    assert result["bbox"].tolist() == [48, 4, 58, 16]
-    assert [polygon.tolist() for polygon in result["segmentation"]] == [[56, 4, 40, 4, 40, 16]]
-    # Boxes are clipped to the image.
     outside = utils.transform_instance_annotations(annotation(backend, bbox=[-5, 2, 500, 6]), transforms.NoOpTransform(), SIZE)
-    assert outside["bbox"].tolist() == [0, 2, 30, 8]
+    assert outside["bbox"].tolist() == [0, 2, 30, 8] and outside["bbox_mode"] == backend.get("structures").BoxMode.XYXY_ABS
     bits = utils.transform_instance_annotations(annotation(backend, RUNS), transforms.HFlipTransform(30), SIZE)["segmentation"]
     assert np.array_equal(bits, LEFT_HALF[:, ::-1])
 
@@ -89,18 +84,11 @@ def test_other_segmentations_and_sizes_are_refused(utils, backend, segmentation,
         utils.transform_instance_annotations(annotation(backend, segmentation), backend.get("data.transforms").NoOpTransform(), size)
 
 
-def test_instances_have_boxes_classes_and_masks(utils, backend):
-    structures = backend.get("structures")
-    polygons = [annotation(backend, [POLYGON]), annotation(backend, [POLYGON] * 2, category_id=1)]
-    instances = utils.annotations_to_instances(polygons, SIZE)
-    assert instances.image_size == SIZE and instances.gt_boxes.tensor.tolist() == [[1, 2, 6, 8]] * 2
-    assert instances.gt_classes.tolist() == [3, 1] and instances.gt_classes.dtype == torch.int64
-    assert [len(one) for one in instances.gt_masks.polygons] == [1, 2]
+def test_bitmaps_are_of_polygons_and_of_maps_and_other_masks_are_refused(utils, backend):
     square = [0.0, 0, 15, 0, 15, 20, 0, 20]
-    masks = utils.annotations_to_instances(
-        [annotation(backend, one) for one in ([square], LEFT_HALF)], SIZE, mask_format="bitmask"
-    ).gt_masks
-    assert isinstance(masks, structures.BitMasks) and all(np.array_equal(mask, LEFT_HALF.astype(bool)) for mask in masks.tensor.numpy())
+    both = [annotation(backend, one) for one in ([square], LEFT_HALF)]
+    masks = utils.annotations_to_instances(both, SIZE, mask_format="bitmask").gt_masks
+    assert all(np.array_equal(mask, LEFT_HALF.astype(bool)) for mask in masks.tensor.numpy())
     empty = utils.annotations_to_instances([], SIZE)
     assert len(empty) == 0 and not empty.has("gt_masks") and empty.gt_boxes.tensor.shape == (0, 4) and empty.gt_classes.dtype == torch.int64
     for wrong, mask_format in ((RUNS, "polygon"), ([[1.0, 2, 3, 4]], "polygon"), ([POLYGON], "nonsense")):
@@ -147,55 +135,9 @@ def test_training_items_have_image_and_instances_and_inference_items_the_image_o
     assert "instances" not in item and np.array_equal(item["image"].numpy().transpose(1, 2, 0)[..., ::-1], pixels)
 
 
-def test_instances_follow_the_augmentation_and_the_size_is_that_of_the_file(backend, record):
-    transforms = backend.get("data.transforms")
-    plain = mapper(backend)(record)["instances"].gt_boxes.tensor
-    item = mapper(backend, [transforms.ResizeShortestEdge(340, 440), transforms.RandomFlip(1.0)])(record)
-    assert item["image"].shape == (3, 340, 440) and (item["height"], item["width"]) == (170, 220)
-    x0, y0, x1, y1 = plain.T * 2
-    assert torch.allclose(item["instances"].gt_boxes.tensor, torch.stack([440 - x1, y0, 440 - x0, y1], dim=1), atol=1e-3)
-
-
-@pytest.mark.parametrize("mask_format", ["polygon", "bitmask"])
-def test_after_a_crop_boxes_are_those_of_the_visible_masks(backend, record, mask_format):
-    np.random.seed(0)
-    crop = backend.get("data.transforms").RandomCrop("absolute", (60, 80))
-    item = mapper(backend, [crop], use_instance_mask=True, recompute_boxes=True, instance_mask_format=mask_format)(record)
-    boxes = item["instances"].gt_boxes.tensor
-    assert 0 < len(boxes) and torch.equal(boxes, item["instances"].gt_masks.get_bounding_boxes().tensor)
-    assert boxes.min() >= 0 and (boxes[:, 2:] <= torch.tensor([80, 60])).all()
-    with pytest.raises(AssertionError):
-        mapper(backend, recompute_boxes=True)
-
-
 def test_images_without_annotations_have_no_instances(backend, record):
     assert "instances" not in mapper(backend)({key: value for key, value in record.items() if key != "annotations"})
     assert len(mapper(backend, use_instance_mask=True)({**record, "annotations": []})["instances"]) == 0
-
-
-def test_a_missing_image_and_an_image_of_another_size_are_named(backend, record):
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.png"):
-        mapper(backend)({**record, "file_name": str(Path(record["file_name"]).with_name("nowhere.png"))})
-    with pytest.raises(backend.get("data.detection_utils").SizeMismatchError, match=r"0\.png"):
-        mapper(backend)({**record, "height": 171})
-
-
-def test_the_config_and_the_arguments_define_the_mapper(backend, log_lines):
-    lines, data = log_lines("detectron2.data.dataset_mapper"), backend.get("data")
-    cfg = small_config(backend, "INPUT.CROP.ENABLED", True, "INPUT.MASK_FORMAT", "bitmask", "INPUT.FORMAT", "RGB")
-    train, test = data.DatasetMapper(cfg, True), data.DatasetMapper(cfg, False, image_format="L")
-    assert [type(one).__name__ for one in train.augmentations.augs] == ["RandomCrop", "ResizeShortestEdge", "RandomFlip"]
-    assert (train.image_format, train.instance_mask_format, train.use_instance_mask, train.recompute_boxes) == (
-        "RGB",
-        "bitmask",
-        True,
-        True,
-    )
-    assert len(test.augmentations.augs) == 1 and not test.recompute_boxes and test.image_format == "L"
-    assert lines[1] == (
-        "[DatasetMapper] Augmentations used in inference: "
-        "[ResizeShortestEdge(short_edge_length=(48, 48), max_size=60, sample_style='choice')]"
-    )
 
 
 @pytest.mark.parametrize("key", ["MODEL.KEYPOINT_ON", "MODEL.LOAD_PROPOSALS"])
@@ -204,23 +146,16 @@ def test_the_subset_names_what_it_cannot_map(subset, key):
         subset.get("data").DatasetMapper(small_config(subset, key, True), True)
 
 
+BITMASK = ["INPUT.MASK_FORMAT", "bitmask"]
 CONFIGS = {
     "default": [],
     "flip": ["INPUT.RANDOM_FLIP", "vertical", "INPUT.MIN_SIZE_TRAIN", (30, 40), "INPUT.MIN_SIZE_TRAIN_SAMPLING", "range"],
-    "bitmask": ["INPUT.MASK_FORMAT", "bitmask", "INPUT.FORMAT", "RGB"],
+    "bitmask": [*BITMASK, "INPUT.FORMAT", "RGB"],
     "crop": ["INPUT.CROP.ENABLED", True],
-    "absolute": [
-        "INPUT.CROP.ENABLED",
-        True,
-        "INPUT.CROP.TYPE",
-        "absolute_range",
-        "INPUT.CROP.SIZE",
-        [60, 150],
-        "INPUT.MASK_FORMAT",
-        "bitmask",
-    ],
+    "absolute": ["INPUT.CROP.ENABLED", True, "INPUT.CROP.TYPE", "absolute_range", "INPUT.CROP.SIZE", [60, 150], *BITMASK],
     "no masks": ["MODEL.MASK_ON", False, "INPUT.CROP.ENABLED", True],
 }
+CASES = [*CONFIGS, "jitter polygon", "jitter bitmask"]
 
 
 def scale_jitter(backend, mask_format):
@@ -229,33 +164,38 @@ def scale_jitter(backend, mask_format):
     return mapper(backend, augmentations, use_instance_mask=True, recompute_boxes=True, instance_mask_format=mask_format)
 
 
-@pytest.mark.parametrize("options", [*CONFIGS, "jitter polygon", "jitter bitmask"])
+def mapped(backend, case: str, path: Path, images: Path) -> list[dict]:
+    """The items of the first images, augmented as the case says."""
+    jitter, cfg = case.startswith("jitter"), small_config(backend, *CONFIGS.get(case, ()))
+    mapping = scale_jitter(backend, case.split()[1]) if jitter else backend.get("data").DatasetMapper(cfg, True)
+    with registered(backend, path, images) as records:
+        return [mapping(record) for record in records if usable(record)][:12]
+
+
+def measure(backend, case: str) -> list[list[float]]:
+    """Number of instances, and checksums of image, boxes, classes and masks, for each image of the generated data set."""
+    np.random.seed(5)
+    with TemporaryDirectory() as folder:
+        items = mapped(backend, case, write_dataset(Path(folder)), Path(folder))
+    rows = []
+    for item in items:
+        one = item["instances"]
+        masks = getattr(one.gt_masks, "tensor", None) if one.has("gt_masks") else []
+        masks = np.concatenate([part for each in one.gt_masks.polygons for part in each]) if masks is None else masks
+        rows.append([*item["image"].shape, len(one), *map(checksum, (item["image"], one.gt_boxes.tensor, one.gt_classes, masks))])
+    return rows
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_mapped_images_and_instances_are_those_recorded_of_detectron2(backend, case):
+    for found, expected in zip(measure(backend, case), numbers_of_detectron2("data.test_mapper", case), strict=True):
+        assert found == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("photographs", [False, True])
-def test_both_backends_map_alike_with_the_same_seed(subset, real, tmp_path, request, options, photographs):
+def test_both_backends_map_alike_with_the_same_seed(subset, real, tmp_path, request, case, photographs):
     folder = request.getfixturevalue("shared_dir") / "data" / "coco_subset" if photographs else tmp_path
     path, images = (folder / "instances.json", folder / "images") if photographs else (write_dataset(tmp_path), tmp_path)
-
-    def mapped(backend) -> list[dict]:
-        jitter = options.startswith("jitter")
-        mapping = (
-            scale_jitter(backend, options.split()[1])
-            if jitter
-            else backend.get("data").DatasetMapper(small_config(backend, *CONFIGS[options]), True)
-        )
-        with registered(backend, path, images) as records:
-            return [mapping(record) for record in records if usable(record)][:12]
-
-    pairs = same_seed(subset, real, mapped)
+    pairs = same_seed(subset, real, lambda backend: mapped(backend, case, path, images))
     assert sum(assert_same_item(*pair) for pair in pairs) > 8
-
-
-def test_both_backends_turn_run_lengths_of_photographs_into_the_same_masks(subset, real, shared_dir):
-    folder = shared_dir / "data" / "coco_subset"
-
-    def crowds(backend) -> list[dict]:
-        mapping = backend.get("data").DatasetMapper(small_config(backend, "INPUT.MASK_FORMAT", "bitmask"), True)
-        with registered(backend, folder / "instances.json", folder / "images") as records:
-            records = [{**one, "annotations": [{**a, "iscrowd": 0} for a in one["annotations"] if a["iscrowd"]]} for one in records]
-        return [mapping(record) for record in records if record["annotations"]][:5]
-
-    assert sum(assert_same_item(*pair) for pair in same_seed(subset, real, crowds)) >= 5

@@ -72,17 +72,15 @@ def test_a_schedule_resumes_from_its_state(backend):
     assert states[0] == states[1]
 
 
-@pytest.mark.parametrize(
-    ("groups", "expected"),
-    [
-        ([(3, 0.1), (2, 0.2), (2, 0.2)], 0),
-        ([(1, 0.1), (1, 0.2), (1, 0.2)], 1),
-        ([(2, 0.1), (2, 0.2)], 0),
-        ([(1, 0.3), (2, 0.2), (2, 0.1), (2, 0.1)], 1),
-    ],
-)
-def test_the_largest_group_or_the_most_common_rate_is_recorded(backend, groups, expected):
-    assert backend.get("engine.hooks").LRScheduler.get_best_param_group_id(sgd(*groups)) == expected
+def test_the_largest_group_or_the_most_common_rate_is_recorded(backend):
+    best = backend.get("engine.hooks").LRScheduler.get_best_param_group_id
+    groups = [
+        ((3, 0.1), (2, 0.2), (2, 0.2)),
+        ((1, 0.1), (1, 0.2), (1, 0.2)),
+        ((2, 0.1), (2, 0.2)),
+        ((1, 0.3), (2, 0.2), (2, 0.1), (2, 0.1)),
+    ]
+    assert [best(sgd(*one)) for one in groups] == [0, 1, 0, 1]
 
 
 @pytest.mark.parametrize(("period", "end", "expected"), [(3, 7, [2, 5, 7]), (3, 6, [2, 6]), (0, 4, [4])])

@@ -66,13 +66,6 @@ def test_the_subset_restores_the_mode_after_an_error(subset):
     assert model.training
 
 
-def test_progress_is_logged_without_a_line_for_every_batch(subset, log_lines):
-    lines = log_lines("detectron2.evaluation.evaluator")
-    subset.get("evaluation").inference_on_dataset(Spy(), [[1]] * 50, recorder(subset))
-    assert lines[0] == "Start inference on 50 batches" and len(lines) < 50
-    assert "Inference done 50/50" in lines[-1] and "ETA=0:00:00, on 1 devices" in lines[-1]
-
-
 def test_csv_lines_have_the_main_metrics_with_four_decimals(backend, log_lines):
     lines = log_lines("detectron2.evaluation.testing")
     backend.get("evaluation").print_csv_format(OrderedDict(bbox={"AP": 1.23456, "AP50": 2.0, "AP-dog": 4.0}, segm={"AP": math.nan}))

@@ -65,17 +65,16 @@ def test_freezing_a_block_converts_batch_norms_and_stops_training(layers):
     assert isinstance(block.others[3][0], frozen)
 
 
-@pytest.mark.parametrize(("version", "complete"), [(None, True), (1, True), (2, False), (3, False)])
-def test_old_state_dicts_may_have_no_statistics(layers, version, complete):
-    frozen = layers.FrozenBatchNorm2d(2)
-    state = OrderedDict(weight=torch.full((2,), 3.0), bias=torch.ones(2))
+@pytest.mark.parametrize(("version", "complete"), [(None, True), (1, True), (2, False)])
+def test_only_old_state_dicts_may_have_no_statistics(layers, version, complete):
+    frozen, state = layers.FrozenBatchNorm2d(2), OrderedDict(weight=torch.full((2,), 3.0), bias=torch.ones(2))
     state._metadata = OrderedDict({"": {"version": version}})
     if not complete:
         with pytest.raises(RuntimeError, match="running_mean"):
             frozen.load_state_dict(state)
         return
     frozen.load_state_dict(state)
-    assert frozen.running_mean.tolist() == [0, 0] and frozen.running_var.tolist() == [1, 1] and frozen.weight.tolist() == [3, 3]
+    assert (frozen.running_mean.tolist(), frozen.running_var.tolist(), frozen.weight.tolist()) == ([0, 0], [1, 1], [3, 3])
 
 
 @pytest.mark.parametrize("name", NORMS)

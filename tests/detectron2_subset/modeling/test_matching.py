@@ -39,14 +39,6 @@ def test_the_offsets_of_each_class_move_the_box_to_its_target(transform):
     assert_close(grown, torch.tensor([[8.0 - 500, 8 - 500, 8 + 500, 8 + 500]]))
 
 
-def test_both_backends_move_boxes_alike(subset, real):
-    sources, targets, moves = random_boxes(50), random_boxes(50, seed=1), torch.randn(50, 12, generator=torch.manual_seed(0)) * 5
-    ours, theirs = (each.get("modeling.box_regression").Box2BoxTransform(WEIGHTS) for each in (subset, real))
-    assert_close(ours.get_deltas(sources, targets), theirs.get_deltas(sources, targets), rtol=1e-6, atol=1e-5)
-    assert_close(ours.apply_deltas(moves, sources), theirs.apply_deltas(moves, sources), rtol=1e-6, atol=1e-5)
-    assert ours.scale_clamp == theirs.scale_clamp
-
-
 QUALITIES = torch.tensor([[0.1, 0.3, 0.8, 0.2], [0.15, 0.2, 0.7, 0.5]])
 
 
@@ -108,11 +100,3 @@ def test_positives_are_limited_and_negatives_fill_the_rest(backend, counts, limi
     chosen = backend.get("modeling.sampling").subsample_labels(labels, *limits, bg_label=80)
     assert tuple(len(one.unique()) for one in chosen) == tuple(map(len, chosen)) == expected
     assert set(labels[chosen[0]].tolist()) <= {0, 3} and set(labels[chosen[1]].tolist()) <= {80}
-
-
-def test_both_backends_sample_the_same_from_one_seed(subset, real):
-    labels, samples = torch.randint(-1, 2, (500,), generator=torch.manual_seed(0)), []
-    for each in (subset, real):
-        torch.manual_seed(7)
-        samples.append(torch.cat(each.get("modeling.sampling").subsample_labels(labels, 64, 0.5, 0)))
-    assert torch.equal(*samples)

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from torch.testing import assert_close
-from torchvision.ops import roi_align
 
 SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
 
@@ -27,25 +26,6 @@ def test_a_box_is_pooled_from_the_level_of_its_area(backend):
     rows = [[0.0, 0.0, side, side] for side in sides] + [[0.0, 0.0, 448.0, 112.0], [0.0, 0.0, 448.0, 100.0]]
     pooled = make(backend)(numbered_maps(), [boxes(backend, *rows)])
     assert pooled[:, 0, 0, 0].tolist() == [*map(float, sides.values()), 2.0, 1.0]
-
-
-def test_results_are_in_the_order_of_the_boxes_of_all_images(backend):
-    features = [torch.stack([level[0] + 10 * image for image in range(3)]).requires_grad_() for level in numbered_maps()]
-    small, large = [0.0, 0.0, 20.0, 20.0], [0.0, 0.0, 450.0, 450.0]
-    lists = [boxes(backend, large, small, large), boxes(backend), boxes(backend, small, large)]
-    pooled = make(backend)(features, lists)
-    assert pooled[:, 0, 1, 1].tolist() == [3.0, 0.0, 3.0, 20.0, 23.0]
-    pooled.sum().backward()
-    assert [level.grad is not None and bool(level.grad.any()) for level in features] == [True, False, False, True]
-
-
-@pytest.mark.parametrize(("pooler_type", "aligned"), [("ROIAlignV2", True), ("ROIAlign", False)])
-@pytest.mark.parametrize("ratio", [0, 2])
-def test_one_level_is_roi_align(backend, pooler_type, aligned, ratio):
-    features = torch.randn(2, 3, 16, 20, generator=torch.Generator().manual_seed(0))
-    rows = torch.tensor([[0.0, 3.0, 5.0, 40.0, 33.0], [1.0, 0.5, 0.5, 9.0, 60.0]])
-    pooled = make(backend, 5, (1 / 4,), ratio, pooler_type)([features], [boxes(backend, row[1:].tolist()) for row in rows])
-    assert_close(pooled, roi_align(features, rows, 5, 1 / 4, ratio, aligned))
 
 
 def test_without_boxes_the_result_is_empty_and_has_its_shape(backend):

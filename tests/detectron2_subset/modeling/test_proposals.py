@@ -18,48 +18,12 @@ def find(utils, boxes, logits, *, training=False, nms=0.7, before=100, after=100
     return utils.find_top_rpn_proposals(*maps, [IMAGE], nms, before, after, min_size, training)[0]
 
 
-def test_proposals_are_clipped_to_the_image_sorted_and_not_small(utils):
-    found = find(utils, [[[-5, -5, 10, 10], [20, 10, 90, 90]]], [[0.1, 0.9]])
-    assert found.proposal_boxes.tensor.tolist() == [[20, 10, 30, 20], [0, 0, 10, 10]]
-    assert_close(found.objectness_logits, torch.tensor([0.9, 0.1]))
-    assert found.image_size == IMAGE
-    boxes = [[[0, 0, 10, 3], [25, 0, 40, 10], [40, 0, 50, 10]]]
-    assert len(find(utils, boxes, [[3.0, 2.0, 1.0]])) == 2
-    assert find(utils, boxes, [[3.0, 2.0, 1.0]], min_size=4).objectness_logits.tolist() == [2.0]
-
-
-def test_boxes_are_suppressed_within_their_map_only(utils):
-    box, shifted = [0, 0, 10, 10], [0, 0, 10, 9]
-    assert len(find(utils, [[box, shifted]], [[0.1, 0.9]])) == 1
-    assert len(find(utils, [[box], [shifted]], [[0.1], [0.9]])) == 2
-    assert len(find(utils, [[box, shifted]], [[0.1, 0.9]], nms=0.95)) == 2
-
-
-def test_the_first_limit_is_for_each_map_and_the_second_for_all(utils):
-    boxes = [[[x, y, x + 2, y + 2] for x in range(0, 30, 3)] for y in (0, 10)]
-    logits = [[float(x) for x in range(10)], [x + 0.5 for x in range(10)]]
-    assert len(find(utils, boxes, logits, before=4)) == 8
-    assert find(utils, boxes, logits, before=4, after=3).objectness_logits.tolist() == [9.5, 9.0, 8.5]
-
-
 @pytest.mark.parametrize("box, logit", [([0, 0, float("nan"), 5], 1.0), ([0, 0, 5, float("inf")], 1.0), ([0, 0, 5, 5], float("inf"))])
 def test_predictions_that_are_not_finite_stop_training_and_are_removed_in_inference(utils, box, logit):
     boxes, logits = [[box, [0, 0, 8, 8]]], [[logit, 0.5]]
     with pytest.raises(FloatingPointError):
         find(utils, boxes, logits, training=True)
     assert find(utils, boxes, logits).proposal_boxes.tensor.tolist() == [[0, 0, 8, 8]]
-
-
-def test_both_backends_find_the_same_proposals(subset, real):
-    generator = torch.manual_seed(0)
-    boxes = [torch.rand(2, count, 2, 2, generator=generator) * 60 - 10 for count in (300, 80)]
-    boxes = [torch.cat([level.amin(2), level.amax(2)], dim=-1) for level in boxes]
-    logits = [torch.randn(level.shape[:2], generator=generator) for level in boxes]
-    arguments = boxes, logits, [(40, 50), (30, 30)], 0.5, 100, 60, 2.0, True
-    module = "modeling.proposal_generator.proposal_utils"
-    for mine, other in zip(*(each.get(module).find_top_rpn_proposals(*arguments) for each in (subset, real)), strict=True):
-        assert torch.equal(mine.proposal_boxes.tensor, other.proposal_boxes.tensor)
-        assert torch.equal(mine.objectness_logits, other.objectness_logits)
 
 
 def test_ground_truth_joins_the_proposals_with_a_high_score(utils, backend):

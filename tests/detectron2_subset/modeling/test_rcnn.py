@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from tests.detectron2_subset.modeling.tiny_detector import SIZES, batch, build_tiny, detect, spread_weights, tiny_config, train_step
+from tests.detectron2_subset.modeling.tiny_detector import CASES, SIZES, batch, build_tiny, detect, measure, spread, tiny_config, train_step
+from tests.detectron2_subset.recorded import numbers_of_detectron2
 
 LOSSES = ["loss_cls", "loss_box_reg", "loss_mask", "loss_rpn_cls", "loss_rpn_loc"]
 
@@ -20,19 +21,6 @@ def test_training_gives_five_losses_that_reach_every_parameter(backend, dtype):
     assert list(losses) == LOSSES and {name.split("/")[0] for name in scalars} == {"rpn", "roi_head", "fast_rcnn", "mask_rcnn"}
     sum(losses.values()).backward()
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
-
-
-def test_a_few_steps_on_two_images_lower_the_loss(backend):
-    torch.manual_seed(0)
-    model = backend.get("modeling").build_model(tiny_config(backend, PIXEL_STD=[60.0, 60.0, 60.0]))
-    optimizer, inputs, totals = torch.optim.Adam(model.parameters(), lr=0.003), batch(backend), []
-    for _ in range(12):
-        total = sum(train_step(backend, model, inputs)[0].values())
-        optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
-        totals.append(total.item())
-    assert totals[-1] < 0.8 * totals[0]
 
 
 def test_detections_come_at_the_size_of_the_input_or_of_the_image(backend):
@@ -62,10 +50,10 @@ def test_images_are_normalised_and_padded_with_zeros(backend):
         backend.get("modeling").build_model(tiny_config(backend, PIXEL_STD=[1.0]))
 
 
-@pytest.mark.parametrize(("images", "masks"), [((0, 2), "polygon"), ((0, 1), "bitmask"), ((2, 2), "polygon")])
-def test_neither_bitmaps_nor_images_without_objects_stop_training(backend, images, masks):
-    losses, _ = train_step(backend, build_tiny(backend), batch(backend, images, masks))
+def test_a_batch_without_objects_trains_classes_and_objectness_only(backend):
+    losses, _ = train_step(backend, build_tiny(backend), batch(backend, (2, 2)))
     assert list(losses) == LOSSES and all(loss.isfinite() for loss in losses.values())
+    assert losses["loss_mask"] == losses["loss_box_reg"] == losses["loss_rpn_loc"] == 0
     sum(losses.values()).backward()
 
 
@@ -75,24 +63,66 @@ def test_without_masks_it_is_faster_rcnn(backend):
     assert "loss_mask" not in losses and not detect(model, batch(backend))[0]["instances"].has("pred_masks")
 
 
-def test_the_subset_has_no_pictures_while_training(subset):
-    cfg = tiny_config(subset)
-    cfg.VIS_PERIOD = 10
-    with pytest.raises(NotImplementedError, match=r"VIS_PERIOD.*install detectron2"):
+REFUSED = [
+    (AssertionError, {"FPN__IN_FEATURES": ["res2", "res4"]}),
+    (AssertionError, {"FPN__IN_FEATURES": ["res3", "res2"]}),
+    (AssertionError, {"FPN__IN_FEATURES": []}),
+    (AssertionError, {"FPN__FUSE_TYPE": "max"}),
+    (KeyError, {"FPN__IN_FEATURES": ["res9"]}),
+    (KeyError, {"FPN__NORM": "NoSuchNorm"}),
+    (AssertionError, {"ANCHOR_GENERATOR__SIZES": [[8], [16], [32]]}),
+    (AssertionError, {"ANCHOR_GENERATOR__SIZES": [[8], [16, 32], [32], [64], [128]]}),
+    (AssertionError, {"ANCHOR_GENERATOR__OFFSET": 1.0}),
+    (ValueError, {"RPN__CONV_DIMS": [0, 4]}),
+    (AssertionError, {"ROI_MASK_HEAD__NUM_CONV": -1}),
+    *((KeyError, {f"{part}__NAME": "NoSuchPart"}) for part in ("ANCHOR_GENERATOR", "PROPOSAL_GENERATOR", "ROI_BOX_HEAD", "ROI_MASK_HEAD")),
+    (KeyError, {"RPN__HEAD_NAME": "NoSuchHead"}),
+]
+
+
+@pytest.mark.parametrize(("error", "options"), REFUSED)
+def test_impossible_parts_are_refused(backend, error, options):
+    with pytest.raises(error):
+        backend.get("modeling").build_model(tiny_config(backend, **options))
+
+
+LACKING = {"RPN__BBOX_REG_LOSS_TYPE": "giou", "ROI_BOX_HEAD__BBOX_REG_LOSS_TYPE": "giou", "KEYPOINT_ON": True}
+LACKING |= {f"ROI_BOX_HEAD__{key}": True for key in ("TRAIN_ON_PRED_BOXES", "USE_FED_LOSS", "USE_SIGMOID_CE")}
+
+
+@pytest.mark.parametrize("key", [*LACKING, "VIS_PERIOD"])
+def test_what_the_subset_does_not_have_is_named(subset, key):
+    cfg = tiny_config(subset, **({key: LACKING[key]} if key in LACKING else {}))
+    cfg.VIS_PERIOD = 10 * (key == "VIS_PERIOD")
+    with pytest.raises(NotImplementedError, match=rf"{key.rpartition('__')[-1]}.*install detectron2"):
         subset.get("modeling").build_model(cfg)
 
 
-HEAD_NORMS = {"ROI_BOX_HEAD__NORM": "naiveSyncBN_N", "ROI_MASK_HEAD__NORM": "naiveSyncBN_N"}
-STATISTICS = {"PIXEL_MEAN": [123.675, 116.28, 103.53], "PIXEL_STD": [58.395, 57.12, 57.375]}
-VARIANTS = {
-    "standard": {},
-    "resnet18": {"RESNETS__DEPTH": 18, "RESNETS__RES2_OUT_CHANNELS": 64, "RESNETS__STEM_OUT_CHANNELS": 64},
-    "frozen": {"RESNETS__NORM": "FrozenBN", "BACKBONE__FREEZE_AT": 2},
-    "4conv1fc": {"FPN__NORM": "naiveSyncBN", "ROI_BOX_HEAD__NUM_CONV": 4, "ROI_BOX_HEAD__NUM_FC": 1, **HEAD_NORMS},
-    "group_norm": {"FPN__NORM": "GN", "ROI_MASK_HEAD__NORM": "GN"},
-    "agnostic": {"ROI_BOX_HEAD__CLS_AGNOSTIC_BBOX_REG": True, "ROI_MASK_HEAD__CLS_AGNOSTIC_MASK": True, "FPN__FUSE_TYPE": "avg"},
-    "rgb_statistics": {"ROI_HEADS__SCORE_THRESH_TEST": 0.0, **STATISTICS},
-}
+def test_anchors_of_several_sizes_and_ratios_are_in_the_order_of_checkpoints(backend):
+    arguments = {"sizes": [[8, 16]], "aspect_ratios": [[1, 4]], "strides": [4], "offset": 0.5}
+    (anchors,) = backend.get("modeling.anchor_generator").DefaultAnchorGenerator(**arguments)([torch.zeros(1, 1, 1, 2)])
+    cell = [[-2, -2, 6, 6], [0, -6, 4, 10], [-6, -6, 10, 10], [-2, -14, 6, 18]]
+    assert anchors.tensor.tolist() == cell + [[x1 + 4, y1, x2 + 4, y2] for x1, y1, x2, y2 in cell]
+
+
+def test_training_stops_without_objects_or_with_predictions_that_are_not_finite(backend):
+    model, inputs = build_tiny(backend), batch(backend)
+    with pytest.raises((AssertionError, KeyError)):
+        train_step(backend, model, [{"image": one["image"]} for one in inputs])
+    model.proposal_generator.rpn_head.objectness_logits.bias.data[0] = float("nan")
+    with pytest.raises(FloatingPointError):
+        train_step(backend, model, inputs)
+
+
+@pytest.mark.parametrize("variant", CASES)
+def test_weights_losses_gradients_and_detections_are_those_recorded_of_detectron2(backend, variant):
+    found, expected = measure(backend, variant), numbers_of_detectron2("modeling.tiny_detector", variant)
+    # Initial weights are random on each backend; only their spread is the same.
+    assert_close(found.pop("initial"), expected.pop("initial"), rtol=0.15, atol=0)
+    # Single detections and pixels of masks at their thresholds may differ on other processors.
+    assert_close(found.pop("detections"), expected.pop("detections"), rtol=2e-3, atol=3)
+    # Other processors add up in another order, which moves these numbers by about 1e-5.
+    assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
 def assert_same_detections(ours: list, theirs: list) -> None:
@@ -122,27 +152,9 @@ def assert_same_model(subset, real, ours: nn.Module, theirs: nn.Module) -> None:
             assert (our.grad - their.grad).abs().max() <= 1e-4 * max(their.grad.abs().max().item(), 1.0), name
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", CASES)
 def test_both_backends_are_the_same_model(subset, real, variant):
-    assert_same_model(subset, real, build_tiny(subset, **VARIANTS[variant]), build_tiny(real, **VARIANTS[variant]))
-
-
-@pytest.mark.parametrize("masks", ["polygon", "bitmask"])
-def test_both_backends_train_alike_for_three_steps(subset, real, masks):
-    initial = {key: value.clone() for key, value in build_tiny(real).state_dict().items()}
-    histories = []
-    for backend in (subset, real):
-        model = build_tiny(backend)
-        model.load_state_dict(initial)
-        optimizer, totals = torch.optim.SGD(model.parameters(), lr=0.002, momentum=0.9), []
-        for step, images in enumerate(((0, 1), (1, 2), (2, 0))):
-            losses, _ = train_step(backend, model, batch(backend, images, masks), seed=step)
-            optimizer.zero_grad()
-            sum(losses.values()).backward()
-            optimizer.step()
-            totals.append(torch.stack(list(losses.values())).detach())
-        histories.append(torch.stack(totals))
-    assert_close(histories[0], histories[1], atol=1e-4, rtol=1e-4)
+    assert_same_model(subset, real, build_tiny(subset, **CASES[variant]), build_tiny(real, **CASES[variant]))
 
 
 @pytest.fixture
@@ -160,7 +172,7 @@ def test_the_official_mask_rcnn_is_the_same_model_on_both_backends(subset, real,
         cfg = backend.get("config").get_cfg()
         cfg.merge_from_file(str(official_config))
         cfg.MODEL.DEVICE, cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = "cpu", 0.0
-        models.append(spread_weights(backend.get("modeling").build_model(cfg)))
+        models.append(spread(backend.get("modeling").build_model(cfg)))
     # Constants like those of trained networks: with random ones, the activations of 50 layers grow to millions.
     for name, value in models[1].named_buffers():
         if name.endswith("norm.weight"):

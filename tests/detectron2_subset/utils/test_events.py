@@ -54,13 +54,6 @@ def test_smoothing_takes_the_median_over_iterations_not_values(backend, window):
     assert storage.latest_with_smoothing_hint(window)["lr"] == (1 / 67, 64)
 
 
-@pytest.mark.parametrize("window", [1, 4, 20])
-def test_numbers_equal_detectron2s(subset, real, window):
-    storages = [backend.get("utils.events").EventStorage() for backend in (subset, real)]
-    for _ in zip(record(subset, storages[0]), record(real, storages[1]), strict=True):
-        assert storages[0].latest_with_smoothing_hint(window) == storages[1].latest_with_smoothing_hint(window)
-
-
 def write_run(backend, folder):
     """Write ``metrics.json`` and a TensorBoard file every ten iterations; return the text of the first."""
     events = backend.get("utils.events")

@@ -10,7 +10,6 @@ import torch
 from detcon_d2 import d2
 from detcon_d2.engine import load_config
 from detcon_d2.engine.finetune.data import (
-    build_augmentations,
     build_detection_mapper,
     build_finetune_loader,
     choose_fraction,
@@ -106,7 +105,7 @@ def test_scale_jitter_gives_squares_with_boxes_around_their_masks(shapes, tmp_pa
 def test_scale_jitter_resizes_the_long_side_and_pads_with_grey(shapes, tmp_path, scale, side):
     cfg = jitter(shapes, tmp_path, DETCON__FINETUNE__JITTER_SCALE=scale, INPUT__RANDOM_FLIP="none")
     image = np.zeros((40, 64, 3), dtype=np.uint8)
-    for augmentation in build_augmentations(cfg):
+    for augmentation in build_detection_mapper(cfg).augmentations.augs:
         image = augmentation.get_transform(image).apply_image(image)
     inside = (image[:, :, 0] == 0).nonzero()
     assert image.shape == (96, 96, 3)

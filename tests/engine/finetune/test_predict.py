@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from detcon_d2 import d2
 from detcon_d2.checkpoint import load_checkpoint_file
 from detcon_d2.cli.predict import main
 from detcon_d2.engine import load_config
-from detcon_d2.engine.finetune.predict import Predictor, draw_detections, find_categories, find_images, to_coco_results
+from detcon_d2.engine.finetune.predict import Predictor, draw_detections, find_categories, find_images, predict
 from tests.detectors import BASE, detector_opts
 from tests.engine.runs import finetuner
 
@@ -98,9 +99,11 @@ def instances(height: int = 20, width: int = 30) -> "d2.Instances":
     return d2.Instances((height, width), pred_classes=torch.tensor([1, 0]), pred_masks=masks, **fields)
 
 
-def test_coco_results_have_the_data_sets_ids_and_boxes_by_width_and_height():
-    first, second = to_coco_results(instances(), 7, [11, 22])
-    assert (first["image_id"], first["category_id"], first["bbox"]) == (7, 22, [3.0, 2.0, 6.0, 6.0])
+def test_coco_results_have_the_data_sets_ids_and_boxes_by_width_and_height(shapes, tmp_path):
+    predictor = Mock(return_value=instances(64, 64), class_names=["a", "b"], category_ids=[11, 22])
+    predict(predictor, {"one.jpg": shapes / "images" / "val" / "000000.jpg"}, tmp_path)
+    first, second = json.loads((tmp_path / "predictions.json").read_text())
+    assert (first["image_id"], first["category_id"], first["bbox"]) == (1, 22, [3.0, 2.0, 6.0, 6.0])
     assert second["score"] == pytest.approx(0.4) and coco_mask.area(second["segmentation"]) == 40
 
 

@@ -9,10 +9,8 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from detcon_d2.masks import LabelMapStore, build_generator, list_images
-from detcon_d2.masks.generate import generate
+from detcon_d2.masks import build_generator
 from detcon_d2.masks.generators import imported
-from tests.conftest import write_photos
 
 RNG = np.random.default_rng(0)
 IMAGE = np.zeros((6, 8, 3), np.uint8)
@@ -182,19 +180,3 @@ def test_a_png_that_does_not_fit_is_named(tmp_path, labels, message):
         write_png(path, labels)
     with pytest.raises(ValueError, match=message):
         build_generator("imported", masks=str(tmp_path))(IMAGE, RNG, record())
-
-
-def test_two_workers_import_what_one_imports_and_a_missing_image_fails_alone(tmp_path):
-    images = write_photos(tmp_path / "images", 4)
-    content = []
-    for index in range(3):
-        shape = (72, 96)
-        content += [{"image_id": f"{'ab'[index % 2]}/{index:03d}.png", "segmentation": rle(np.s_[: 10 + index, :20], shape)}]
-    masks = write_json(tmp_path / "r.json", content)
-    records = list_images(f"folder:{images}")
-    for workers in (1, 2):
-        generator = build_generator("imported", masks=str(masks))
-        store = LabelMapStore.create(tmp_path / f"{workers}", generator.name, generator.params(), f"folder:{images}")
-        summary = generate(records, generator, store, workers=workers, progress=False)
-        assert summary.made == 3 and list(summary.failed) == ["b/003.png"] and "found no masks of b/003.png" in summary.failed["b/003.png"]
-        assert [int((store.read(one["image_id"]) == 1).sum()) for one in content] == [200, 220, 240]

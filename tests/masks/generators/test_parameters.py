@@ -18,22 +18,16 @@ HASHES = [
     ("imported", {"masks": "/", "background": "none"}, "5e06048672b454d3"),
     ("fh", {"scale": 30, "min_size": 20}, "f0a9a111f9cc1e6b"),
     ("fh_scales", {"scales": [0.2, 20, 300], "sigma": 1}, "f9fc22def953b8ca"),
-    ("fh_scales", {"scales": [50, 100], "min_sizes": [7]}, "b250b969cc796297"),
-    ("hierarchy", {"regions": 16, "threshold": 0}, "9c7d73bb6bf2f0f6"),
     ("hierarchy", {"regions": [64, 16], "color": 2}, "0a07f32c25c30abc"),
-    ("slic", {"segments": 5}, "fe91c9594887763a"),
 ]
 
 
 @pytest.mark.parametrize(("name", "params", "beginning"), HASHES)
 def test_folders_of_earlier_versions_continue_and_parameters_rebuild_the_generator(name, params, beginning):
+    assert {known for known, *_ in HASHES} == REGION_GENERATOR_REGISTRY.keys()
     generator = build_generator(name, **params)
     assert params_hash(name, generator.params()).startswith(beginning)
     assert generator.name == name and build_generator(name, **generator.params()) == generator
-
-
-def test_every_generator_has_a_known_hash():
-    assert REGION_GENERATOR_REGISTRY.keys() == {name for name, _, _ in HASHES}
 
 
 @pytest.mark.parametrize(("min_sizes", "expected"), [([], [1, 20, 300]), ([7], [7, 7, 7]), ([1, 2, 3], [1, 2, 3])])
@@ -47,33 +41,18 @@ def test_min_sizes_are_the_scales_or_one_or_one_each(min_sizes, expected):
     [
         ("fh", {"scale": 0}, "fh: found scale 0.0; expected scale > 0"),
         ("fh", {"scale": float("nan")}, "scale > 0"),
-        ("fh", {"sigma": -1}, "sigma >= 0"),
         ("fh", {"min_size": 0}, "min_size >= 1"),
         ("fh_scales", {"scales": []}, "expected at least one scale"),
         ("fh_scales", {"scales": [1, 0]}, r"found scales \[1.0, 0.0\]; expected scales > 0"),
-        ("fh_scales", {"sigma": -1}, "sigma >= 0"),
         ("fh_scales", {"min_sizes": [1, 2]}, "one min_size for all or as many as scales"),
-        ("fh_scales", {"min_sizes": [0]}, "min_sizes >= 1"),
-        ("hierarchy", {"regions": 0}, r"found regions \[0\]; expected regions >= 1"),
         ("hierarchy", {"regions": []}, "expected at least one number"),
         ("hierarchy", {"regions": [8, -1]}, "regions >= 1"),
-        ("hierarchy", {"grain": 0}, "grain > 0"),
         ("hierarchy", {"grain": 1.5}, "grain <= 1"),
-        ("hierarchy", {"sigma": -1}, "sigma >= 0"),
-        ("hierarchy", {"threshold": -1}, "threshold >= 0"),
-        ("hierarchy", {"color": -1}, "color >= 0"),
         ("hierarchy", {"color": 0, "texture": 0, "boundary": 0}, "found color 0.0, texture 0.0, boundary 0.0; expected finite weights"),
         ("slic", {"segments": 0}, "slic: found segments 0; expected segments >= 1"),
-        ("slic", {"compactness": 0}, "compactness > 0"),
-        ("slic", {"sigma": -1}, "sigma >= 0"),
         ("quickshift", {"kernel_size": 0}, "kernel_size > 0"),
-        ("quickshift", {"max_dist": -1}, "max_dist > 0"),
         ("quickshift", {"ratio": 1.5}, "ratio <= 1"),
-        ("quickshift", {"side": 0}, "side >= 1"),
         ("watershed", {"markers": 0}, "watershed: found markers 0; expected markers >= 1"),
-        ("watershed", {"compactness": -1}, "compactness >= 0"),
-        ("watershed", {"sigma": -1}, "sigma >= 0"),
-        ("grid", {"size": 0}, "size >= 1"),
         ("grid", {"size": 256}, "size <= 255"),
         ("grid", {"scale": 3}, "'grid': found parameter scale; expected size"),
         ("annotations", {"size": 3}, "'annotations': found parameter size; expected none"),
@@ -90,11 +69,8 @@ def test_unusable_parameters_are_refused(name, params, message):
     ("name", "params", "size", "advice"),
     [
         ("fh", {}, (32, 32), "--scale 100 --min-size 20"),
-        ("fh", {}, (480, 640), "--scale 300 --min-size 300"),
-        ("fh", {"scale": 1, "min_size": 1}, (4, 4), "--scale 1 --min-size 1"),
         ("fh_scales", {"scales": [300, 1000], "min_sizes": [100, 500]}, (480, 640), "--scales 100,300 --min-sizes 30,200"),
         ("fh_scales", {"scales": [300, 1000], "min_sizes": [100, 500]}, (32, 32), "--scales 30,100 --min-sizes 4,20"),
-        ("fh_scales", {"scales": [1], "min_sizes": [1]}, (2, 2), "--scales 1 --min-sizes 1"),
         ("hierarchy", {"regions": 4}, (100, 100), "--regions 16"),
         ("hierarchy", {}, (100, 100), "--threshold 2.8"),
         ("hierarchy", {"threshold": 0}, (100, 100), "--grain 0.0001"),

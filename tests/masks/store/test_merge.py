@@ -33,58 +33,31 @@ def run(images: Path, output: Path, file_format: str, **options):
     return open_store(output)
 
 
-@pytest.mark.parametrize(("text", "part"), [("0/1", (0, 1)), ("15/16", (15, 16))])
-def test_a_part_is_read_from_the_command_line(text, part):
-    assert parse_part(text) == part
-
-
-@pytest.mark.parametrize("text", ["16/16", "1", "-1/2", "a/b", "0/0", "1/2/3", ""])
-def test_a_part_that_does_not_exist_is_refused(text):
-    with pytest.raises(ValueError, match="expected i/n with i from 0 to n - 1"):
-        parse_part(text)
+def test_a_part_is_read_from_the_command_line_if_it_exists():
+    assert parse_part("0/1") == (0, 1) and parse_part("15/16") == (15, 16)
+    for text in ("16/16", "1", "-1/2", "a/b", "0/0", "1/2/3", ""):
+        with pytest.raises(ValueError, match="expected i/n with i from 0 to n - 1"):
+            parse_part(text)
 
 
 @formats
-@pytest.mark.parametrize("parts", [2, 5])
-def test_parts_in_one_folder_are_one_run(images, tmp_path, file_format, parts):
-    whole = run(images, tmp_path / "whole", file_format)
-    for index in reversed(range(parts)):
-        store = run(images, tmp_path / "parts", file_format, part=(index, parts))
-    assert store.keys() == whole.keys()
-    report = merge(store, list_images(f"folder:{images}"))
-    assert report.is_complete and report.failed.keys() == {"a/empty.jpg", "b/text.jpg"}
-    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
-
-
-@formats
-def test_parts_in_folders_of_their_own_are_one_run(images, tmp_path, file_format):
+def test_parts_in_one_folder_or_in_folders_of_their_own_are_one_run(images, tmp_path, file_format):
     run(images, tmp_path / "whole", file_format)
-    for index in range(3):
+    for index in reversed(range(3)):
+        store = run(images, tmp_path / "parts", file_format, part=(index, 3))
         run(images, tmp_path / f"part{index}", file_format, part=(index, 3))
-    store = take_over(tmp_path / "m", [tmp_path.joinpath(f"part{index}").as_posix() for index in range(3)], file_format, images_per_file=5)
-    assert merge(store, list_images(f"folder:{images}")).is_complete
-    assert contents(tmp_path / "m") == contents(tmp_path / "whole")
+    merged = take_over(tmp_path / "m", [str(tmp_path / f"part{index}") for index in range(3)], file_format, images_per_file=5)
+    for one in (store, merged):
+        report = merge(one, list_images(f"folder:{images}"))
+        assert report.is_complete and report.failed.keys() == {"a/empty.jpg", "b/text.jpg"}
+        assert contents(one.root) == contents(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("source", STORES)
-@formats
-def test_every_format_becomes_every_other(images, tmp_path, source, file_format):
-    run(images, tmp_path / "source", source)
-    run(images, tmp_path / "wanted", file_format)
-    store = take_over(tmp_path / "m", [str(tmp_path / "source")], file_format, images_per_file=5)
-    merge(store, list_images(f"folder:{images}"))
-    assert contents(tmp_path / "m") == contents(tmp_path / "wanted")
-
-
-def test_other_parameters_are_not_merged(images, tmp_path):
+def test_other_parameters_are_not_merged_and_another_data_set_on_request_only(images, tmp_path):
     run(images, tmp_path / "one", "tar")
-    create_store(tmp_path / "other", build_generator("grid"), f"folder:{images}", "tar")
+    create_store(tmp_path / "grid", build_generator("grid"), f"folder:{images}", "tar")
     with pytest.raises(ValueError, match=r"found label maps of fh .*; expected grid"):
-        take_over(tmp_path / "m", [str(tmp_path / "one"), str(tmp_path / "other")], "tar")
-
-
-def test_label_maps_of_another_data_set_are_merged_on_request_only(images, tmp_path):
-    run(images, tmp_path / "one", "tar")
+        take_over(tmp_path / "m", [str(tmp_path / "one"), str(tmp_path / "grid")], "tar")
     create_store(tmp_path / "other", GENERATOR, "folder:/elsewhere", "tar")
     folders = [str(tmp_path / "one"), str(tmp_path / "other")]
     with pytest.raises(ValueError, match=r"images of folder:.*; expected folder:/elsewhere.*--same-images"):

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from detcon_d2.io.atomic import remove_leftovers
 from detcon_d2.masks import LabelMapStore, grid_label_map, read_label_map
 from detcon_d2.masks.store.index import params_hash
 
@@ -20,13 +21,6 @@ def create(root, generator="fh", params=FH, source="folder:/a", **options) -> La
     return LabelMapStore.create(root, generator, params, source, **options)
 
 
-def test_label_maps_come_back_as_they_were(tmp_path):
-    store, label_map = create(tmp_path / "m"), grid_label_map(100, 90, 32)
-    store.write("é/b c.jpg", label_map)
-    assert store.path("é/b c.jpg") == tmp_path / "m" / "é" / "b c.jpg.png"
-    np.testing.assert_array_equal(store.read("é/b c.jpg"), label_map)
-
-
 def test_the_index_records_how_the_maps_were_made(tmp_path):
     index = create(tmp_path).index
     assert json.loads((tmp_path / "index.json").read_text()) == index
@@ -35,14 +29,15 @@ def test_the_index_records_how_the_maps_were_made(tmp_path):
     assert index["hash"] == params_hash("fh", dict(reversed(FH.items()))) != params_hash("fh", FH | {"scale": 999.0})
 
 
-def test_keys_are_the_finished_maps_only(tmp_path):
-    store = create(tmp_path)
-    for key in ("a.jpg", "sub/b.png"):
-        store.write(key, grid_label_map(4, 4, 1))
+def test_label_maps_come_back_and_keys_are_the_finished_ones_only(tmp_path):
+    store, label_map = create(tmp_path), grid_label_map(100, 90, 32)
+    for key in ("a.jpg", "é/b c.png"):
+        store.write(key, label_map)
+        np.testing.assert_array_equal(read_label_map(tmp_path / f"{key}.png"), label_map)
     (tmp_path / "empty.jpg.png").touch()
     (tmp_path / "failed.txt").write_text("x")
     (tmp_path / ".tmp-host-1-0").write_text("x")
-    assert store.keys() == {"a.jpg", "sub/b.png"}
+    assert store.keys() == {"a.jpg", "é/b c.png"}
 
 
 @pytest.mark.parametrize(
@@ -58,10 +53,6 @@ def test_mixing_is_refused(tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         create(tmp_path, **change)
     assert create(tmp_path).index["params"] == FH
-
-
-def test_the_same_images_at_another_place_are_accepted_on_request(tmp_path):
-    create(tmp_path)
     assert create(tmp_path, source="folder:/b", same_images=True).index["source"] == "folder:/a"
 
 
@@ -73,15 +64,14 @@ def test_continuing_with_other_versions_warns(tmp_path, caplog):
     assert f"numpy 1.0.0 -> {np.__version__}" in caplog.text and "scipy" not in caplog.text
 
 
-def test_folders_with_other_files_are_refused(tmp_path):
-    (tmp_path / "thesis.tex").touch()
-    with pytest.raises(ValueError, match=r"found 1 file\(s\) such as 'thesis.tex' but no index.json"):
-        create(tmp_path)
-
-
 def test_a_missing_or_edited_index_is_refused(tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").touch()
+    with pytest.raises(ValueError, match=r"found 1 file\(s\) such as 'thesis.tex' but no index.json"):
+        create(tmp_path / "other")
     with pytest.raises(ValueError, match="expected a folder made by"):
         LabelMapStore(tmp_path)
+    tmp_path = tmp_path / "m"
     index = create(tmp_path).index
     for text, message in (
         (json.dumps(index | {"params": {}}), "was edited"),
@@ -111,23 +101,13 @@ def test_unusable_label_map_files_are_refused(tmp_path):
         read_label_map(path, 1)
 
 
-@pytest.mark.parametrize("fraction", [0, 0.3, 0.9, 0.99])
-def test_truncated_label_maps_are_refused(tmp_path, fraction):
-    store = create(tmp_path)
-    store.write("a.jpg", np.random.default_rng(0).integers(0, 65535, (50, 50)).astype(np.uint16))
-    data = store.path("a.jpg").read_bytes()
-    store.path("a.jpg").write_bytes(data[: int(len(data) * fraction)])
-    with pytest.raises(ValueError, match="is damaged"):
-        store.read("a.jpg")
-
-
 def test_leftovers_of_dead_processes_are_removed_and_of_living_ones_kept(tmp_path):
-    store = create(tmp_path)
+    create(tmp_path)
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     host = socket.gethostname().replace("-", "_")
     names = {pid: tmp_path / f".tmp-{host}-{pid}-0" for pid in (dead.pid, os.getpid())}
     for path in [*names.values(), tmp_path / ".tmp-elsewhere-1-0"]:
         path.touch()
-    store.remove_leftovers()
+    remove_leftovers(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([names[os.getpid()].name, ".tmp-elsewhere-1-0", "index.json"])

@@ -36,16 +36,17 @@ def images(quickstart) -> LabelledImages:
 
 def test_the_best_detections_are_compared_as_many_as_objects(quickstart, images):
     predictions = read_predictions(quickstart / "random/finetune" / PREDICTIONS)
-    many = predictions[images.ids[0]]
-    found = images.detections(0, [*many, {**many[0], "score": 0.99}, {**many[0], "score": 0.01}])
+    many = predictions[1]
+    found = images.detections(0, {1: [*many, {**many[0], "score": 0.99}, {**many[0], "score": 0.01}]})
     assert len(found) == len(images.objects(0)) and found[0].score == 0.99
     assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
-    for index, image_id in enumerate(images.ids[:4]):
-        correct = [one.correct for one in images.detections(index, predictions[image_id])]
-        assert correct == [bool(image_id % 2)] * len(images.objects(index))
+    for index in range(4):
+        correct = [one.correct for one in images.detections(index, predictions)]
+        assert correct == [index % 2 == 0] * len(images.objects(index))
+    assert images.detections(0, {}) == []
 
 
 def test_images_come_in_the_order_of_their_names_with_their_objects(images):
-    assert images.ids == [1, 2, 3, 4, 5, 6] and images.image(0).shape == (48, 48, 3)
+    assert len(images) == 6 and images.image(0).shape == (48, 48, 3)
     assert images.counts.total() == sum(len(images.objects(index)) for index in range(6)) > 6
     assert all(one.mask.shape == (48, 48) and one.mask.any() for one in images.objects(0))

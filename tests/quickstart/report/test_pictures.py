@@ -1,14 +1,13 @@
-"""Pairs are chosen by annotations in order, and the maps are those of the pure functions."""
+"""Pairs are chosen by annotations in order, the maps are those of the pure functions, and everything is drawn."""
 
 import math
-import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
 import torch
 
 from detcon_d2.quickstart.report.inputs import LabelledImages
-from detcon_d2.quickstart.report.similarity import choose_pairs, mean_separations, similarity_strips, spread_out
+from detcon_d2.quickstart.report.pictures import choose_pairs, draw_detections, draw_similarity, mean_separations
 
 
 @pytest.fixture
@@ -37,14 +36,7 @@ def test_a_pair_is_an_object_and_the_next_image_with_its_category(images):
         assert pair.region.sum() == max(mask.sum() for mask in same[pair.query])
         assert not any(same[pair.query + 1 : pair.target])
         np.testing.assert_array_equal(pair.objects, np.any(same[pair.target], axis=0))
-    assert [pair.query for pair in pairs] == sorted(pair.query for pair in pairs)
-
-
-def test_shown_pairs_repeat_neither_category_nor_query(images):
-    pairs = choose_pairs(images, len(images))
-    shown = spread_out(pairs, 3)
-    assert 0 < len(shown) <= 3 and shown[0] is pairs[0]
-    assert len({pair.category for pair in shown}) == len({pair.query for pair in shown}) == len(shown)
+    assert pairs == sorted(pairs, key=lambda pair: (pair.category, pair.query))
 
 
 def test_features_that_encode_the_category_separate_perfectly(images):
@@ -54,12 +46,11 @@ def test_features_that_encode_the_category_separate_perfectly(images):
     assert all(map(math.isnan, mean_separations([], oracle_features(images))))
 
 
-def test_a_figure_shows_both_images_for_every_encoder_with_the_range_of_the_cosines(images):
-    pair = choose_pairs(images, len(images))[0]
-    strips = similarity_strips(images, pair, {"oracle": oracle_features(images), "inverse": oracle_features(images, -1.0)})
-    rows = ElementTree.fromstring(f"<div>{strips}</div>").findall("div")
-    captions = [[caption.text for caption in row.iter("figcaption")] for row in rows]
-    name = images.categories[pair.category]
-    assert [row[0] for row in captions] == [f"query: this {name}", f"another image with a {name}"]
-    assert captions[0][1] == captions[1][1] == "oracle: cosine 0.00 to 1.00"
-    assert all(len(row) == 3 for row in captions)
+def test_sheets_have_a_picture_for_every_image_and_method(images):
+    encoders = {"oracle": oracle_features(images), "inverse": oracle_features(images, -1.0)}
+    one, two = (draw_similarity(images, choose_pairs(images, len(images))[:count], encoders) for count in (1, 2))
+    assert one.dtype == np.uint8 and one.shape[1] == two.shape[1] and two.shape[0] > 1.7 * one.shape[0]
+    objects = [images.objects(index) for index in range(3)]
+    wrong = [[thing._replace(score=0.5, correct=False) for thing in things] for things in objects]
+    filled, dotted = (draw_detections(images, {"one": found, "other": objects}) for found in (objects, wrong))
+    assert filled.shape == dotted.shape and (filled != dotted).any()

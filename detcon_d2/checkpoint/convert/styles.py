@@ -1,19 +1,54 @@
-"""Which style a checkpoint has: the one that explains every key of it, or an error that reports what was found."""
+"""Checkpoint styles: where a publisher's file keeps its backbone, under which names; and which style explains every key of a file."""
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
-from detcon_d2.checkpoint.convert.haiku import haiku_names, haiku_state
+from detcon_d2.checkpoint.convert.haiku import haiku_state
 from detcon_d2.checkpoint.convert.key_maps import known_keys
-from detcon_d2.checkpoint.convert.style import STYLES, Style
+from detcon_d2.checkpoint.convert.spec import IMAGENET
 
+COMMON: dict[str, Any] = {"channel_order": "RGB", **IMAGENET, "stride_in_1x1": False, "norm": "BN", "padding": "symmetric"}
+"""What is true of most files although they do not say it: torchvision's network and images."""
 # What wrappers of a model (DistributedDataParallel, torch.compile) put before every key.
 _WRAPPERS = ("module.", "_orig_mod.")
+
+
+@dataclass(frozen=True)
+class Style:
+    """One way to publish a backbone. ``publishers.yaml``, the table of all styles, explains the fields."""
+
+    name: str
+    publishes: str
+    online: Sequence[str]
+    ema: Sequence[str] = ()
+    naming: str = "torchvision"
+    states: Sequence[Sequence[str]] = (("state_dict",), ("model",), ("",))
+    drops: Mapping[str, str] = field(default_factory=dict)
+    marks: str = ""
+    facts: Mapping[str, Any] = field(default_factory=lambda: COMMON)
+    note: str = ""
+    detected: bool = True
+
+
+def _style(name: str, row: dict[str, Any]) -> Style:
+    if "facts" in row:
+        row["facts"] = {} if row["facts"] is None else COMMON | row["facts"]
+    if row.pop("from_code", False):
+        row["note"] = f"Read from the publisher's code; no published file was at hand. {row.get('note', '')}".strip()
+    return Style(name, **row)
+
+
+STYLES: dict[str, Style] = {
+    name: _style(name, row) for name, row in yaml.safe_load(Path(__file__).with_name("publishers.yaml").read_text("utf-8")).items()
+}
+"""Every style by its name."""
 
 
 @dataclass(frozen=True)
@@ -21,23 +56,14 @@ class Match:
     """A file's keys in the terms of one style."""
 
     style: Style
-    branch: str
-    place: str
-    """Where the state dict is in the file."""
-    prefix: str | None
-    """What comes before the backbone's names; None where the branch is absent."""
-    backbone: dict[str, Any]
-    """Detectron2's name -> array or tensor, as it is in the file."""
-    keys: dict[str, str]
-    """Detectron2's name -> key of the style, without the prefix."""
-    dropped: dict[str, str]
-    """Key of what is not part of the backbone -> reason."""
-    unknown: list[str]
-    """Keys that no rule of the style explains."""
-    marked: bool
-    """A key that only this style has is present."""
-    also: tuple[str, ...] = ()
-    """Other styles that read the file alike."""
+    place: str  # where the state dict is in the file
+    prefix: str | None  # what comes before the backbone's names; None where the branch is absent
+    backbone: dict[str, Any]  # Detectron2's name -> array or tensor, as it is in the file
+    keys: dict[str, str]  # Detectron2's name -> key of the style, without the prefix
+    dropped: dict[str, str]  # key of what is not part of the backbone -> reason
+    unknown: list[str]  # keys that no rule of the style explains
+    marked: bool  # a key that only this style has is present
+    also: tuple[str, ...] = ()  # other styles that read the file alike
 
     def describe(self) -> str:
         """Which style, and why."""
@@ -50,22 +76,16 @@ class Match:
 
 
 def match_file(data: Any, style: str | None, branch: str) -> Match:
-    """Find the style of a file's content, or read it in the style that is given.
+    """Find the style of a file's content (``style`` None), or read it in the style that is given; ``branch`` is "online" or "ema".
 
     A style fits when the stem's convolution is where it should be. Of those that fit, the one that leaves the fewest keys unknown is taken,
     and of equals that read the file alike, the first of the table.
 
-    Args:
-        data: what :func:`~detcon_d2.checkpoint.load_checkpoint_file` returned.
-        style: its name, None to detect it.
-        branch: "online" or "ema".
-
-    Raises:
-        ValueError: no style or several fit, with the known styles and the first keys.
+    Raises ValueError: no style or several fit, with the known styles and the first keys.
     """
-    if style is not None and style not in STYLES:
-        raise ValueError(f"Found style {style!r}; expected one of {', '.join(STYLES)}.")
     if style is not None:
+        if style not in STYLES:
+            raise ValueError(f"Found style {style!r}; expected one of {', '.join(STYLES)}.")
         match = _match(STYLES[style], data, branch)
         if match is None:
             raise ValueError(f"is not of style {style}: no backbone where that style has it. {_contents(data)}")
@@ -73,10 +93,13 @@ def match_file(data: Any, style: str | None, branch: str) -> Match:
     found = [match for row in STYLES.values() if row.detected and (match := _match(row, data, branch)) and match.marked]
     known = f"Known styles: {', '.join(STYLES)} (tools/convert_to_d2.py --list-styles)."
     if not found:
-        raise ValueError(f"{_problem(data)} {_contents(data)} {known}")
+        problem = "is of no known style: no ResNet's first convolution under any of their names."
+        if not _has_tensor(data):
+            problem = "holds no state dict: expected a dict of tensors, such as a DetCon pretraining checkpoint."
+        raise ValueError(f"{problem} {_contents(data)} {known}")
     fewest = min(len(match.unknown) for match in found)
     first, *others = (match for match in found if len(match.unknown) == fewest)
-    if any(not _alike(first, other) for other in others):
+    if any(_reading(first) != _reading(other) for other in others):
         names = ", ".join(match.style.name for match in (first, *others))
         raise ValueError(f"could be of several styles that read it differently: {names}. Choose one with --from. {_contents(data)} {known}")
     return replace(first, also=tuple(match.style.name for match in others))
@@ -84,18 +107,15 @@ def match_file(data: Any, style: str | None, branch: str) -> Match:
 
 def _match(style: Style, data: Any, branch: str) -> Match | None:
     for place, state, outside in _states(style, data):
-        prefix, other = _prefix(style, style.online, state), _prefix(style, style.ema, state)
-        if prefix is None and other is None:
-            continue
-        if branch == "ema":
-            prefix, other = other, prefix
-        return _sort(style, branch, place, state, prefix, other, outside)
+        prefixes = {"online": _prefix(style, style.online, state), "ema": _prefix(style, style.ema, state)}
+        if any(prefix is not None for prefix in prefixes.values()):
+            return _sort(style, branch, place, state, prefixes, outside)
     return None
 
 
 def _states(style: Style, data: Any) -> Iterator[tuple[str, dict[str, Any], list[str]]]:
     """Every state dict that the style could mean: its place, its tensors without a wrapper's prefix, and what else the file holds."""
-    if style.naming is haiku_names:
+    if style.naming == "haiku":
         collected = haiku_state(data)
         if collected is not None:
             yield "", _tensors(collected[0]), collected[1] + _others(collected[0])
@@ -124,6 +144,10 @@ def _is_tensor(value: Any) -> bool:
     return isinstance(value, torch.Tensor | np.ndarray | np.generic)
 
 
+def _has_tensor(data: Any) -> bool:
+    return isinstance(data, Mapping) and any(_is_tensor(value) or _has_tensor(value) for value in data.values())
+
+
 def _others(content: Mapping[Any, Any], place: str = "") -> list[str]:
     return [f"{place}{key}" for key, value in content.items() if not _is_tensor(value)]
 
@@ -136,7 +160,7 @@ def _tensors(content: Mapping[Any, Any]) -> dict[str, Any]:
     return tensors
 
 
-def _prefix(style: Style, patterns: tuple[str, ...], state: Mapping[str, Any]) -> str | None:
+def _prefix(style: Style, patterns: Sequence[str], state: Mapping[str, Any]) -> str | None:
     """The prefix of the first pattern with exactly one stem; the stem's norm decides where its kernel is missing."""
     stems = [key for key, name in known_keys(style.naming).items() if name.startswith("stem.")]
     for stem in stems:
@@ -149,42 +173,34 @@ def _prefix(style: Style, patterns: tuple[str, ...], state: Mapping[str, Any]) -
 
 
 def _sort(
-    style: Style, branch: str, place: str, state: Mapping[str, Any], prefix: str | None, other: str | None, outside: list[str]
+    style: Style, branch: str, place: str, state: Mapping[str, Any], prefixes: Mapping[str, str | None], outside: Sequence[str]
 ) -> Match:
-    """Sort the keys of a state dict. ``prefix`` is that of the branch, ``other`` that of the other encoder."""
-    names = known_keys(style.naming)
+    """Sort the keys of a state dict, given the prefixes of the two encoders."""
+    names, prefix, (other,) = known_keys(style.naming), prefixes[branch], prefixes.keys() - {branch}
     backbone, keys, unknown = {}, {}, []
     dropped = dict.fromkeys(outside, "not part of the network")
+
+    def short(key: str, start: str | None) -> str | None:
+        """The key's name in the style, where it belongs to the encoder that begins with ``start``."""
+        return key[len(start) :] if start is not None and key.startswith(start) and key[len(start) :] in names else None
+
     for key, value in state.items():
-        short = key[len(prefix) :] if prefix is not None and key.startswith(prefix) else None
-        if short in names:
-            backbone[names[short]], keys[names[short]] = value, short
-            continue
-        reason = next((reason for reason, pattern in style.drops.items() if re.match(pattern, key)), None)
-        if reason is None and other is not None and key.startswith(other) and key[len(other) :] in names:
-            reason = f"{'ema' if branch == 'online' else 'online'} encoder"
-        if reason is None:
-            unknown.append(key)
-        else:
+        name = short(key, prefix)
+        if name is not None:
+            backbone[names[name]], keys[names[name]] = value, name
+        elif reason := next((reason for reason, pattern in style.drops.items() if re.match(pattern, key)), None):
             dropped[key] = reason
+        elif short(key, prefixes[other]) is not None:
+            dropped[key] = f"{other} encoder"
+        else:
+            unknown.append(key)
     marked = not style.marks or any(re.match(style.marks, key) for key in state)
-    return Match(style, branch, place, prefix, backbone, keys, dropped, unknown, marked)
+    return Match(style, place, prefix, backbone, keys, dropped, unknown, marked)
 
 
-def _alike(first: Match, other: Match) -> bool:
-    same = first.prefix == other.prefix and first.keys == other.keys and first.place == other.place
-    return same and dict(first.style.facts) == dict(other.style.facts)
-
-
-def _problem(data: Any) -> str:
-    """What kind of content it is, for a file of no known style."""
-    if not _has_tensor(data):
-        return "holds no state dict: expected a dict of tensors, such as a DetCon pretraining checkpoint."
-    return "is of no known style: no ResNet's first convolution under any of their names."
-
-
-def _has_tensor(data: Any) -> bool:
-    return isinstance(data, Mapping) and any(_is_tensor(value) or _has_tensor(value) for value in data.values())
+def _reading(match: Match) -> tuple[Any, ...]:
+    """What styles that read a file alike have in common."""
+    return match.prefix, match.keys, match.place, dict(match.style.facts)
 
 
 def _contents(data: Any) -> str:
