@@ -49,7 +49,7 @@ def assert_saved_and_resumable(opts: list[str], folder: Path) -> None:
 def test_a_signal_to_a_job_saves_and_stops_it_and_it_resumes(photos, tmp_path, number, target, processes):
     """As a scheduler, a container, a terminal or a user sends it. The processes of a killed launcher stop by themselves."""
     opts = tiny_opts(
-        photos, tmp_path, SOLVER__MAX_ITER=100_000, DATALOADER__NUM_WORKERS=1, SOLVER__CHECKPOINT_PERIOD=0, DETCON__LOG_PERIOD=2
+        photos, tmp_path, SOLVER__MAX_ITER=10_000, DATALOADER__NUM_WORKERS=1, SOLVER__CHECKPOINT_PERIOD=0, DETCON__LOG_PERIOD=2
     )
     process = start(opts, "--num-gpus", str(processes), new_session=True)
     wait_for_metrics(process, tmp_path)
