@@ -59,7 +59,7 @@ def test_an_output_dir_that_cannot_be_written_is_one_line(photos, tmp_path):
 
 @pytest.mark.parametrize("error", [OSError(errno.ESTALE, "Stale file handle"), OSError("<urlopen error no network>")])
 def test_what_the_disk_or_the_network_refuses_before_training_is_one_line(photos, tmp_path, run_tool, monkeypatch, error):
-    def fail(*args: object) -> None:
+    def fail(*args: object, **options: object) -> None:
         raise error
 
     monkeypatch.setattr("detcon_d2.engine.setup.load_training_records", fail)
