@@ -101,6 +101,8 @@ def add_detcon_config(cfg: "d2.CfgNode") -> None:
     # Where images have several label maps (fh_scales): 0..layers - 1, or -1: one is sampled each time an image is shown, for both views.
     cfg.DETCON.MASKS.LAYER = -1
     cfg.DETCON.MASKS.GRID = 2
+    # Seconds after which the run stops if a worker process brings no batch, for example because a network disk hangs; 0: it waits.
+    cfg.DETCON.LOADER_TIMEOUT = 1800
     # "refuse": an unreadable image stops the run and is named; "skip": it is named in the log and another image takes its position.
     cfg.DETCON.ON_BAD_IMAGE = "refuse"
 
@@ -135,6 +137,13 @@ def add_detcon_config(cfg: "d2.CfgNode") -> None:
 
     # Refuse to fine-tune when channel order, pixel statistics, stride placement, depth, channels or norm contradict MODEL.WEIGHTS.
     cfg.DETCON.CHECK_WEIGHTS = True
+
+    # The best checkpoint of fine-tuning: model_best.pth has the highest value of this metric, "bbox/AP" for example, among the evaluations
+    # of TEST.EVAL_PERIOD and the last; with several data sets "NAME/bbox/AP"; "": none.
+    cfg.DETCON.TEST = CN()
+    cfg.DETCON.TEST.BEST_METRIC = ""
+    # Training ends after this number of evaluations in a row without a new best one; 0: never.
+    cfg.DETCON.TEST.EARLY_STOPPING = 0
 
     # Fine-tuning a detector (tools/train_net.py with a MODEL.META_ARCHITECTURE other than DetCon's).
     cfg.DETCON.FINETUNE = CN()

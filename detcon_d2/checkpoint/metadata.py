@@ -1,7 +1,7 @@
 """What a checkpoint reports about itself: plain values that the converter prints and fine-tuning checks."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,18 +48,19 @@ class CheckpointMetadata:
         Raises ValueError: listing each entry that must stay fixed and does not, found and expected.
         """
         before, now = _BEFORE | found, _BEFORE | self.values
-        differing = [
-            f"{key}: {before[key]!r} in the checkpoint, {now.get(key)!r} in this run"
-            for key in _FIXED_ON_RESUME
-            if key in before and before[key] != now.get(key)
-        ]
+        differing = [(key, before[key], now.get(key)) for key in _FIXED_ON_RESUME if key in before and before[key] != now.get(key)]
         if differing and self.strict:
-            listed = "\n  ".join(differing)
-            raise ValueError(
-                f"This run cannot continue the checkpoint in OUTPUT_DIR exactly:\n  {listed}\n"
-                "Restore these settings, choose another OUTPUT_DIR, or set DETCON.SOLVER.STRICT_RESUME False to continue nevertheless."
-            )
+            raise refused_resume(differing)
         self.values |= {key: value for key, value in found.items() if key.startswith(PRETRAINED)}
+
+
+def refused_resume(differing: Iterable[tuple[str, Any, Any]]) -> ValueError:
+    """The error that lists (name, value in the checkpoint, value in this run) of all settings that must stay and do not."""
+    return ValueError(
+        "This run cannot continue the checkpoint in OUTPUT_DIR exactly:\n  "
+        + "\n  ".join(f"{name}: {before!r} in the checkpoint, {now!r} in this run" for name, before, now in differing)
+        + "\nRestore these settings, choose another OUTPUT_DIR, or set DETCON.SOLVER.STRICT_RESUME False to continue nevertheless."
+    )
 
 
 def with_defaults(metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from detcon_d2.views.samplers import SampleMaker
 logger = logging.getLogger(__name__)
 
 _MAX_REPLACEMENTS = 20
-_JOB_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+_JOB_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 _PARENT_CHECK_SECONDS = 5
 
 
@@ -120,13 +120,14 @@ def _make_whole(make: Callable[[np.ndarray, int], dict[str, torch.Tensor]], reco
 
 
 def _build(kind: type[DataLoader], cfg: "d2.CfgNode", records: list[dict], mapper: Callable[[dict, int], dict], **options) -> DataLoader:
-    _limit_opencv_threads()
+    limit_opencv_threads()
     return kind(
         PositionDataset(records, mapper, seed=cfg.SEED, on_bad_image=cfg.DETCON.ON_BAD_IMAGE),
         batch_size=cfg.SOLVER.IMS_PER_BATCH // d2.comm.get_world_size(),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
-        worker_init_fn=_init_worker,
-        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=init_worker,
+        timeout=cfg.DETCON.LOADER_TIMEOUT if cfg.DATALOADER.NUM_WORKERS else 0,
+        pin_memory=cfg.MODEL.DEVICE != "cpu" and torch.cuda.is_available(),
         # The loader samples a seed for its workers. With a generator of its own, the global one does not change.
         generator=torch.Generator().manual_seed(cfg.SEED),
         **options,
@@ -168,11 +169,11 @@ def _unpack(packed: tuple[list[dict], list[dict]]) -> list[dict]:
     return samples
 
 
-def _init_worker(worker: int) -> None:
+def init_worker(worker: int) -> None:
     """What every worker process of a loader does first: one OpenCV thread, and signals of a scheduler are left to the main process."""
-    _limit_opencv_threads()
-    # SLURM sends SIGTERM to every process of a job. Workers ignore it unless it comes from their parent, so that the trainer can finish
-    # its step and save. macOS cannot tell who sent a signal, so workers exit there at once.
+    limit_opencv_threads()
+    # SLURM sends SIGTERM to every process of a job, a terminal SIGINT. Workers ignore it unless it comes from their parent, so that the
+    # trainer can finish its step and save. macOS cannot tell who sent a signal, so workers exit there at once.
     if hasattr(signal, "sigtimedwait"):
         signal.pthread_sigmask(signal.SIG_BLOCK, _JOB_SIGNALS)
         threading.Thread(target=_obey_only, args=(os.getppid(),), daemon=True).start()
@@ -187,8 +188,8 @@ def _obey_only(parent: int) -> None:
     os._exit(0)
 
 
-def _limit_opencv_threads() -> None:
-    # One OpenCV thread per worker. The call is skipped if there is one already: in a forked worker the pool has no threads, and the call
-    # would hang.
+def limit_opencv_threads() -> None:
+    """One OpenCV thread. It must be called before workers with :func:`init_worker` are forked: there the pool has no threads, and the call
+    would hang if it were not skipped."""
     if cv2.getNumThreads() > 1:
         cv2.setNumThreads(1)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from detcon_d2 import d2
+from detcon_d2.engine.generators import kept_generators
 from detcon_d2.methods.base import PretrainingModel
 from detcon_d2.modeling.ema import ema_momentum
 
@@ -81,16 +82,17 @@ class ThroughputHook(d2.HookBase):
 
 @dataclass(eq=False)
 class StopOnSignalHook(d2.HookBase):
-    """On SIGTERM or SIGUSR1, which schedulers send before they kill a job: finish the iteration, save, exit. It must be the last hook.
+    """On SIGTERM or SIGUSR1, which schedulers send before they kill a job, or SIGINT (Ctrl-C): finish the iteration, save, exit.
 
-    The signal may reach only one process. The trainer's step combines ``stop_requested`` of all processes to ``stop_agreed``, so that all
-    of them stop after the same iteration.
+    It must be the last hook. A second SIGINT interrupts at once, without saving. The signal may reach only one process. The trainer's step
+    combines ``stop_requested`` of all processes to ``stop_agreed``, so that all of them stop after the same iteration.
     """
 
-    SIGNALS: ClassVar = (signal.SIGTERM, signal.SIGUSR1)
+    SIGNALS: ClassVar = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
     checkpointer: "d2.DetectionCheckpointer"
     _previous: dict[int, object] = field(default_factory=dict, init=False)
+    _interrupted: bool = field(default=False, init=False)
 
     def before_train(self) -> None:
         """Handle the signals."""
@@ -101,7 +103,8 @@ class StopOnSignalHook(d2.HookBase):
         if self.trainer.stop_agreed and self.trainer.iter + 1 < self.trainer.max_iter:
             self.checkpointer.save(f"model_{self.trainer.iter:07d}", iteration=self.trainer.iter)
             d2.comm.synchronize()
-            raise SystemExit(f"Stopped by a signal after iteration {self.trainer.iter}; continue with --resume.")
+            message = f"Stopped by a signal after iteration {self.trainer.iter}; continue with --resume."
+            raise SystemExit(message if d2.comm.is_main_process() else 1)
 
     def after_train(self) -> None:
         """Restore the previous handlers."""
@@ -109,6 +112,9 @@ class StopOnSignalHook(d2.HookBase):
             signal.signal(number, handler)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self._interrupted:
+            signal.default_int_handler(number, frame)
+        self._interrupted |= number == signal.SIGINT
         self.trainer.stop_requested = True
 
 
@@ -144,7 +150,7 @@ class PreciseBNHook(d2.HookBase):
             return
         logger.info("PreciseBN: statistics of %d layers from %d batches per process.", len(modules), self.num_iter)
         # A separate storage: what the model logs about these batches does not belong to the training.
-        with d2.EventStorage():
+        with d2.EventStorage(), kept_generators():
             fvcore_precise_bn.update_bn_stats(self.model, itertools.islice(self.build_batches(), self.num_iter), self.num_iter)
         if d2.comm.get_world_size() > 1:
             for module in modules:

@@ -1,19 +1,31 @@
-"""Start one process per device: under torchrun, under SLURM's srun, with Detectron2's ``launch``, or as gloo processes on the CPU."""
+"""Start one process per device: under torchrun, under SLURM's srun, or as processes of this one, with NCCL on GPUs and gloo on the CPU."""
 
 import argparse
+import contextlib
+import multiprocessing
 import os
 import re
+import signal
+import sys
 import tempfile
-from collections.abc import Callable, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.connection import wait as wait_for_any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from detcon_d2 import d2
+from detcon_d2.engine.hooks import StopOnSignalHook
+from detcon_d2.engine.setup import load_config
 
 TIMEOUT = timedelta(minutes=30)
+GRACE_SECONDS = 60.0
+"""How long the other processes may take to end when one has failed: they may be writing a checkpoint, or wait for the failed one."""
 
 
 def cluster_environment(environ: Mapping[str, str]) -> dict[str, str] | None:
@@ -38,33 +50,145 @@ def cluster_environment(environ: Mapping[str, str]) -> dict[str, str] | None:
 
 
 def launch(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
-    """Run ``main(args)``, picklable, in every process of the job. If there are several, the process group is initialised before.
+    """Run ``main(args)`` in every process of the job, and return when all of them have ended.
 
-    ``args`` are those of Detectron2's ``default_argument_parser``: num_gpus (number of gloo processes if there is no CUDA), num_machines,
-    machine_rank, dist_url.
+    SIGTERM, SIGUSR1 and SIGINT to this process are passed to the processes that it has started. When one of them fails, the others have
+    :data:`GRACE_SECONDS` to end; its error is the last line that is printed.
+
+    Args:
+        main: picklable; called once per process. If there are several processes, the process group is initialised before.
+        args: of Detectron2's ``default_argument_parser``: num_gpus (number of gloo processes without CUDA or with MODEL.DEVICE cpu),
+            num_machines, machine_rank, dist_url (used by several machines only), config_file, opts.
+
+    Raises:
+        ValueError: see :func:`check_processes`.
+        SystemExit: with the exit code of the process that failed first.
     """
     environment = cluster_environment(os.environ)
     if environment is not None:
         _run(environment, "env://", main, args)
-    elif torch.cuda.is_available():
-        d2.launch(main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
-    elif args.num_gpus <= 1:
+    elif args.num_gpus * args.num_machines <= 1:
         main(args)
-    elif args.num_machines > 1:
-        raise ValueError("--num-machines needs CUDA. On several CPU machines, start the processes with torchrun or srun.")
     else:
+        check_processes(args)
         with tempfile.TemporaryDirectory() as folder:
-            mp.spawn(_spawned, (args.num_gpus, f"file://{folder}/store", main, args), nprocs=args.num_gpus)
+            _spawn(args.dist_url if args.num_machines > 1 else f"file://{folder}/store", main, args)
 
 
-def _spawned(rank: int, world_size: int, init_method: str, main: Callable, args: argparse.Namespace) -> None:
-    environment = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": world_size}
-    _run({name: str(value) for name, value in environment.items()}, init_method, main, args)
+def check_processes(args: argparse.Namespace) -> None:
+    """Refuse numbers of processes that cannot be started here. Under torchrun and srun the flags have no effect.
+
+    Raises:
+        ValueError: several machines without CUDA or without an address, or more processes than GPUs.
+    """
+    if cluster_environment(os.environ) is not None or args.num_gpus * args.num_machines <= 1:
+        return
+    if args.num_machines > 1 and not _on_gpus(args):
+        raise ValueError("--num-machines needs CUDA. On several CPU machines, start the processes with torchrun or srun.")
+    if args.num_machines > 1 and args.dist_url == "auto":
+        raise ValueError("--dist-url is auto; with several machines expected the address of machine 0, as tcp://host:port.")
+    if _on_gpus(args) and args.num_gpus > torch.cuda.device_count():
+        raise ValueError(f"--num-gpus is {args.num_gpus}, but there are {torch.cuda.device_count()} GPUs here.")
+
+
+def _on_gpus(args: argparse.Namespace) -> bool:
+    """Whether the job runs on GPUs. A config that cannot be read is reported by ``main``."""
+    if not torch.cuda.is_available():
+        return False
+    with contextlib.suppress(ValueError, OSError):
+        return load_config(getattr(args, "config_file", ""), getattr(args, "opts", [])).MODEL.DEVICE.split(":")[0] != "cpu"
+    return True
+
+
+def _spawn(init_method: str, main: Callable, args: argparse.Namespace) -> None:
+    context = multiprocessing.get_context("spawn")
+    errors, error_sender = context.Pipe(duplex=False)
+    processes = [
+        context.Process(target=_spawned, args=(local_rank, init_method, error_sender, main, args)) for local_rank in range(args.num_gpus)
+    ]
+
+    def forward(*_: object) -> None:
+        # As SIGTERM: a terminal sends its SIGINT to every process, and a second SIGINT would interrupt the checkpoint that they write.
+        for process in processes:
+            if process.pid is not None and process.exitcode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGTERM)
+
+    with _handled(signal.SIG_IGN):
+        # Python's helper process inherits this; it would die of a scheduler's SIGUSR1 to every process of the job, and print tracebacks.
+        resource_tracker.ensure_running()
+    with _handled(forward):
+        for process in processes:
+            process.start()
+        first = _wait(processes)
+    if first is not None:
+        rank = args.machine_rank * args.num_gpus + processes.index(first)
+        ended = f"{os.path.basename(sys.argv[0])}: process {rank} was ended by signal {-first.exitcode}."
+        message = errors.recv() if errors.poll() else ended if first.exitcode < 0 else ""
+        if message:
+            print(message, file=sys.stderr)
+        raise SystemExit(first.exitcode if first.exitcode > 0 else 128 - first.exitcode)
+
+
+def _wait(processes: list[multiprocessing.Process]) -> multiprocessing.Process | None:
+    """Wait for all processes; return the first that failed. Those that outlive it by :data:`GRACE_SECONDS` are killed."""
+    running, first, deadline = list(processes), None, None
+    while running:
+        wait_for_any([process.sentinel for process in running], None if deadline is None else max(0, deadline - time.monotonic()))
+        ended = [process for process in running if process.exitcode is not None]
+        running = [process for process in running if process not in ended]
+        first = first or next((process for process in ended if process.exitcode), None)
+        if first is not None and deadline is None:
+            deadline = time.monotonic() + GRACE_SECONDS
+        elif deadline is not None and time.monotonic() >= deadline:
+            for process in running:
+                process.kill()
+    return first
+
+
+@contextlib.contextmanager
+def _handled(handler: Callable | int) -> Iterator[None]:
+    previous = {number: signal.signal(number, handler) for number in StopOnSignalHook.SIGNALS}
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
+
+
+def _spawned(local_rank: int, init_method: str, errors: Connection, main: Callable, args: argparse.Namespace) -> None:
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    rank = args.machine_rank * args.num_gpus + local_rank
+    values = {"RANK": rank, "WORLD_SIZE": args.num_gpus * args.num_machines, "LOCAL_RANK": local_rank, "LOCAL_WORLD_SIZE": args.num_gpus}
+    try:
+        _run({name: str(value) for name, value in values.items()}, init_method, main, args)
+    # What is sent before this process ends, which the others notice, comes first: it is the cause. A pipe takes short messages whole.
+    except SystemExit as stop:
+        if isinstance(stop.code, str):
+            _send(errors, stop.code)
+        elif stop.code not in (None, 0, 1):
+            _send(errors, "")  # this process has printed the reason
+        raise SystemExit(1 if isinstance(stop.code, str) else stop.code) from None
+    except Exception as error:
+        _send(errors, f"{os.path.basename(sys.argv[0])}: process {rank} failed: {type(error).__name__}: {error}")
+        raise
+
+
+def _send(errors: Connection, message: str) -> None:
+    try:
+        errors.send(message[:1000])
+    except BrokenPipeError:  # the parent has been killed
+        print(message, file=sys.stderr)
+
+
+def _stop_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _run(environment: Mapping[str, str], init_method: str, main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
     os.environ.update(environment)
-    cuda = torch.cuda.is_available()
+    cuda = _on_gpus(args)
     if cuda:
         # Some launchers show every process all GPUs of the machine, others only its own.
         torch.cuda.set_device(int(environment["LOCAL_RANK"]) % torch.cuda.device_count())
@@ -79,9 +203,10 @@ def _run(environment: Mapping[str, str], init_method: str, main: Callable[[argpa
 def leave_process_group() -> None:
     """End torch.distributed in this process, so that the process can exit cleanly."""
     # Detectron2 caches a gloo group of all processes. A process can abort at its exit if that group still exists without its process group.
-    clear = getattr(getattr(d2.comm, "_get_global_gloo_group", None), "cache_clear", None)
-    if clear is not None:
-        clear()
+    for name in ("_get_global_gloo_group", "_gloo_group"):  # Detectron2's name, and the subset's
+        clear = getattr(getattr(d2.comm, name, None), "cache_clear", None)
+        if clear is not None:
+            clear()
     dist.destroy_process_group()
 
 

@@ -11,7 +11,7 @@ from detcon_d2.engine.allocator import keep_freed_memory
 from detcon_d2.engine.finetune.evaluate import prepare_evaluation
 from detcon_d2.engine.finetune.setup import setup_finetuning
 from detcon_d2.engine.finetune.trainer import FinetuneTrainer
-from detcon_d2.engine.setup import load_config, setup_pretraining
+from detcon_d2.engine.setup import SharedError, load_config, setup_pretraining
 from detcon_d2.engine.trainer import DetConTrainer
 from detcon_d2.methods import pretraining_class
 
@@ -43,11 +43,13 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Pretrain, fine-tune or evaluate, as the config of ``args`` specifies; ``args.resume`` continues the run in OUTPUT_DIR."""
+    # Without this, a full disk would print a traceback for each line of the log.
+    logging.raiseExceptions = False
     try:
         run = prepare(args)
-    except (ValueError, FileNotFoundError) as error:
-        # These are mistakes of the user: print the message without a traceback.
-        if d2.comm.is_main_process():
+    except (ValueError, OSError) as error:
+        # These are mistakes of the user or of the machine: print the message without a traceback.
+        if d2.comm.is_main_process() or not isinstance(error, SharedError):
             print(f"{os.path.basename(sys.argv[0])}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     run()

@@ -6,12 +6,15 @@ import functools
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 
 import torch
 
 from detcon_d2 import d2
 from detcon_d2.config import add_detcon_config
 from detcon_d2.data import count_classes, load_training_records, records_digest
+from detcon_d2.io.atomic import remove_unfinished
+from detcon_d2.io.lock import hold_folder, release_folders
 from detcon_d2.methods import pretraining_class, pretraining_names
 from detcon_d2.modeling.backbone import backbone_padding
 from detcon_d2.solver import resolve_schedule
@@ -27,6 +30,14 @@ DETECTOR_NORMS = {
     "MODEL.ROI_BOX_HEAD.NORM": "naiveSyncBN_N",
     "MODEL.ROI_MASK_HEAD.NORM": "naiveSyncBN_N",
 }
+
+
+LEARNING_RATE = "a number > 0: with 0 nothing is learned"
+"""What a learning rate must be."""
+
+
+class SharedError(ValueError):
+    """A mistake that every process of the job has seen and raises; one of them reports it."""
 
 
 def load_config(config_file: str, opts: list[str]) -> "d2.CfgNode":
@@ -85,23 +96,38 @@ def setup_job(
     cfg, records, lines, error = None, [], [], None
     try:
         cfg = load_config(args.config_file, args.opts)
+        if d2.comm.is_main_process():
+            _take_output_dir(Path(cfg.OUTPUT_DIR))
         d2.setup_logger(cfg.OUTPUT_DIR, distributed_rank=d2.comm.get_rank(), name="detcon_d2")
         lines = [f"Detectron2 backend: {d2.describe_backend()}", *resolve_device(cfg), *resolve_precision(cfg)]
         records, more = resolve(cfg)
         lines += more
-    except (ValueError, FileNotFoundError) as found:
+    except (ValueError, OSError) as found:
         error = str(found)
     errors = {rank: text for rank, text in enumerate(d2.comm.all_gather(error)) if text is not None}
     if errors:
-        raise ValueError(error or "\n".join(f"process {rank}: {text}" for rank, text in errors.items()))
+        raise SharedError(error or "\n".join(f"process {rank}: {text}" for rank, text in errors.items()))
     digests = d2.comm.all_gather((len(records), digest(records)))
     if len(set(digests)) > 1:
-        raise ValueError(f"The processes see different training images (count, hash): {digests}. Give every machine the same data set.")
+        raise SharedError(f"The processes see different training images (count, hash): {digests}. Give every machine the same data set.")
     cfg.freeze()
     d2.default_setup(cfg, args)
     for line in lines:
         logger.info(line)
     return cfg, records
+
+
+def _take_output_dir(folder: Path) -> None:
+    """Hold only this folder, and remove what a killed run has left in it: unfinished files and half a line of metrics."""
+    release_folders()
+    hold_folder(folder)
+    for place in (folder, folder / "kmeans"):
+        remove_unfinished(place)
+    metrics = folder / "metrics.json"
+    if metrics.is_file():
+        with metrics.open("rb+") as file:
+            content = file.read()
+            file.truncate(content.rfind(b"\n") + 1)
 
 
 def check_pretraining_config(cfg: "d2.CfgNode", world_size: int) -> None:
@@ -122,6 +148,7 @@ def check_pretraining_config(cfg: "d2.CfgNode", world_size: int) -> None:
         (not (clip and optimizer == "LARS"), "SOLVER.CLIP_GRADIENTS.ENABLED", clip, "False with LARS, which rescales the gradients"),
         (0 <= ema.MOMENTUM <= 1, "DETCON.EMA.MOMENTUM", ema.MOMENTUM, "a number in [0, 1]"),
         (ema.SCHEDULE in ("cosine", "constant"), "DETCON.EMA.SCHEDULE", ema.SCHEDULE, "'cosine' or 'constant'"),
+        (cfg.DETCON.SOLVER.BASE_LR_256 > 0 or cfg.SOLVER.BASE_LR > 0, "SOLVER.BASE_LR", cfg.SOLVER.BASE_LR, LEARNING_RATE),
         (not compiler or compiler in compilers(()), "DETCON.COMPILE", compiler, f"'', or one of {', '.join(compilers())}"),
         *(method.check_config(cfg) if method else []),
     ]
@@ -134,13 +161,16 @@ def check_config(cfg: "d2.CfgNode", world_size: int, checks: Iterable[tuple[bool
     A check is (whether it is fulfilled, key, value found, what is expected).
     """
     batch, period, dtype = cfg.SOLVER.IMS_PER_BATCH, cfg.DETCON.LOG_PERIOD, cfg.DETCON.SOLVER.AMP_DTYPE
-    fp16_on_cpu = cfg.SOLVER.AMP.ENABLED and dtype == "fp16" and not torch.cuda.is_available()
+    saving, on_cpu = cfg.SOLVER.CHECKPOINT_PERIOD, cfg.MODEL.DEVICE == "cpu" or not torch.cuda.is_available()
+    fp16_on_cpu = cfg.SOLVER.AMP.ENABLED and dtype == "fp16" and on_cpu
     checks = [
         *checks,
         (batch > 0 and batch % world_size == 0, "SOLVER.IMS_PER_BATCH", batch, f"a positive multiple of the {world_size} processes"),
         (dtype in ("bf16", "fp16"), "DETCON.SOLVER.AMP_DTYPE", dtype, "'bf16' or 'fp16'"),
         (not fp16_on_cpu, "DETCON.SOLVER.AMP_DTYPE", dtype, "'bf16' on the CPU, or SOLVER.AMP.ENABLED False"),
         (period > 0, "DETCON.LOG_PERIOD", period, "a number of iterations >= 1"),
+        (saving >= 0, "SOLVER.CHECKPOINT_PERIOD", saving, "a number of iterations, or 0 for the end only"),
+        (cfg.DETCON.LOADER_TIMEOUT >= 0, "DETCON.LOADER_TIMEOUT", cfg.DETCON.LOADER_TIMEOUT, "seconds, or 0 to wait without end"),
     ]
     wrong = [f"{key} is {found!r}; expected {expected}." for fulfilled, key, found, expected in checks if not fulfilled]
     if wrong:
@@ -157,12 +187,18 @@ def resolve_device(cfg: "d2.CfgNode") -> list[str]:
 
 
 def resolve_precision(cfg: "d2.CfgNode") -> list[str]:
-    """Switch bf16 off on a CPU without bf16 instructions, where it is many times slower than float32; returns the lines to print."""
-    on_cpu = cfg.MODEL.DEVICE.split(":")[0] == "cpu"
-    if on_cpu and cfg.SOLVER.AMP.ENABLED and cfg.DETCON.SOLVER.AMP_DTYPE == "bf16" and not has_fast_bf16():
-        cfg.SOLVER.AMP.ENABLED = False
-        return ["This CPU has no instructions for bf16: SOLVER.AMP.ENABLED True -> False, float32 is several times as fast."]
-    return []
+    """Switch bf16 off where it has no instructions and is many times slower than float32; returns the lines to print."""
+    if not cfg.SOLVER.AMP.ENABLED or cfg.DETCON.SOLVER.AMP_DTYPE != "bf16":
+        return []
+    if cfg.MODEL.DEVICE.split(":")[0] == "cpu":
+        fast, place, advice = has_fast_bf16(), "CPU", "float32 is several times as fast."
+    else:
+        fast, place = torch.cuda.is_bf16_supported(including_emulation=False), "GPU"
+        advice = "it would only be emulated. DETCON.SOLVER.AMP_DTYPE fp16 is fast here."
+    if fast:
+        return []
+    cfg.SOLVER.AMP.ENABLED = False
+    return [f"This {place} has no instructions for bf16: SOLVER.AMP.ENABLED True -> False, {advice}"]
 
 
 def has_fast_bf16() -> bool:

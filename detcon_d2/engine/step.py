@@ -5,6 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,25 @@ from detcon_d2 import d2
 from detcon_d2.engine.hooks import StopOnSignalHook, ThroughputHook
 from detcon_d2.engine.writers import DetConMetricPrinter
 from detcon_d2.io.atomic import atomic_file
+from detcon_d2.io.lock import release_folders
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class NonFiniteLossError(FloatingPointError):
     """The loss became NaN or infinite. The message names the iteration, the process and the file that holds the batch."""
+
+
+class DiskError(BaseException):
+    """Caused by an OSError. TrainerBase logs a traceback of each Exception, which would hide the one line that matters."""
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DiskError from error
 
 
 class StepTrainer(d2.TrainerBase):
@@ -64,8 +78,8 @@ class StepTrainer(d2.TrainerBase):
         hooks = [d2.hooks.IterationTimer(), ThroughputHook(cfg.SOLVER.IMS_PER_BATCH), d2.hooks.LRScheduler(self.optimizer, self.scheduler)]
         hooks += after_update
         if main_process:
-            keep = cfg.DETCON.SOLVER.MAX_TO_KEEP or None
-            hooks.append(d2.hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=keep))
+            # Without a period, only the last iteration is saved, and that of a signal.
+            hooks.append(d2.hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD or cfg.SOLVER.MAX_ITER + 1))
         hooks += after_saving
         if main_process:
             json_writer = d2.JSONWriter(os.path.join(cfg.OUTPUT_DIR, "metrics.json"))
@@ -73,22 +87,47 @@ class StepTrainer(d2.TrainerBase):
             hooks.append(d2.hooks.PeriodicWriter(writers, period=cfg.DETCON.LOG_PERIOD))
         return [*hooks, StopOnSignalHook(self.checkpointer)]
 
+    def train(self, start_iter: int, max_iter: int) -> None:
+        """As the base class's. A disk that is full or gone ends the run with one line and exit code 1; what was saved can be continued."""
+        try:
+            super().train(start_iter, max_iter)
+        except DiskError as error:
+            raise SystemExit(f"Stopped at iteration {self.iter}: {error.__cause__}. Continue with --resume when that is mended.") from None
+        finally:
+            release_folders()
+
+    def before_train(self) -> None:
+        """The hooks', with :class:`DiskError` in place of OSError; the same in the methods below."""
+        with _disk_errors():
+            super().before_train()
+
+    def after_step(self) -> None:
+        """See :meth:`before_train`."""
+        with _disk_errors():
+            super().after_step()
+
+    def after_train(self) -> None:
+        """See :meth:`before_train`."""
+        with _disk_errors():
+            super().after_train()
+
     def run_step(self) -> None:
         """One optimizer step over this process's share of the batch."""
         start = time.perf_counter()
-        batch = next(self.batches)
+        batch = self._next_batch()
         data_time = time.perf_counter() - start
         losses, backward = self.compute_losses(batch)
-        self._agree(bool(torch.isfinite(sum(losses.values()))), batch)
         self.optimizer.zero_grad()
         backward()
-        self._check_gradients(batch)
+        means = self._agree(losses, batch)
         # An optimizer that clips gradients expects them without the loss scale.
         self.scaler.unscale_(self.optimizer)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self._last_batch = batch
-        self._log(losses, data_time)
+        if d2.comm.is_main_process():
+            self.storage.put_scalars(total_loss=sum(means.values()), **means)
+            self.storage.put_scalar("data_time", data_time)
 
     def compute_losses(self, batch: list[dict]) -> tuple[dict[str, torch.Tensor], Callable[[], None]]:
         """The losses of a batch, and a function that adds their gradients, times the loss scale, to those of the parameters."""
@@ -119,42 +158,58 @@ class StepTrainer(d2.TrainerBase):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
+        groups, base_lrs = self.optimizer.state_dict()["param_groups"], self.scheduler.base_lrs
         super().load_state_dict(state_dict)
+        _check_optimizer(state_dict["optimizer"]["param_groups"], groups)
         self.optimizer.load_state_dict(state_dict["optimizer"])
+        # Learning rate, weight decay and the like are those of this run's config, which the log has announced.
+        self.scheduler.base_lrs = base_lrs
+        for group, options, lr in zip(self.optimizer.param_groups, groups, self.scheduler.get_lr(), strict=True):
+            group.update({name: value for name, value in options.items() if name != "params"} | {"lr": lr})
         self.scaler.load_state_dict(state_dict["scaler"])
 
     def plain_batch(self, batch: list[dict]) -> list[dict]:
         """The batch as tensors and plain values, which the safe loader of checkpoints can read."""
         return batch
 
-    def _log(self, losses: dict[str, torch.Tensor], data_time: float) -> None:
-        # Losses are means over all processes; other metrics are those of the main process.
-        means = d2.comm.reduce_dict({name: loss.detach() for name, loss in losses.items()})
-        if not d2.comm.is_main_process():
-            return
-        values = {name: float(value) for name, value in means.items()}
-        self.storage.put_scalars(total_loss=sum(values.values()), **values)
-        self.storage.put_scalar("data_time", data_time)
+    def _next_batch(self) -> list[dict]:
+        try:
+            return next(self.batches)
+        except RuntimeError as error:
+            if "timed out" not in str(error):
+                raise
+            raise RuntimeError(
+                f"No batch within the {self.cfg.DETCON.LOADER_TIMEOUT} s of DETCON.LOADER_TIMEOUT: a worker process hangs, perhaps in "
+                "a read from a network disk. Repair the disk and continue with --resume, or raise DETCON.LOADER_TIMEOUT."
+            ) from None
 
-    def _agree(self, finite: bool, batch: list[dict]) -> None:
-        """Stop all processes if the loss of one is not finite; set ``stop_agreed`` in all if one has received a signal to stop."""
-        flags = torch.tensor([not finite, self.stop_requested], dtype=torch.int32, device=self.cfg.MODEL.DEVICE)
+    def _agree(self, losses: dict[str, torch.Tensor], batch: list[dict]) -> dict[str, float]:
+        """Stop all processes before the optimizer's step if a loss or the gradients are not finite; set ``stop_agreed`` in all if one has
+        received a signal to stop. The host waits for the device only here.
+
+        Returns:
+            the losses, on the main process means over all processes.
+        """
+        names = list(losses)
+        values = torch.stack([losses[name].detach().float() for name in names])
+        # Gradients are equal in all processes. With fp16 the scaler checks them itself and skips the step.
+        gradients = [] if self.scaler.is_enabled() else [p.grad for p in self.network.parameters() if p.grad is not None]
+        norms = torch.stack(torch._foreach_norm(gradients)) if gradients else values.new_zeros(1)
+        bad_loss, bad_gradient = ~values.sum().isfinite(), ~norms.isfinite().all()
+        flags = torch.stack([bad_loss, bad_loss, bad_gradient, torch.full_like(bad_loss, self.stop_requested)]).to(values.dtype)
         if d2.comm.get_world_size() > 1:
-            torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
-        any_nonfinite, self.stop_agreed = (bool(flag) for flag in flags.tolist())
-        if not finite:
+            torch.distributed.all_reduce(flags[1:], op=torch.distributed.ReduceOp.MAX)
+            torch.distributed.reduce(values, dst=0)
+            values = values / d2.comm.get_world_size()
+        own_loss, any_loss, gradient, stop, *means = torch.cat([flags, values]).tolist()
+        self.stop_agreed = bool(stop)
+        if own_loss:
             raise self._nonfinite("loss", batch)
-        if any_nonfinite:
+        if any_loss:
             raise NonFiniteLossError(f"The loss of another process is not finite at iteration {self.iter}.")
-
-    def _check_gradients(self, batch: list[dict]) -> None:
-        # Stop before a bad gradient reaches the weights and a checkpoint. Gradients are equal in all processes, so all of them stop. With
-        # fp16 the scaler checks the gradients itself and skips the step.
-        if self.scaler.is_enabled():
-            return
-        norms = torch._foreach_norm([p.grad for p in self.network.parameters() if p.grad is not None])
-        if not torch.stack(norms).isfinite().all():
+        if gradient:
             raise self._nonfinite("gradient", batch)
+        return dict(zip(names, means, strict=True))
 
     def _nonfinite(self, what: str, batch: list[dict]) -> NonFiniteLossError:
         """The error to raise, after saving the batch and the previous one."""
@@ -169,6 +224,16 @@ class StepTrainer(d2.TrainerBase):
         )
 
 
+def _check_optimizer(found: list[dict], expected: list[dict]) -> None:
+    """Raise ValueError where the state is another optimizer's. Versions of one optimizer may have more or fewer options."""
+    names, wanted = ({name for group in groups for name in group} for groups in (found, expected))
+    if not (names <= wanted or names >= wanted):
+        raise ValueError(
+            f"The checkpoint to resume is of another optimizer: it has {', '.join(sorted(names - wanted))}, and that of this config "
+            f"{', '.join(sorted(wanted - names))}. Restore the optimizer of the config, or start anew in another OUTPUT_DIR."
+        )
+
+
 def wrap_ddp(model: nn.Module) -> nn.Module:
     """The model, in DistributedDataParallel if there are several processes. Forward passes do not broadcast its buffers.
 
@@ -177,9 +242,9 @@ def wrap_ddp(model: nn.Module) -> nn.Module:
     """
     if d2.comm.get_world_size() == 1:
         return model
-    device_ids = [torch.cuda.current_device()] if next(model.parameters()).is_cuda else None
     # Newer versions of torch deprecate broadcast_buffers. Their forward_sync_buffers=False still copies the buffers of rank 0 once, here,
     # which changes nothing: a new model has the same buffers in every process.
     names = inspect.signature(DistributedDataParallel).parameters
     option = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
-    return DistributedDataParallel(model, device_ids=device_ids, **{option: False})
+    # Without device_ids it leaves the samples where they are, and the model moves a batch at once. The model is on one device.
+    return DistributedDataParallel(model, **{option: False})

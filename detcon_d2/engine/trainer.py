@@ -7,7 +7,7 @@ from dataclasses import asdict, is_dataclass
 import torch
 
 from detcon_d2 import d2
-from detcon_d2.checkpoint import CheckpointMetadata, DetConCheckpointer, pretraining_metadata
+from detcon_d2.checkpoint import CheckpointMetadata, DetConCheckpointer, RunConfig, pretraining_metadata
 from detcon_d2.data import build_pretraining_loader, records_digest
 from detcon_d2.engine.hooks import EMAHook, StepHook
 from detcon_d2.engine.micro_batch import MicroBatches
@@ -34,7 +34,9 @@ class DetConTrainer(StepTrainer):
         self.checkpointer = DetConCheckpointer(
             self.network,
             cfg.OUTPUT_DIR,
+            max_to_keep=cfg.DETCON.SOLVER.MAX_TO_KEEP,
             metadata=CheckpointMetadata(metadata, strict=cfg.DETCON.SOLVER.STRICT_RESUME),
+            config=RunConfig(cfg),
             trainer=weakref.proxy(self),
         )
         keys = cfg.DETCON.EMA

@@ -58,6 +58,7 @@ class DetConMetricPrinter(d2.EventWriter):
     def __init__(self, max_iter: int):
         self._max_iter = max_iter
         self._last: tuple[int, float] | None = None
+        self._checks_loss = True
 
     def write(self) -> None:
         """Log the line of the last iteration with a loss, once."""
@@ -71,6 +72,19 @@ class DetConMetricPrinter(d2.EventWriter):
         if torch.cuda.is_available():
             parts.append(f"max_mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}M")
         logger.info("  ".join(parts))
+        self._warn_of_no_loss()
+
+    def _warn_of_no_loss(self) -> None:
+        """Once, if every loss of every iteration until the first line was exactly 0: then nothing is learned."""
+        histories = d2.get_event_storage().histories()
+        losses = [name for name in histories if name.startswith("loss_") and name != "loss_probe"]
+        if self._checks_loss and losses and not any(value for name in losses for value, _ in histories[name].values()):
+            logger.warning(
+                "%s of all iterations so far is exactly 0, so nothing is learned. Are there regions (or objects), and are they in both "
+                "views? Look at them with tools/visualize_views.py, and at DETCON.MASKS, DETCON.VIEWS and DETCON.NUM_SAMPLES.",
+                " + ".join(losses),
+            )
+        self._checks_loss = False
 
     def _eta(self, iteration: int) -> str:
         # Wall-clock time between two lines includes checkpoints and hooks.

@@ -1,5 +1,6 @@
 """Atomic writing: a file is either complete or absent."""
 
+import contextlib
 import itertools
 import os
 import socket
@@ -39,9 +40,14 @@ def atomic_file(path: str | Path, *, sync: bool = False) -> Iterator[BinaryIO]:
                 os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise write_error(path, error) from error
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        # torch.save reports a full disk by a RuntimeError about its own position in the file.
+        cause: BaseException | None = error
+        while isinstance(cause, RuntimeError):
+            cause = cause.__context__
+        if isinstance(cause, OSError):
+            raise write_error(path, cause) from error
         raise
 
 
@@ -59,13 +65,20 @@ def remove_leftovers(root: Path) -> None:
     """Delete the temporary files of processes of this machine that have died."""
     machine = process_prefix(TEMPORARY).rsplit("-", 2)[0] + "-"
     for entry in walk_files(root):
-        if entry.name.startswith(machine):
-            try:
-                os.kill(int(entry.name.split("-")[-2]), 0)
-            except ProcessLookupError:
-                Path(entry.path).unlink(missing_ok=True)
-            except PermissionError:
-                pass  # the process is alive and belongs to another user
+        if entry.name.startswith(machine) and not _is_alive(int(entry.name.split("-")[-2])):
+            Path(entry.path).unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete the temporary files in a folder, not below, that a killed run has left; before this process writes there.
+
+    The caller holds the folder's lock, so files of other machines are left over, too, and those of an earlier process with this one's id.
+    """
+    machine = process_prefix(TEMPORARY).rsplit("-", 2)[0] + "-"
+    for path in folder.glob(TEMPORARY + "*"):
+        pid = int(path.name.split("-")[-2])
+        if not path.name.startswith(machine) or pid == os.getpid() or not _is_alive(pid):
+            path.unlink(missing_ok=True)
 
 
 def walk_files(folder: str | os.PathLike) -> Iterator[os.DirEntry]:
@@ -76,3 +89,13 @@ def walk_files(folder: str | os.PathLike) -> Iterator[os.DirEntry]:
                 yield from walk_files(entry.path)
             else:
                 yield entry
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # the process belongs to another user
+    return True

@@ -84,6 +84,12 @@ class DetConBase(PretrainingModel):
         detcon, group = cfg.DETCON, cfg.DETCON.NEGATIVES.GROUP
         return [
             (detcon.NUM_SAMPLES > 0, "DETCON.NUM_SAMPLES", detcon.NUM_SAMPLES, "at least 1 region per view"),
+            (
+                detcon.NUM_SAMPLES != 1 or cfg.SOLVER.IMS_PER_BATCH != 1,
+                "DETCON.NUM_SAMPLES",
+                detcon.NUM_SAMPLES,
+                "at least 2 with SOLVER.IMS_PER_BATCH 1: BatchNorm of the heads needs two regions, and so does the contrast",
+            ),
             (detcon.TEMPERATURE > 0, "DETCON.TEMPERATURE", detcon.TEMPERATURE, "a number > 0"),
             (
                 group == 0 or (group > 0 and cfg.SOLVER.IMS_PER_BATCH % group == 0),

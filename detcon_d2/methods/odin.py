@@ -15,6 +15,7 @@ from torch import nn
 
 from detcon_d2 import d2
 from detcon_d2.methods.base import PretrainingModel
+from detcon_d2.modeling.inputs import joined
 from detcon_d2.modeling.kmeans import carry_to_view, spherical_kmeans
 from detcon_d2.modeling.regions import downsample_label_map
 from detcon_d2.views.samplers import WholeImage
@@ -159,7 +160,7 @@ class LearnedRegions:
     def cells_of_views(self, model: PretrainingModel, batch: list[dict]) -> list[torch.Tensor]:
         """The regions of each view's feature cells, (N, h, w) each, learned from the whole images or looked up."""
         if not self.settings.refresh_epochs:
-            regions = self.learn(model, *(torch.stack([sample[key] for sample in batch]) for key in ("full_image", "kmeans_draws")))
+            regions = self.learn(model, *(joined([sample[key] for sample in batch]) for key in ("full_image", "kmeans_draws")))
         elif self.table is not None:
             regions = model.to_device(torch.from_numpy(self.table[[sample["index"] for sample in batch]]).long())
         else:

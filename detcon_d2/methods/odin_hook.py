@@ -1,6 +1,7 @@
 """Keeps learned regions in step with training: K on its schedule, and the regions of all images where they are refreshed by epochs."""
 
 import logging
+import os
 import re
 import time
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from detcon_d2.io.atomic import atomic_file
 from detcon_d2.methods.base import MethodHook, PretrainingModel
 
 logger = logging.getLogger(__name__)
+
+_NFS_SECONDS = 60
 
 
 @dataclass(eq=False)
@@ -91,10 +94,11 @@ class LearnedRegionsHook(MethodHook):
         return torch.cat(found).numpy() if found else np.empty(0, np.uint8)
 
     def _load(self, path: Path) -> None:
-        if not path.is_file():
+        missing = [rank for rank, found in enumerate(d2.comm.all_gather(_appears(path))) if not found]
+        if missing:
             raise ValueError(
-                f"{path} is missing: the regions that this run refreshed last. Every process needs it, on a shared disk. Restore it, or "
-                "start the run anew, without --resume."
+                f"{path} is missing for the processes {missing}: the regions that this run refreshed last. Every process needs it, on a "
+                "shared disk. Restore it, or start the run anew, without --resume."
             )
         table = np.load(path, mmap_mode="r")
         if table.dtype != np.uint8 or table.ndim != 3 or len(table) != len(self.records):
@@ -111,3 +115,15 @@ class LearnedRegionsHook(MethodHook):
         for path in self._path(iteration).parent.glob("regions_iter*.npy"):
             if path not in needed:
                 path.unlink()
+
+
+def _appears(path: Path) -> bool:
+    """Whether the file is there. A machine may see a file that another one has written to a network disk only some seconds later."""
+    for _ in range(_NFS_SECONDS):
+        # Listing the folder renews what the machine remembers of it.
+        if path.parent.is_dir() and path.name in os.listdir(path.parent):
+            return True
+        if d2.comm.get_world_size() == 1:
+            break
+        time.sleep(1)
+    return False

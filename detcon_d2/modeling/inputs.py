@@ -44,7 +44,7 @@ class SampleInputs(nn.Module):
 
     def stacked(self, batch: list[dict], view: int, key: str) -> torch.Tensor:
         """An entry of one view of all samples, on the model's device."""
-        return self.to_device(torch.stack([sample["views"][view][key] for sample in batch]))
+        return self.to_device(joined([sample["views"][view][key] for sample in batch]))
 
     def to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         """The tensor on the model's device, without waiting for earlier work there."""
@@ -68,3 +68,15 @@ def by_resolution(network: Callable[[torch.Tensor], torch.Tensor], views: list[t
         same = list(run)
         outputs += network(torch.cat(same)).chunk(len(same))
     return outputs
+
+
+def joined(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """torch.stack, without a copy if the tensors are consecutive parts of one: the loader gives parts of a pinned tensor, and a copy would
+    not be pinned. The result must not be changed in place."""
+    base = tensors[0]._base
+    if base is not None and all(tensor._base is base and tensor.shape == base.shape[1:] for tensor in tensors):
+        first, rest = divmod(tensors[0].storage_offset() - base.storage_offset(), max(base.stride(0), 1))
+        offsets = [base.storage_offset() + (first + number) * base.stride(0) for number in range(len(tensors))]
+        if not rest and [tensor.storage_offset() for tensor in tensors] == offsets:
+            return base[first : first + len(tensors)]
+    return torch.stack(tensors)

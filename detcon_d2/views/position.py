@@ -19,7 +19,8 @@ class Stream(IntEnum):
     REPLACEMENT = 3
     KMEANS = 4
     LAYER = 5
-    SHUFFLE = 6
+    FINETUNE = 6
+    SHUFFLE = 7
 
 
 def position_rng(seed: int, position: int, stream: int) -> np.random.Generator:

@@ -45,7 +45,7 @@ def test_throughput_is_images_over_time():
     assert trainer.storage.latest()["images_per_second"][0] == 64
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_finishes_the_iteration_saves_and_stops(number):
     saver = Mock()
     trainer = Trainer(lambda t: os.kill(os.getpid(), number) if t.iter == 2 else None)
@@ -55,6 +55,15 @@ def test_a_signal_finishes_the_iteration_saves_and_stops(number):
         trainer.train(0, 10)
     saver.save.assert_called_once_with("model_0000002", iteration=2)
     assert signal.getsignal(number) is before
+
+
+def test_a_second_interrupt_of_the_keyboard_stops_at_once_without_saving():
+    saver = Mock()
+    trainer = Trainer(lambda _: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)])
+    trainer.register_hooks([StopOnSignalHook(saver)])
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(0, 10)
+    saver.save.assert_not_called()
 
 
 def batches(rank: int, count: int = 8) -> list[torch.Tensor]:

@@ -1,10 +1,14 @@
 """The launchers' environments are read correctly, and a job really starts under torchrun, under srun and as gloo processes."""
 
 import argparse
+import functools
+import importlib
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,9 @@ from detcon_d2 import d2
 from detcon_d2.engine.launch import _first_host, cluster_environment, launch
 from tests.conftest import PATIENCE, REPO
 from tests.detectors import arguments
+
+# ``detcon_d2.engine.launch`` names the function, too.
+launch_module = importlib.import_module("detcon_d2.engine.launch")
 
 SLURM = {
     "SLURM_PROCID": "9",
@@ -98,3 +105,82 @@ def test_sruns_environment_starts_the_job(tmp_path):
     tasks = [subprocess.Popen(command, env=job_environment(SLURM_PROCID=rank, SLURM_LOCALID=rank, **step)) for rank in "01"]
     assert [task.wait(PATIENCE) for task in tasks] == [0, 0]
     assert_two_processes_reported(tmp_path)
+
+
+def fail_on_one(args: argparse.Namespace) -> None:
+    if d2.comm.get_rank() == 1:
+        raise ValueError("the disk of process 1 is gone")
+    threading.Event().wait(PATIENCE)
+
+
+def test_a_process_that_fails_ends_the_others_and_its_error_is_the_last_line(monkeypatch, capfd):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(launch_module, "GRACE_SECONDS", 0.5)
+    with pytest.raises(SystemExit) as stopped:
+        launch(fail_on_one, arguments([], num_gpus=2))
+    assert stopped.value.code == 1
+    assert capfd.readouterr().err.rstrip().splitlines()[-1].endswith("process 1 failed: ValueError: the disk of process 1 is gone")
+
+
+def die(args: argparse.Namespace) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_is_reported(monkeypatch, capfd):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(SystemExit) as stopped:
+        launch(die, arguments([], num_gpus=2))
+    assert stopped.value.code == 128 + signal.SIGKILL and "was ended by signal 9" in capfd.readouterr().err
+
+
+@pytest.fixture
+def fake_gpus(monkeypatch):
+    """Two GPUs, of which nothing is used; the calls that would start a process group are returned."""
+    calls = {}
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.set_device", lambda device: calls.update(device=device))
+    monkeypatch.setattr(launch_module.dist, "init_process_group", lambda backend, **options: calls.update(backend=backend, **options))
+    monkeypatch.setattr(launch_module.dist, "destroy_process_group", lambda: None)
+    for name in ("create_local_process_group", "synchronize"):
+        monkeypatch.setattr(d2.comm, name, lambda *_: None)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("opts", "expected"),
+    [
+        (["MODEL.DEVICE", "cpu"], {"backend": "gloo"}),
+        (["MODEL.DEVICE", "cuda"], {"backend": "nccl", "device": 1}),
+        (["X", "1"], {"device": 1}),
+    ],
+)
+def test_processes_talk_as_the_device_of_the_config_needs_it(fake_gpus, monkeypatch, opts, expected):
+    """On a machine with GPUs, too."""
+    for name, value in PROCESS.items():
+        monkeypatch.setenv(name, value)
+    launch(lambda args: None, arguments(opts))
+    assert fake_gpus.items() >= expected.items() and ("device" in fake_gpus) == ("device" in expected)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"num_gpus": 3}, "--num-gpus is 3, but there are 2 GPUs here"),
+        ({"num_machines": 2}, "--dist-url is auto; with several machines expected the address of machine 0"),
+        ({"num_machines": 2, "opts": ["MODEL.DEVICE", "cpu"]}, "torchrun or srun"),
+    ],
+)
+def test_processes_that_cannot_be_started_are_refused(fake_gpus, flags, message):
+    with pytest.raises(ValueError, match=message):
+        launch(report, arguments(**{"opts": []} | flags))
+
+
+def test_nothing_of_the_process_group_is_kept_when_it_ends(monkeypatch):
+    group = "_get_global_gloo_group" if d2.BACKEND == "detectron2" else "_gloo_group"
+    cached = functools.lru_cache(object)
+    monkeypatch.setattr(d2.comm, group, cached)
+    monkeypatch.setattr(launch_module.dist, "destroy_process_group", lambda: None)
+    before = cached()
+    launch_module.leave_process_group()
+    assert cached() is not before

@@ -60,18 +60,23 @@ def test_whole_numbers_are_accepted_as_floats():
         ("DETCON.TEMPERATURE", "0.0", "TEMPERATURE is 0.0; expected a number > 0"),
         ("DETCON.COMPILE", "gcc", "DETCON.COMPILE is 'gcc'; expected '', or one of .*inductor"),
         ("SOLVER.CLIP_GRADIENTS.ENABLED", "True", "CLIP_GRADIENTS.ENABLED is True; expected False"),
+        ("DETCON.LOADER_TIMEOUT", "-1", "LOADER_TIMEOUT is -1; expected seconds, or 0"),
+        ("SOLVER.CHECKPOINT_PERIOD", "-1", "CHECKPOINT_PERIOD is -1; expected a number of iterations, or 0"),
+        ("SOLVER.BASE_LR", "0.0 DETCON.SOLVER.BASE_LR_256 0.0", "SOLVER.BASE_LR is 0.0; expected a number > 0"),
+        ("DETCON.NUM_SAMPLES", "1 SOLVER.IMS_PER_BATCH 1", "NUM_SAMPLES is 1; expected at least 2 with SOLVER.IMS_PER_BATCH 1"),
         ("DETCON.LOG_PERIOD", "0", "LOG_PERIOD is 0; expected a number of iterations >= 1"),
     ],
 )
 def test_wrong_values_name_key_found_and_expected(key, value, message):
     with pytest.raises(ValueError, match=message):
-        check_pretraining_config(load_config(BASE, [key, value]), world_size=4)
+        check_pretraining_config(load_config(BASE, [key, *value.split()]), world_size=4)
 
 
-def test_fp16_is_refused_on_the_cpu(monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+@pytest.mark.parametrize(("device", "gpus"), [("cuda", False), ("cpu", True)])
+def test_fp16_is_refused_on_the_cpu(monkeypatch, device, gpus):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpus)
     with pytest.raises(ValueError, match="AMP_DTYPE is 'fp16'; expected 'bf16' on the CPU"):
-        check_pretraining_config(load_config(BASE, ["DETCON.SOLVER.AMP_DTYPE", "fp16"]), world_size=1)
+        check_pretraining_config(load_config(BASE, ["DETCON.SOLVER.AMP_DTYPE", "fp16", "MODEL.DEVICE", device]), world_size=1)
 
 
 @pytest.mark.parametrize(("config", "norms"), [(BASE, PRETRAINING_NORMS), (CONFIG, DETECTOR_NORMS)], ids=["pretraining", "detector"])
@@ -110,10 +115,18 @@ def test_without_labels_there_is_no_probe(tmp_path):
 
 @pytest.mark.parametrize(
     ("device", "dtype", "fast", "kept"),
-    [("cpu", "bf16", False, False), ("cpu", "bf16", True, True), ("cuda", "bf16", False, True), ("cuda", "fp16", False, True)],
+    [
+        ("cpu", "bf16", False, False),
+        ("cpu", "bf16", True, True),
+        ("cuda", "bf16", False, False),
+        ("cuda", "bf16", True, True),
+        ("cuda", "fp16", False, True),
+    ],
 )
-def test_bf16_is_switched_off_only_on_a_cpu_without_instructions_for_it(device, dtype, fast, kept, monkeypatch):
-    monkeypatch.setattr(detcon_d2.engine.setup, "has_fast_bf16", lambda: fast)
+def test_bf16_is_switched_off_only_where_there_are_no_instructions_for_it(device, dtype, fast, kept, monkeypatch):
+    monkeypatch.setattr(detcon_d2.engine.setup, "has_fast_bf16", lambda: fast and device == "cpu")
+    # Emulation, which torch counts as support by default, is slow.
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation=True: fast or including_emulation)
     cfg = load_config(BASE, ["MODEL.DEVICE", device, "DETCON.SOLVER.AMP_DTYPE", dtype])
     lines = resolve_precision(cfg)
     assert cfg.SOLVER.AMP.ENABLED is kept and ["no instructions for bf16" in line for line in lines] == [True] * (not kept)

@@ -4,7 +4,6 @@ import argparse
 import multiprocessing
 import os
 import signal
-import time
 import warnings
 from pathlib import Path
 
@@ -186,28 +185,26 @@ def test_resume_on_other_images_or_with_another_batch_size_is_refused(photos, fi
             trainer.resume_or_load(resume=True)
 
 
-def test_a_batch_of_one_image_trains(photos, tmp_path):
-    assert train(pretrainer(tiny_opts(photos, tmp_path, SOLVER__IMS_PER_BATCH=1))).iter == 4
+@pytest.mark.parametrize("smallest", [{"SOLVER__IMS_PER_BATCH": 1}, {"DETCON__NUM_SAMPLES": 1}])
+def test_a_batch_of_one_image_or_one_region_trains(photos, tmp_path, smallest):
+    assert train(pretrainer(tiny_opts(photos, tmp_path, **smallest))).iter == 4
+
+
+def test_without_a_period_only_the_end_is_saved(photos, tmp_path):
+    train(pretrainer(tiny_opts(photos, tmp_path, SOLVER__CHECKPOINT_PERIOD=0)))
+    assert [path.name for path in tmp_path.glob("*.pth")] == ["model_final.pth"]
+
+
+def test_a_run_without_a_loss_is_warned_of_at_its_first_line(photos, tmp_path, monkeypatch):
+    """As with images that are all background, or views that share no region."""
+    monkeypatch.setattr("detcon_d2.methods.detcon.detcon_loss", lambda online, *_, **__: 0 * online.sum())
+    train(pretrainer(tiny_opts(photos, tmp_path, DETCON__LOG_PERIOD=2)))
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    (warning,) = [number for number, line in enumerate(lines) if "loss_detcon of all iterations so far is exactly 0" in line]
+    assert "iter: 2/4" in lines[warning - 1] and "DETCON.MASKS" in lines[warning]
 
 
 def test_a_corrupt_image_is_named_and_ends_the_run(tmp_path):
     photos = write_photos(tmp_path / "photos", 4)
     (photos / "a" / "000.png").write_bytes(b"not an image")
     assert "000.png" in output_of(start(tiny_opts(photos, tmp_path / "out", DATALOADER__NUM_WORKERS=1)), code=1)
-
-
-def test_a_signal_to_the_whole_job_saves_and_stops_it_and_it_resumes(photos, tmp_path):
-    """As a scheduler does: main process and workers get SIGTERM; the run still finishes its iteration and saves."""
-    opts = tiny_opts(photos, tmp_path, SOLVER__MAX_ITER=100_000, DATALOADER__NUM_WORKERS=1, SOLVER__CHECKPOINT_PERIOD=100_000)
-    process = start(opts, new_session=True)
-    deadline, written = time.monotonic() + PATIENCE, tmp_path / "metrics.json"
-    while not (written.exists() and written.stat().st_size) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGTERM)
-    assert "continue with --resume" in output_of(process, code=1)
-    last = (tmp_path / "last_checkpoint").read_text()
-    state = load_checkpoint_file(tmp_path / last)
-    assert last == f"model_{state['iteration']:07d}.pth" and state["metadata"]["iterations"] == state["iteration"] + 1
-    trainer = pretrainer(opts)
-    trainer.resume_or_load(resume=True)
-    assert trainer.start_iter == state["iteration"] + 1

@@ -45,3 +45,16 @@ def test_an_iteration_is_written_once_and_only_with_a_loss(monkeypatch):
     (line,) = logger.info.call_args.args
     assert logger.info.call_count == 1 and line.startswith("eta: n/a  iter: 7/10  loss: 3  ")
     assert torch.cuda.is_available() or "max_mem" not in line
+
+
+@pytest.mark.parametrize(("losses", "warned"), [([0, 0, 0], 1), ([0, 0.5, 0], 0), ([0.5, 0, 0], 0)])
+def test_a_loss_that_is_0_from_the_start_is_warned_of_once(monkeypatch, losses, warned):
+    writer = DetConMetricPrinter(max_iter=100)
+    monkeypatch.setattr(writers, "logger", logger := Mock())
+    with d2.EventStorage() as storage:
+        for storage.iter, loss in enumerate([*losses, 0, 0, 0]):
+            storage.put_scalars(total_loss=loss + 1, loss_detcon=loss, loss_probe=1.0)
+            if (storage.iter + 1) % 3 == 0:
+                writer.write()
+    assert logger.warning.call_count == warned
+    assert not warned or "loss_detcon" in logger.warning.call_args.args

@@ -10,6 +10,7 @@ import pytest
 
 from detcon_d2 import d2
 from detcon_d2.engine import DetConTrainer, launch, setup_pretraining
+from detcon_d2.methods import odin_hook
 from tests.conftest import tiny_opts, write_photos
 from tests.engine.runs import StopAfter, Stopped, arguments, assert_same_state, final_state, run
 from tests.engine.test_trainer import run_main
@@ -129,6 +130,21 @@ def test_missing_or_foreign_regions_are_refused_before_training(photos, tmp_path
     path.unlink()
     with pytest.raises(ValueError, match=r"regions_iter0000003.npy is missing.*without --resume"):
         trainer_of(photos, tmp_path, **extra).resume_or_load(resume=True)
+
+
+def test_regions_that_a_network_disk_shows_later_are_waited_for_and_all_processes_agree(photos, tmp_path, monkeypatch):
+    extra = EACH_EPOCH | {"SOLVER__MAX_ITER": 7, "SOLVER__CHECKPOINT_PERIOD": 2}
+    run_until(photos, tmp_path, 5, **extra)
+    path = tmp_path / "kmeans/regions_iter0000003.npy"
+    path.rename(tmp_path / "later")
+    trainer = trainer_of(photos, tmp_path, **extra)
+    monkeypatch.setattr(odin_hook.d2.comm, "get_world_size", lambda: 2)
+    monkeypatch.setattr(odin_hook.d2.comm, "all_gather", lambda found: [found, True])
+    monkeypatch.setattr(odin_hook.time, "sleep", lambda seconds: (tmp_path / "later").rename(path))
+    trainer.method_hooks[0]._load(path)
+    monkeypatch.setattr(odin_hook.d2.comm, "all_gather", lambda found: [found, False])
+    with pytest.raises(ValueError, match=r"is missing for the processes \[1\]"):
+        trainer.method_hooks[0]._load(path)
 
 
 def test_a_new_run_in_an_old_folder_does_not_take_its_regions(photos, tmp_path):

@@ -30,7 +30,7 @@ def is_main_process() -> bool:
 
 
 def create_local_process_group(num_workers_per_machine: int) -> None:
-    """Create the group of the processes on this machine. Every process calls it once, after ``init_process_group``; ``launch`` does so.
+    """Create the group of the processes on this machine. Every process calls it once, after ``init_process_group``.
 
     The ranks must be numbered machine by machine, with ``num_workers_per_machine`` processes on each machine.
     """
@@ -49,7 +49,7 @@ def create_local_process_group(num_workers_per_machine: int) -> None:
 
 def get_local_process_group() -> dist.ProcessGroup:
     """Return the group of the processes on this machine."""
-    assert _local_group is not None, "Start processes with launch(), or call comm.create_local_process_group(processes per machine) first."
+    assert _local_group is not None, "Call comm.create_local_process_group(processes per machine) first."
     return _local_group
 
 

@@ -9,7 +9,10 @@ import numpy as np
 import torch
 
 from detcon_d2 import d2
+from detcon_d2.data.loader import init_worker, limit_opencv_threads
+from detcon_d2.engine.finetune.batches import build_batches
 from detcon_d2.engine.finetune.look import look_at_data
+from detcon_d2.engine.generators import States
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +78,9 @@ def build_detection_mapper(cfg: "d2.CfgNode") -> "d2.DatasetMapper":
     return d2.DatasetMapper(cfg, True, augmentations=augmentations, recompute_boxes=cfg.MODEL.MASK_ON)
 
 
-def build_finetune_loader(cfg: "d2.CfgNode", records: list[dict], seed: int | None, num_workers: int) -> torch.utils.data.DataLoader:
+def build_finetune_loader(
+    cfg: "d2.CfgNode", records: list[dict], seed: int | None, num_workers: int, *, start: int = 0, waiting: Sequence[States] = ()
+) -> torch.utils.data.DataLoader:
     """This process's share of batches of SOLVER.IMS_PER_BATCH, indefinitely.
 
     Args:
@@ -83,15 +88,12 @@ def build_finetune_loader(cfg: "d2.CfgNode", records: list[dict], seed: int | No
         records: the same list in every process.
         seed: of the order of the images, the same in every process; None: a random order.
         num_workers: loader processes; with 0, this process loads.
+        start: number of batches that are left out, because an earlier run has used them.
+        waiting: see :class:`~detcon_d2.engine.finetune.batches.TrainerBatches`.
     """
-    return d2.build_detection_train_loader(
-        dataset=records,
-        mapper=build_detection_mapper(cfg),
-        sampler=d2.TrainingSampler(len(records), seed=seed),
-        total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
-        aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
-        num_workers=num_workers,
-    )
+    seed = d2.comm.shared_random_seed() if seed is None else seed
+    mapper = build_detection_mapper(cfg)
+    return build_batches(cfg, records, mapper, seed=seed, num_workers=num_workers, start=start, waiting=waiting)
 
 
 def build_evaluation_loader(cfg: "d2.CfgNode", name: str) -> torch.utils.data.DataLoader:
@@ -100,7 +102,10 @@ def build_evaluation_loader(cfg: "d2.CfgNode", name: str) -> torch.utils.data.Da
     Raises ValueError: an unknown or empty data set, or one whose number of categories is not that of the model.
     """
     records = _load_records(cfg, "TEST", [name], filter_empty=False)
-    return d2.build_detection_test_loader(dataset=records, mapper=d2.DatasetMapper(cfg, False), num_workers=cfg.DATALOADER.NUM_WORKERS)
+    loader = d2.build_detection_test_loader(dataset=records, mapper=d2.DatasetMapper(cfg, False), num_workers=cfg.DATALOADER.NUM_WORKERS)
+    limit_opencv_threads()
+    loader.worker_init_fn = init_worker
+    return loader
 
 
 def _load_records(cfg: "d2.CfgNode", key: str, names: Sequence[str], filter_empty: bool) -> list[dict]:

@@ -1,16 +1,16 @@
 """From the config file of a detector to a resolved, checked config and training records; each change of the config is printed as a line."""
 
 import argparse
-import os
 from collections.abc import Collection
 
 from torch import nn
 
 from detcon_d2 import d2
 from detcon_d2.checkpoint import DetConCheckpointer, check_weights, read_metadata
+from detcon_d2.engine.finetune.best import check_best
 from detcon_d2.engine.finetune.data import annotations_digest, load_detection_records
 from detcon_d2.engine.finetune.look import look_at_data
-from detcon_d2.engine.setup import DETECTOR_NORMS, check_config, resolve_norms, setup_job
+from detcon_d2.engine.setup import DETECTOR_NORMS, LEARNING_RATE, check_config, resolve_norms, setup_job
 from detcon_d2.methods import pretraining_names
 
 _PERIODS = ("SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.WARMUP_ITERS", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD")
@@ -26,7 +26,7 @@ def setup_finetuning(args: argparse.Namespace) -> tuple["d2.CfgNode", list[dict]
         lines += resolve_steps(cfg)
         check_finetuning_config(cfg, world_size)
         lines += resolve_norms(cfg, world_size, DETECTOR_NORMS)
-        resuming = args.resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"))
+        resuming = args.resume and DetConCheckpointer(nn.Module(), cfg.OUTPUT_DIR).has_checkpoint()
         if not (args.eval_only or resuming):
             lines += check_weights(cfg, cfg.MODEL.WEIGHTS)
         train = () if args.eval_only else cfg.DATASETS.TRAIN
@@ -63,6 +63,8 @@ def check_finetuning_config(cfg: "d2.CfgNode", world_size: int) -> None:
         (augmentation in ("default", "scale_jitter"), "DETCON.FINETUNE.AUGMENTATION", augmentation, "'default' or 'scale_jitter'"),
         (0 < fraction <= 1, "DETCON.FINETUNE.LABEL_FRACTION", fraction, "a number in (0, 1]"),
         (0 <= cfg.DETCON.DATA.MAX_LEFT_OUT <= 1, "DETCON.DATA.MAX_LEFT_OUT", cfg.DETCON.DATA.MAX_LEFT_OUT, "a share in [0, 1]"),
+        (cfg.SOLVER.BASE_LR > 0, "SOLVER.BASE_LR", cfg.SOLVER.BASE_LR, LEARNING_RATE),
+        *check_best(cfg),
         (not cfg.TEST.AUG.ENABLED, "TEST.AUG.ENABLED", True, "False: test-time augmentation is not supported here"),
     ]
     check_config(cfg, world_size, checks)

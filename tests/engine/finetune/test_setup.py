@@ -93,6 +93,8 @@ def test_steps_that_a_short_run_never_reaches_are_left_out():
         ("DETCON.FINETUNE.LABEL_FRACTION", "0.0", r"LABEL_FRACTION is 0.0; expected a number in \(0, 1\]"),
         ("DETCON.DATA.MAX_LEFT_OUT", "10.0", r"MAX_LEFT_OUT is 10.0; expected a share in \[0, 1\]"),
         ("TEST.AUG.ENABLED", "True", "TEST.AUG.ENABLED is True; expected False"),
+        ("SOLVER.BASE_LR", "0.0", "BASE_LR is 0.0; expected a number > 0"),
+        ("SOLVER.CHECKPOINT_PERIOD", "-1", "CHECKPOINT_PERIOD is -1; expected a number of iterations, or 0"),
     ],
 )
 def test_wrong_values_name_key_found_and_expected(key, value, message):

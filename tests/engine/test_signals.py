@@ -1,0 +1,63 @@
+"""A signal stops a job of several processes as it stops one: the iteration is finished, a checkpoint saved, and nothing else is lost."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from detcon_d2.checkpoint import load_checkpoint_file
+from tests.conftest import PATIENCE, tiny_opts
+from tests.engine.runs import output_of, pretrainer, start
+
+
+def wait_for_metrics(process: subprocess.Popen, folder: Path) -> None:
+    """Until the run has written its first metrics."""
+    deadline, written = time.monotonic() + PATIENCE, folder / "metrics.json"
+    while not (written.exists() and written.stat().st_size) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def trainers_of(launcher: int) -> list[int]:
+    """Process ids of the job's processes, in the order of their ranks."""
+    children = map(int, Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split())
+    return [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def assert_saved_and_resumable(opts: list[str], folder: Path) -> None:
+    last = (folder / "last_checkpoint").read_text()
+    state = load_checkpoint_file(folder / last)
+    assert last == f"model_{state['iteration']:07d}.pth" and state["metadata"]["iterations"] == state["iteration"] + 1
+    assert not list(folder.glob(".tmp-*"))
+    trainer = pretrainer(opts)
+    trainer.resume_or_load(resume=True)
+    assert trainer.start_iter == state["iteration"] + 1
+
+
+@pytest.mark.parametrize(
+    ("number", "target", "processes"),
+    [
+        (signal.SIGINT, "group", 1),
+        (signal.SIGTERM, "launcher", 2),
+        (signal.SIGUSR1, "group", 2),
+        (signal.SIGTERM, "last process", 2),
+        (signal.SIGKILL, "launcher", 2),
+    ],
+)
+def test_a_signal_to_a_job_saves_and_stops_it_and_it_resumes(photos, tmp_path, number, target, processes):
+    """As a scheduler, a container, a terminal or a user sends it. The processes of a killed launcher stop by themselves."""
+    opts = tiny_opts(
+        photos, tmp_path, SOLVER__MAX_ITER=10_000, DATALOADER__NUM_WORKERS=1, SOLVER__CHECKPOINT_PERIOD=0, DETCON__LOG_PERIOD=2
+    )
+    process = start(opts, "--num-gpus", str(processes), new_session=True)
+    wait_for_metrics(process, tmp_path)
+    if target == "group":
+        os.killpg(process.pid, number)
+    else:
+        os.kill(process.pid if target == "launcher" else trainers_of(process.pid)[-1], number)
+    # The output ends only when every process has closed it.
+    output = output_of(process, code=-number if number == signal.SIGKILL else 1)
+    assert output.count("continue with --resume") == 1 and "Traceback" not in output, output
+    assert_saved_and_resumable(opts, tmp_path)
