@@ -1,6 +1,7 @@
 """From the config file of a detector to a resolved, checked config and training records; each change of the config is printed as a line."""
 
 import argparse
+import os
 from collections.abc import Collection
 
 from torch import nn
