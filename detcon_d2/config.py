@@ -93,8 +93,17 @@ def add_detcon_config(cfg: "d2.CfgNode") -> None:
     # Where images have several label maps (fh_scales): 0..layers - 1, or -1: one is sampled each time an image is shown, for both views.
     cfg.DETCON.MASKS.LAYER = -1
     cfg.DETCON.MASKS.GRID = 2
-    # "refuse": an unreadable image stops the run and is named; "skip": it is named in the log and another image takes its position.
+    # Of an image that cannot be read, in pretraining, fine-tuning and evaluation. "refuse": it stops the run and is named; "skip": it is
+    # named in the log, and another image takes its place in training, while evaluation leaves it out.
     cfg.DETCON.ON_BAD_IMAGE = "refuse"
+
+    # How images are read.
+    cfg.DETCON.DATA = CN()
+    # Samples wider than 8 bits. (low, high): these become 0 and 255, values between them linearly. (): the highest bit that an image uses
+    # becomes the highest of its 8 bits; images of one sensor can then differ in brightness by a factor of 2.
+    cfg.DETCON.DATA.WIDE_RANGE = ()
+    # Largest image in pixels; 0: Pillow's limit, 179 million.
+    cfg.DETCON.DATA.MAX_PIXELS = 0
 
     cfg.DETCON.SOLVER = CN()
     # "LARS", "SGD" or "AdamW".

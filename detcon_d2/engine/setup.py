@@ -12,6 +12,7 @@ import torch
 from detcon_d2 import d2
 from detcon_d2.config import add_detcon_config
 from detcon_d2.data import count_classes, load_training_records, records_digest
+from detcon_d2.data.reading import BadImages, reading_from_config
 from detcon_d2.methods import pretraining_class, pretraining_names
 from detcon_d2.modeling.backbone import backbone_padding
 from detcon_d2.solver import resolve_schedule
@@ -88,7 +89,7 @@ def setup_job(
         d2.setup_logger(cfg.OUTPUT_DIR, distributed_rank=d2.comm.get_rank(), name="detcon_d2")
         lines = [f"Detectron2 backend: {d2.describe_backend()}", *resolve_device(cfg), *resolve_precision(cfg)]
         records, more = resolve(cfg)
-        lines += more
+        lines += [*more, *reading_from_config(cfg).describe(records)]
     except (ValueError, FileNotFoundError) as found:
         error = str(found)
     errors = {rank: text for rank, text in enumerate(d2.comm.all_gather(error)) if text is not None}
@@ -144,6 +145,8 @@ def check_config(cfg: "d2.CfgNode", world_size: int, checks: Iterable[tuple[bool
     if wrong:
         raise ValueError("\n".join(wrong))
     backbone_padding(cfg)
+    reading_from_config(cfg)
+    BadImages(cfg.DETCON.ON_BAD_IMAGE)
 
 
 def resolve_device(cfg: "d2.CfgNode") -> list[str]:

@@ -3,8 +3,10 @@
 import inspect
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from detcon_d2 import d2
+from detcon_d2.data.reading import RefusedImageError
 from detcon_d2.engine.hooks import StopOnSignalHook, ThroughputHook
 from detcon_d2.engine.writers import DetConMetricPrinter
 from detcon_d2.io.atomic import atomic_file
@@ -22,6 +25,15 @@ AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 class NonFiniteLossError(FloatingPointError):
     """The loss became NaN or infinite. The message names the iteration, the process and the file that holds the batch."""
+
+
+@contextmanager
+def _refused_images() -> Iterator[None]:
+    """One line ends the process. TrainerBase logs a traceback of each Exception, which would hide that line."""
+    try:
+        yield
+    except RefusedImageError as error:
+        raise SystemExit(f"{os.path.basename(sys.argv[0])}: {error}") from None
 
 
 class StepTrainer(d2.TrainerBase):
@@ -73,10 +85,16 @@ class StepTrainer(d2.TrainerBase):
             hooks.append(d2.hooks.PeriodicWriter(writers, period=cfg.DETCON.LOG_PERIOD))
         return [*hooks, StopOnSignalHook(self.checkpointer)]
 
+    def after_step(self) -> None:
+        """The hooks', of which some read images."""
+        with _refused_images():
+            super().after_step()
+
     def run_step(self) -> None:
         """One optimizer step over this process's share of the batch."""
         start = time.perf_counter()
-        batch = next(self.batches)
+        with _refused_images():
+            batch = next(self.batches)
         data_time = time.perf_counter() - start
         losses, backward = self.compute_losses(batch)
         self._agree(bool(torch.isfinite(sum(losses.values()))), batch)

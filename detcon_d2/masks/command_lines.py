@@ -1,5 +1,6 @@
 """The command lines that messages recommend, and the flags of generator parameters."""
 
+import json
 import os
 import shlex
 from dataclasses import fields
@@ -29,3 +30,9 @@ def generate_command(dataset: str, root: str | os.PathLike, index: dict | None =
 def merge_command(root: str | os.PathLike, *options: str) -> str:
     """The command that merges, checks, repairs or converts label maps into ``root``."""
     return shlex.join(["python", "tools/merge_masks.py", os.fspath(root), *options])
+
+
+def train_hint(dataset: str, root: str | os.PathLike) -> str:
+    """The config keys for training with the label maps in ``root``."""
+    values = (shlex.quote(f"({json.dumps(one, ensure_ascii=False)},)") for one in (dataset, os.path.abspath(root)))
+    return "train with:  DATASETS.TRAIN {} DETCON.MASKS.ROOTS {}".format(*values)

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 
 from detcon_d2 import d2
+from detcon_d2.data.reading import reading_from_config
+from detcon_d2.engine.finetune.mapper import DetectionMapper
 from detcon_d2.io.specs import canonical_spec, is_dataset_spec
 
 logger = logging.getLogger(__name__)
@@ -75,7 +77,7 @@ def catalog_categories(name: str) -> tuple[list[str], list[int]]:
     return list(metadata.get("thing_classes") or ()), sorted(ids, key=ids.get)
 
 
-def build_detection_mapper(cfg: "d2.CfgNode") -> "d2.DatasetMapper":
+def build_detection_mapper(cfg: "d2.CfgNode") -> DetectionMapper:
     """The training mapper with DETCON.FINETUNE.AUGMENTATION; "default" is Detectron2's own mapper, configured by the INPUT keys.
 
     "scale_jitter" resizes the long side to JITTER_SIZE times a factor that is uniform in JITTER_SCALE, crops a square of side JITTER_SIZE,
@@ -83,13 +85,13 @@ def build_detection_mapper(cfg: "d2.CfgNode") -> "d2.DatasetMapper":
     """
     finetune, flip, T = cfg.DETCON.FINETUNE, cfg.INPUT.RANDOM_FLIP, d2.transforms
     if finetune.AUGMENTATION == "default":
-        return d2.DatasetMapper(cfg, True)
+        return DetectionMapper(cfg, True)
     side = finetune.JITTER_SIZE
     augmentations = [T.ResizeScale(*finetune.JITTER_SCALE, side, side), T.FixedSizeCrop((side, side))]
     if flip != "none":
         augmentations.append(T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical"))
     # A crop cuts objects: recompute each box from the visible part of its mask.
-    return d2.DatasetMapper(cfg, True, augmentations=augmentations, recompute_boxes=cfg.MODEL.MASK_ON)
+    return DetectionMapper(cfg, True, augmentations=augmentations, recompute_boxes=cfg.MODEL.MASK_ON)
 
 
 def build_finetune_loader(cfg: "d2.CfgNode", records: list[dict], seed: int | None, num_workers: int) -> torch.utils.data.DataLoader:
@@ -101,9 +103,12 @@ def build_finetune_loader(cfg: "d2.CfgNode", records: list[dict], seed: int | No
         seed: of the order of the images, the same in every process; None: a random order.
         num_workers: loader processes; with 0, this process loads.
     """
+    mapper = build_detection_mapper(cfg)
+    # Serialised once for both: a worker process would copy the memory of dicts when it reads them.
+    mapper.others = stored = d2.DatasetFromList(records, copy=False)
     return d2.build_detection_train_loader(
-        dataset=records,
-        mapper=build_detection_mapper(cfg),
+        dataset=stored,
+        mapper=mapper,
         sampler=d2.TrainingSampler(len(records), seed=seed),
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
         aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
@@ -117,7 +122,9 @@ def build_evaluation_loader(cfg: "d2.CfgNode", name: str) -> torch.utils.data.Da
     Raises ValueError: an unknown or empty data set, or one whose number of categories is not that of the model.
     """
     records = _load_records(cfg, "TEST", [name], filter_empty=False)
-    return d2.build_detection_test_loader(dataset=records, mapper=d2.DatasetMapper(cfg, False), num_workers=cfg.DATALOADER.NUM_WORKERS)
+    for line in reading_from_config(cfg).describe(records):
+        logger.info(line)
+    return d2.build_detection_test_loader(dataset=records, mapper=DetectionMapper(cfg, False), num_workers=cfg.DATALOADER.NUM_WORKERS)
 
 
 def _load_records(cfg: "d2.CfgNode", key: str, names: Sequence[str], filter_empty: bool) -> list[dict]:

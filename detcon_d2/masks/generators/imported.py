@@ -129,7 +129,7 @@ def _read_sam_json(path: Path) -> list[dict]:
 def _read_json(path: str | os.PathLike) -> dict | list:
     try:
         return json.loads(Path(path).read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"imported: cannot read {path} ({error}); expected a json: write the masks again") from error
 
 

@@ -7,6 +7,7 @@ unpacked ids, takes a third of the reading time and finds the same damage, so it
 """
 
 import os
+import shlex
 import struct
 import zlib
 
@@ -138,5 +139,5 @@ def read_label_map(reference: str | os.PathLike | LabelMapReference, layer: int 
     except ValueError as error:
         raise ValueError(
             f"label map: bytes {offset}..{offset + length - 1} of {path}: {error}. Find and remove damaged label maps with: "
-            f"python tools/merge_masks.py {os.path.dirname(path)} --repair; then run tools/generate_masks.py again"
+            f"{shlex.join(['python', 'tools/merge_masks.py', os.path.dirname(path), '--repair'])}; then run tools/generate_masks.py again"
         ) from error
