@@ -58,7 +58,7 @@ class AtLeastOnePixel(T.Augmentation):
 class DetectionMapper(d2.DatasetMapper):
     """Detectron2's mapper on images that :func:`detcon_d2.io.images.read_image` reads, with DETCON.ON_BAD_IMAGE.
 
-    In training, a skipped image is replaced by one of ``others`` (none: it is refused), sampled from numpy's global generator as Detectron2's
+    In training, a skipped image is replaced by one of ``others`` (none: it is refused), sampled by numpy's global generator, as
     augmentations are. In evaluation, what is returned for it has the key :data:`UNREADABLE`.
     """
 

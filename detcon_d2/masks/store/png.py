@@ -94,7 +94,7 @@ def _decode_fast(data: bytes, layer: int, layers: int) -> np.ndarray | None:
     if rows % layers:
         raise ValueError(f"found {rows} rows; expected a multiple of its {layers} layers")
     # The upper two bits of the second byte of a zlib stream say how well it was compressed, here 2 or 3; OpenCV's label maps have 1.
-    if [kind for kind, _ in chunks[1:-1]] != [b"IDAT"] * layers or any(methods) or chunks[1][1][1] >> 6 < 2:
+    if [kind for kind, _ in chunks[1:-1]] != [b"IDAT"] * layers or any(methods) or bytes(chunks[1][1][1:2]) < b"\x80":
         return None
     packed = chunks[1 + layer][1][_ZLIB_HEADER_BYTES if layer == 0 else 0 :]
     row_bytes = 1 + width * bits // 8

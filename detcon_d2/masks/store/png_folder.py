@@ -105,8 +105,8 @@ class LabelMapStore:
         those that failed (key -> reason)."""
 
     def write_failed(self, failed: dict[str, str], part: tuple[int, int] | None = None) -> None:
-        """Write ``failed.txt``: key, with escapes for tabs and the like, TAB, reason; no file if nothing failed. A part of the work has ``failed-0-of-16.txt`` instead, until
-        the list of the whole replaces it."""
+        """Write ``failed.txt``: key (with escapes, such as \\t), TAB, reason; no file if nothing failed. A part of the work has
+        ``failed-0-of-16.txt`` instead, until the list of the whole replaces it."""
         path = self.root / (_FAILED_NAME if part is None else f"failed-{part[0]}-of-{part[1]}.txt")
         if failed:
             text = "".join(f"{escape_name(key)}\t{reason}\n" for key, reason in sorted(failed.items()))
