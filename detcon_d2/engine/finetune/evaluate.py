@@ -38,8 +38,9 @@ def evaluate(cfg: "d2.CfgNode", model: nn.Module) -> dict[str, dict[str, dict[st
     results = {}
     for name in cfg.DATASETS.TEST:
         folder = Path(cfg.OUTPUT_DIR, "inference", re.sub(r"[^\w.-]+", "_", name) if len(cfg.DATASETS.TEST) > 1 else "")
+        loader = build_evaluation_loader(cfg, name)  # registers the data set
         evaluator = ReadableEvaluator(d2.COCOEvaluator(name, tasks=tasks, output_dir=str(folder)))
-        found = d2.inference_on_dataset(model, ReadableBatches(build_evaluation_loader(cfg, name), evaluator), evaluator)
+        found = d2.inference_on_dataset(model, ReadableBatches(loader, evaluator), evaluator)
         if d2.comm.is_main_process():
             logger.info("Evaluation results for %s in csv format:", name)
             d2.print_csv_format(found)
