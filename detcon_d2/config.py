@@ -103,10 +103,17 @@ def add_detcon_config(cfg: "d2.CfgNode") -> None:
     cfg.DETCON.MASKS.GRID = 2
     # Seconds after which the run stops if a worker process brings no batch, for example because a network disk hangs; 0: it waits.
     cfg.DETCON.LOADER_TIMEOUT = 1800
-    # "refuse": an unreadable image stops the run and is named; "skip": it is named in the log and another image takes its position.
+    # Of an image that cannot be read, in pretraining, fine-tuning and evaluation. "refuse": it stops the run and is named; "skip": it is
+    # named in the log, and another image takes its place in training, while evaluation leaves it out.
     cfg.DETCON.ON_BAD_IMAGE = "refuse"
 
+    # How images are read.
     cfg.DETCON.DATA = CN()
+    # Samples wider than 8 bits. (low, high): these become 0 and 255, values between them linearly. (): the highest bit that an image uses
+    # becomes the highest of its 8 bits; images of one sensor can then differ in brightness by a factor of 2.
+    cfg.DETCON.DATA.WIDE_RANGE = ()
+    # Largest image in pixels; 0: Pillow's limit, 179 million.
+    cfg.DETCON.DATA.MAX_PIXELS = 0
     # Share of the annotations of a data set that may be left out or look wrong; above it, training and evaluation are refused.
     cfg.DETCON.DATA.MAX_LEFT_OUT = 0.1
 

@@ -1,6 +1,7 @@
 """Does a fine-tuning config fit its weights? This is checked before anything is built: a mismatch costs AP and causes no error."""
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -49,7 +50,7 @@ def check_weights(cfg: "d2.CfgNode", path: str) -> list[str]:
     if isinstance(state, Mapping) and any(isinstance(key, str) and key.startswith(tuple(BRANCHES.values())) for key in state):
         raise ValueError(
             f"MODEL.WEIGHTS {path} is a pretraining checkpoint (keys 'encoder.*'), which a detector cannot read. Convert it first:\n"
-            f"  python tools/convert_to_d2.py {path} {os.path.splitext(path)[0]}_d2.pkl"
+            f"  {shlex.join(['python', 'tools/convert_to_d2.py', path, os.path.splitext(path)[0] + '_d2.pkl'])}"
         )
     metadata, frozen = checkpoint.get("metadata"), cfg.MODEL.BACKBONE.FREEZE_AT
     if not isinstance(metadata, dict) or "depth" not in metadata:

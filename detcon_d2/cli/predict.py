@@ -38,6 +38,8 @@ def main(argv: list[str] | None = None) -> int:
             print(line)
         images = find_images(args.images)
         predictor = Predictor(cfg, args.weights or cfg.MODEL.WEIGHTS)
+        for line in predictor.reading.describe([{"file_name": str(path)} for path in images.values()]):
+            print(line)
     except (ValueError, FileNotFoundError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2

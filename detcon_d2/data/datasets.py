@@ -10,7 +10,7 @@ from detcon_d2.io.specs import SPEC_FORMS, is_dataset_spec, list_images
 
 logger = logging.getLogger(__name__)
 
-_TRAINING_KEYS = ("file_name", "image_id", "key", "label", "label_map_file_name")
+_TRAINING_KEYS = ("file_name", "image_id", "key", "height", "width", "label", "label_map_file_name")
 
 
 def load_records(name: str) -> list[dict]:

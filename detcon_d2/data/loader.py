@@ -1,6 +1,5 @@
 """The loaders of pretraining: the same images for any number of workers and processes."""
 
-import logging
 import os
 import signal
 import threading
@@ -14,12 +13,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from detcon_d2 import d2
 from detcon_d2.data.mapper import PretrainingMapper
+from detcon_d2.data.reading import BadImages, reading_from_config
 from detcon_d2.data.sampler import PositionSampler
-from detcon_d2.io.images import ImageReadError, read_image
+from detcon_d2.io.images import ImageReadError, Reading, read_record
 from detcon_d2.views.position import Stream, position_rng
 from detcon_d2.views.samplers import SampleMaker
-
-logger = logging.getLogger(__name__)
 
 _MAX_REPLACEMENTS = 20
 _JOB_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -39,14 +37,11 @@ class PositionDataset(Dataset):
 
         Raises ValueError: another ``on_bad_image``.
         """
-        if on_bad_image not in ("refuse", "skip"):
-            raise ValueError(f"DETCON.ON_BAD_IMAGE is {on_bad_image!r}; expected 'refuse' or 'skip'.")
         # Serialised: workers share one buffer in place of a million dicts.
         self._records = d2.DatasetFromList(records, copy=False, serialize=True)
         self._mapper = mapper
         self._seed = seed
-        self._skip = on_bad_image == "skip"
-        self._warned: set[str] = set()
+        self._bad_images = BadImages(on_bad_image)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -63,19 +58,9 @@ class PositionDataset(Dataset):
             try:
                 return self._mapper(record, position)
             except ImageReadError as error:
-                if not self._skip:
-                    raise ValueError(
-                        f"{error} It is image {index} of the training data, at position {position}. Repair or remove it, or set "
-                        "DETCON.ON_BAD_IMAGE skip to let another image take its place."
-                    ) from None
-                if record["file_name"] not in self._warned:
-                    self._warned.add(record["file_name"])
-                    logger.warning("Skipped, another image takes its place (DETCON.ON_BAD_IMAGE skip): %s", error)
+                self._bad_images.skip(error, f" It is image {index} of the training data, at position {position}.")
             index = int(rng.integers(len(self._records)))
-        raise ValueError(
-            f"{_MAX_REPLACEMENTS} images in a row could not be read at position {position}, the last {record['file_name']}; expected a "
-            "data set of which most images can be read. Check DATASETS.TRAIN and that its disk is there."
-        )
+        raise BadImages.too_many(_MAX_REPLACEMENTS, record, f" at position {position}")
 
 
 def build_pretraining_loader(cfg: "d2.CfgNode", records: list[dict], samples: SampleMaker, *, start_iteration: int = 0) -> "BatchLoader":
@@ -112,11 +97,14 @@ def build_whole_image_loader(
     """
     rank, world_size = d2.comm.get_rank(), d2.comm.get_world_size()
     share = np.arange(len(records) * rank // world_size, len(records) * (rank + 1) // world_size)
-    return _build(DataLoader, cfg, records, partial(_make_whole, make), sampler=np.stack([first_position + share, share], axis=1))
+    mapper = partial(_make_whole, make, reading_from_config(cfg))
+    return _build(DataLoader, cfg, records, mapper, sampler=np.stack([first_position + share, share], axis=1))
 
 
-def _make_whole(make: Callable[[np.ndarray, int], dict[str, torch.Tensor]], record: dict, position: int) -> dict[str, torch.Tensor]:
-    return make(read_image(record["file_name"]), position)
+def _make_whole(
+    make: Callable[[np.ndarray, int], dict[str, torch.Tensor]], reading: Reading, record: dict, position: int
+) -> dict[str, torch.Tensor]:
+    return make(read_record(record, reading), position)
 
 
 def _build(kind: type[DataLoader], cfg: "d2.CfgNode", records: list[dict], mapper: Callable[[dict, int], dict], **options) -> DataLoader:

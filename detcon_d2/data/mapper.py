@@ -6,7 +6,8 @@ import numpy as np
 
 from detcon_d2 import d2
 from detcon_d2.data.label_maps import LabelMapSource
-from detcon_d2.io.images import read_image, read_image_fast
+from detcon_d2.data.reading import reading_from_config
+from detcon_d2.io.images import PLAIN, Reading, read_record
 from detcon_d2.masks.generators.registry import build_generator
 from detcon_d2.views.samplers import SampleMaker
 
@@ -21,15 +22,17 @@ class PretrainingMapper:
         samples: makes the sample of an image.
         label_maps: the regions of a record; None where the samples need none.
         fast: whether to read images by the fast reader, which decodes JPEGs to 8 bits with a slightly different rounding.
+        reading: how images are read.
     """
 
     samples: SampleMaker
     label_maps: LabelMapSource | None
     fast: bool
+    reading: Reading = PLAIN
 
     @classmethod
     def from_config(cls, cfg: "d2.CfgNode", samples: SampleMaker) -> "PretrainingMapper":
-        """Reads DETCON.MASKS, DETCON.AUG.MODE and SEED.
+        """Reads DETCON.MASKS, DETCON.DATA, DETCON.AUG.MODE and SEED.
 
         Raises ValueError for values outside their ranges, with key, found and expected.
         """
@@ -40,7 +43,7 @@ class PretrainingMapper:
         if samples.needs_label_map:
             grid = build_generator("grid", size=masks.GRID) if masks.SOURCE == "grid" else None
             label_maps = LabelMapSource(grid, masks.LAYER, cfg.SEED)
-        return cls(samples, label_maps, fast=cfg.DETCON.AUG.MODE == "fast")
+        return cls(samples, label_maps, fast=cfg.DETCON.AUG.MODE == "fast", reading=reading_from_config(cfg))
 
     def read(self, record: dict, position: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Image uint8 (H, W, 3) RGB and label map uint16 (H, W) at a position of the run; None where the samples need none.
@@ -49,7 +52,7 @@ class PretrainingMapper:
             ImageReadError: naming an image that cannot be read.
             ValueError: a label map of another size.
         """
-        image = (read_image_fast if self.fast else read_image)(record["file_name"])
+        image = read_record(record, self.reading, fast=self.fast)
         return image, self.label_maps(record, image, position) if self.label_maps else None
 
     def __call__(self, record: dict, position: int) -> dict:

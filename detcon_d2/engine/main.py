@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 from detcon_d2 import d2
+from detcon_d2.data.reading import RefusedImageError
 from detcon_d2.engine.allocator import keep_freed_memory
 from detcon_d2.engine.finetune.evaluate import prepare_evaluation
 from detcon_d2.engine.finetune.setup import setup_finetuning
@@ -52,7 +53,10 @@ def main(args: argparse.Namespace) -> None:
         if d2.comm.is_main_process() or not isinstance(error, SharedError):
             print(f"{os.path.basename(sys.argv[0])}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    run()
+    try:
+        run()
+    except RefusedImageError as error:
+        raise SystemExit(f"{os.path.basename(sys.argv[0])}: {error}") from None
 
 
 def prepare(args: argparse.Namespace) -> Callable[[], None]:

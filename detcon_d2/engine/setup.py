@@ -13,6 +13,7 @@ import torch
 from detcon_d2 import d2
 from detcon_d2.config import add_detcon_config
 from detcon_d2.data import count_classes, load_training_records, records_digest
+from detcon_d2.data.reading import BadImages, reading_from_config
 from detcon_d2.io.atomic import remove_unfinished
 from detcon_d2.io.lock import hold_folder, release_folders
 from detcon_d2.methods import pretraining_class, pretraining_names
@@ -101,7 +102,7 @@ def setup_job(
         d2.setup_logger(cfg.OUTPUT_DIR, distributed_rank=d2.comm.get_rank(), name="detcon_d2")
         lines = [f"Detectron2 backend: {d2.describe_backend()}", *resolve_device(cfg), *resolve_precision(cfg)]
         records, more = resolve(cfg)
-        lines += more
+        lines += [*more, *reading_from_config(cfg).describe(records)]
     except (ValueError, OSError) as found:
         error = str(found)
     errors = {rank: text for rank, text in enumerate(d2.comm.all_gather(error)) if text is not None}
@@ -176,6 +177,8 @@ def check_config(cfg: "d2.CfgNode", world_size: int, checks: Iterable[tuple[bool
     if wrong:
         raise ValueError("\n".join(wrong))
     backbone_padding(cfg)
+    reading_from_config(cfg)
+    BadImages(cfg.DETCON.ON_BAD_IMAGE)
 
 
 def resolve_device(cfg: "d2.CfgNode") -> list[str]:

@@ -3,6 +3,7 @@
 import inspect
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from detcon_d2 import d2
+from detcon_d2.data.reading import RefusedImageError
 from detcon_d2.engine.hooks import StopOnSignalHook, ThroughputHook
 from detcon_d2.engine.writers import DetConMetricPrinter
 from detcon_d2.io.atomic import atomic_file
@@ -36,6 +38,15 @@ def _disk_errors() -> Iterator[None]:
         yield
     except OSError as error:
         raise DiskError from error
+
+
+@contextmanager
+def _refused_images() -> Iterator[None]:
+    """One line ends the process. TrainerBase logs a traceback of each Exception, which would hide that line."""
+    try:
+        yield
+    except RefusedImageError as error:
+        raise SystemExit(f"{os.path.basename(sys.argv[0])}: {error}") from None
 
 
 class StepTrainer(d2.TrainerBase):
@@ -103,7 +114,7 @@ class StepTrainer(d2.TrainerBase):
 
     def after_step(self) -> None:
         """See :meth:`before_train`."""
-        with _disk_errors():
+        with _disk_errors(), _refused_images():
             super().after_step()
 
     def after_train(self) -> None:
@@ -114,7 +125,8 @@ class StepTrainer(d2.TrainerBase):
     def run_step(self) -> None:
         """One optimizer step over this process's share of the batch."""
         start = time.perf_counter()
-        batch = self._next_batch()
+        with _refused_images():
+            batch = self._next_batch()
         data_time = time.perf_counter() - start
         losses, backward = self.compute_losses(batch)
         self.optimizer.zero_grad()

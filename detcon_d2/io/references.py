@@ -53,8 +53,9 @@ def parse_label_map(text: str | os.PathLike) -> LabelMapReference:
 
 
 def parse_image(text: str | os.PathLike) -> Range | None:
-    """Where the bytes of an image in a tar are; None for an ordinary path."""
+    """Where the bytes of an image in a tar are; None for an ordinary path, also if a file really has such a name."""
     match = _IMAGE.fullmatch(os.fspath(text))
+    match = None if match and os.path.lexists(text) else match
     return Range(match[1], int(match[2]), int(match[3])) if match else None
 
 

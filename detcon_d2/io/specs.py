@@ -9,19 +9,15 @@ coco: voc: yolo: cityscapes: masks:  annotated data sets, see detcon_d2/io/annot
 import logging
 import os
 import re
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 from detcon_d2.io.annotated.kinds import FORMS, absolute, canonical_annotated_spec, is_annotated_spec
 from detcon_d2.io.annotated.names import ImageFiles
 from detcon_d2.io.annotated.text import read_text
+from detcon_d2.io.folders import IMAGE_EXTENSIONS, count_extensions, list_files
+from detcon_d2.io.names import printable
 from detcon_d2.io.tar import list_tar_images
 
-IMAGE_EXTENSIONS = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".jp2")
-)
-"""Extensions (lower case) of the files that count as images in a folder."""
 SPEC_FORMS = f"folder:/path, {FORMS}, list:/path/list.txt or tar:/path/train-{{0000..0146}}.tar"
 """The specs, for messages."""
 
@@ -81,12 +77,15 @@ def _list_folder(rest: str) -> list[dict]:
     root = absolute(rest)
     if not root.is_dir():
         raise ValueError(f"folder:{rest}: found {'a file' if root.exists() else 'nothing'} at {root}; expected a folder of images")
-    files = list(_walk(root))
+    files = list(list_files(root))
     paths = [path for path in files if path.suffix.lower() in IMAGE_EXTENSIONS]
+    others = count_extensions(path for path in files if path.suffix.lower() not in IMAGE_EXTENSIONS)
     if not paths:
-        endings = Counter(path.suffix.lower() or "no extension" for path in files).most_common(5)
-        found = ", ".join(f"{count} x {ending}" for ending, count in endings) or "no files"
+        found = printable(others) or "no files"
         raise ValueError(f"folder:{rest}: found {found}; expected images ({' '.join(sorted(IMAGE_EXTENSIONS))}) in it or below it")
+    if others:
+        text = "%s: left out: %s. To take images of these kinds along, convert them to PNG or JPEG; read are %s."
+        _log.info(text, printable(f"folder:{rest}"), printable(others), " ".join(sorted(IMAGE_EXTENSIONS)))
     records = [_record(path, path.relative_to(root).as_posix()) for path in paths]
     # If all images are in folders, the first folder is the class; labels are the ranks of the sorted names.
     classes = [record["key"].partition("/")[0] for record in records if "/" in record["key"]]
@@ -94,19 +93,6 @@ def _list_folder(rest: str) -> list[dict]:
         labels = {name: label for label, name in enumerate(sorted(set(classes)))}
         records = [record | {"label": labels[name]} for record, name in zip(records, classes)]
     return records
-
-
-def _walk(root: Path) -> Iterator[Path]:
-    """Files below ``root``, through links to folders but not around loops of links, without hidden ones (such as macOS's ``._x.jpg``)."""
-    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_raise):
-        real = os.path.realpath(folder)
-        loops = {name for name in subfolders if Path(real).is_relative_to(os.path.realpath(os.path.join(folder, name)))}
-        subfolders[:] = [name for name in subfolders if not name.startswith(".") and name not in loops]
-        yield from (Path(folder, name) for name in names if not name.startswith("."))
-
-
-def _raise(error: OSError) -> None:
-    raise ValueError(f"cannot list {error.filename}: {error.strerror}") from error
 
 
 def _list_annotated(spec: str) -> list[dict]:

@@ -82,5 +82,6 @@ def members(path: Path, wanted: Callable[[str, str], bool] = lambda key, extensi
                     content = tar.extractfile(member).read() if wanted(*split_member(member.name)) else b""
                     yield member, content, tar.pax_headers.get(COMMENT)
                 tar.members = []
-    except (tarfile.TarError, EOFError) as error:
+    # ValueError and OverflowError: numbers and names in a damaged header.
+    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         raise ValueError(f"{path}: cannot read it as a tar ({error}); expected an uncompressed, complete tar") from error

@@ -11,6 +11,8 @@ from tqdm import tqdm
 
 from detcon_d2.io.annotated.kinds import FORMS
 from detcon_d2.io.atomic import remove_leftovers
+from detcon_d2.io.images import PLAIN, Reading
+from detcon_d2.io.names import printable
 from detcon_d2.masks.generators.base import RegionGenerator
 from detcon_d2.masks.store.png_folder import LabelMapStore, check_key
 from detcon_d2.masks.worker import map_records, map_with_ray, process_image
@@ -46,12 +48,12 @@ class Summary:
         if self.median_regions is not None:
             lines.append(f"median regions per image: {self.median_regions:g}")
         lines += [f"WARNING: {self.advice}"] if self.advice else []
-        return lines + [f"FAILED {key}: {reason}" for key, reason in self.failed.items()]
+        return lines + [f"FAILED {printable(key)}: {reason}" for key, reason in self.failed.items()]
 
 
 def generate(
     records: list[dict], generator: RegionGenerator, store: LabelMapStore, *,
-    workers: int = 1, progress: bool = True, part: tuple[int, int] | None = None, engine: str = "processes",
+    workers: int = 1, progress: bool = True, part: tuple[int, int] | None = None, engine: str = "processes", reading: Reading = PLAIN,
 ) -> Summary:  # fmt: skip
     """Make the label maps that are missing.
 
@@ -64,6 +66,7 @@ def generate(
         workers: processes; 1 works in this one.
         progress: show a progress bar with images/s.
         part: (i, n): only the i-th (from 0) of n equal parts of the images, sorted by key.
+        reading: how images are read.
         engine: "processes" of this machine, or "ray": a Ray cluster, whose machines must see images and store under the same paths.
 
     Raises:
@@ -86,7 +89,7 @@ def generate(
     if todo:
         generator.prepare()
     started = time.perf_counter()
-    results = _ENGINES[engine](partial(process_image, generator=generator, store=store), todo, workers)
+    results = _ENGINES[engine](partial(process_image, generator=generator, store=store, reading=reading), todo, workers)
     # closing: an interrupt in this loop must end the worker processes now, not when the iterator is garbage collected.
     with closing(results), tqdm(total=len(records), initial=summary.skipped, unit=" images", disable=not progress, smoothing=0.05) as bar:
         for key, reason in results:

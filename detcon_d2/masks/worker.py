@@ -1,5 +1,6 @@
 """Work on images in parallel, by processes of this machine or of a Ray cluster; the work of making the label maps of one image."""
 
+import errno
 import hashlib
 import multiprocessing
 import os
@@ -16,7 +17,8 @@ from itertools import islice
 import cv2
 import numpy as np
 
-from detcon_d2.io.images import read_image
+from detcon_d2.io.images import PLAIN, Reading, read_record
+from detcon_d2.io.names import printable
 from detcon_d2.masks.generators.base import RegionGenerator
 from detcon_d2.masks.store.png_folder import LabelMapStore
 
@@ -26,6 +28,8 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS
 _CHUNK = 4
 # Records that a Ray worker gets at once.
 _BLOCK = 16
+# Of names that the file system of the label maps cannot hold.
+_NAME_ERRORS = (errno.ENAMETOOLONG, errno.EILSEQ)
 
 _function: Callable[[dict], object]
 
@@ -50,7 +54,7 @@ def map_records(function: Callable[[dict], object], records: Iterable[dict], wor
                 yield from running[0][0].result()
                 running.popleft()
         except BrokenProcessPool as error:
-            names = [record["file_name"] for _, chunk in islice(running, 4) for record in chunk]
+            names = [printable(record["file_name"]) for _, chunk in islice(running, 4) for record in chunk]
             raise RuntimeError(
                 "a worker process was killed, most often because memory ran out; finished label maps are kept, and the same command "
                 f"continues (with fewer --workers, if it was memory). Images in work included: {', '.join(names)}"
@@ -128,17 +132,22 @@ class _RayWorker:
         return {"result": pickle.dumps(outcome)}
 
 
-def process_image(record: dict, generator: RegionGenerator, store: LabelMapStore) -> tuple[str, str | None]:
+def process_image(record: dict, generator: RegionGenerator, store: LabelMapStore, reading: Reading = PLAIN) -> tuple[str, str | None]:
     """Make and store the label maps of the image of a dataset dict ("file_name", "key"). Returns the key, and None or why this image could
-    not be used. An OSError, such as a full disk, concerns all images and is raised."""
+    not be used. An OSError, such as a full disk, concerns all images and is raised, unless it is about the name of the file."""
     try:
-        image = read_image(record["file_name"])
+        image = read_record(record, reading)
         label_map = generator(image, image_rng(record["key"]), record)
         if label_map.shape[-2:] != image.shape[:2]:
             raise ValueError(f"found a label map of {label_map.shape[-2:]} (height, width); expected that of the image, {image.shape[:2]}")
     except (ValueError, MemoryError) as error:
-        return record["key"], " ".join((getattr(error, "reason", None) or f"{type(error).__name__}: {error}").split())
-    store.write(record["key"], label_map)
+        return record["key"], printable(" ".join((getattr(error, "reason", None) or f"{type(error).__name__}: {error}").split()))
+    try:
+        store.write(record["key"], label_map)
+    except OSError as error:
+        if error.errno not in _NAME_ERRORS:
+            raise
+        return record["key"], f"no file can have its name ({os.strerror(error.errno)}): rename it, or make tars with --format tar"
     return record["key"], None
 
 

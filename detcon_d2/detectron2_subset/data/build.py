@@ -6,7 +6,7 @@ from itertools import chain
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..missing import missing_name
 from ..utils.comm import get_world_size
@@ -63,7 +63,7 @@ def get_detection_dataset_dicts(names: str | list[str], filter_empty: bool = Tru
 
 
 def build_detection_train_loader(
-    dataset: list[dict],
+    dataset: list[dict] | Dataset,
     *,
     mapper: _Mapper,
     sampler: Sampler,
@@ -74,7 +74,7 @@ def build_detection_train_loader(
     """Return batches (lists) of mapped records, as long as the sampler yields indices. The subset has no form with a config.
 
     Args:
-        dataset: records.
+        dataset: records; a list is serialised.
         mapper: record -> item.
         sampler: indices.
         total_batch_size: over all processes; AssertionError if it is not a positive multiple of their number.
@@ -84,7 +84,8 @@ def build_detection_train_loader(
     batch_size, rest = divmod(total_batch_size, get_world_size())
     assert batch_size > 0 and rest == 0, f"Total batch size ({total_batch_size}) is no positive multiple of {get_world_size()} processes."
     _logger.info("Making batched data loader with batch_size=%d", batch_size)
-    mapped = MapDataset(DatasetFromList(dataset, copy=False), mapper)
+    stored = DatasetFromList(dataset, copy=False) if isinstance(dataset, list) else dataset
+    mapped = MapDataset(stored, mapper)
     # Workers take turns by whole batches: without grouping, the batches are the same for any number of workers.
     items = ToIterableDataset(mapped, sampler, shard_chunk_size=batch_size)
     options = {"num_workers": num_workers, "collate_fn": trivial_batch_collator, "worker_init_fn": worker_init_reset_seed}

@@ -66,8 +66,10 @@ class COCOEvaluator:
                 results = instances_to_coco_json(output["instances"].to("cpu"), record["image_id"])
                 self._predictions.append({"image_id": record["image_id"], "instances": results})
 
-    def evaluate(self) -> dict[str, dict[str, float]]:
+    def evaluate(self, img_ids: list[int] | None = None) -> dict[str, dict[str, float]]:
         """Return task -> metric -> score of the predictions of all processes; {} without predictions, and on all but the main process.
+
+        ``img_ids``: of the images that count; None: all images of the data set.
 
         AssertionError for a predicted class that the data set does not have.
         """
@@ -85,7 +87,7 @@ class COCOEvaluator:
             _logger.info("Annotations are not available for evaluation.")
             return {}
         tasks = self._tasks or (["bbox", "segm"] if any("segmentation" in one for one in results) else ["bbox"])
-        return OrderedDict((task, self._evaluate_task(task, results)) for task in sorted(tasks))
+        return OrderedDict((task, self._evaluate_task(task, results, img_ids)) for task in sorted(tasks))
 
     def _with_dataset_ids(self, predictions: list[dict]) -> list[dict]:
         results = [one for image in predictions for one in image["instances"]]
@@ -106,11 +108,11 @@ class COCOEvaluator:
         os.replace(path + ".tmp", path)
         _logger.info(f"Results saved to {path}")
 
-    def _evaluate_task(self, task: str, results: list[dict]) -> dict[str, float]:
+    def _evaluate_task(self, task: str, results: list[dict], img_ids: list[int] | None) -> dict[str, float]:
         if not results:
             _logger.warning("No predictions from the model!")
             return dict.fromkeys(_METRICS, float("nan"))
-        precision = self._precision(task, results)
+        precision = self._precision(task, results, img_ids)
         scores = {metric: _mean(precision[where]) for metric, where in _METRICS.items()}
         _logger.info(f"Evaluation results for {task}:\n" + tabulate([scores.values()], list(scores), "pipe", ".3f"))
         names = self._metadata.get("thing_classes", [])
@@ -121,7 +123,7 @@ class COCOEvaluator:
         _logger.info(f"Per-category {task} AP:\n" + tabulate(each.items(), ["category", "AP"], "pipe", ".3f"))
         return scores | {f"AP-{name}": score for name, score in each.items()}
 
-    def _precision(self, task: str, results: list[dict]) -> np.ndarray:
+    def _precision(self, task: str, results: list[dict], img_ids: list[int] | None) -> np.ndarray:
         if task == "segm" and not any("segmentation" in one for one in results):
             raise ValueError("The task is 'segm', but the predictions have no masks; expected pred_masks, or tasks=('bbox',).")
         # loadRes changes its argument, so it gets copies. Without "bbox" it takes the area of a mask from the mask itself.
@@ -129,6 +131,8 @@ class COCOEvaluator:
         copies = [{key: value for key, value in one.items() if key != left_out} for one in results]
         with contextlib.redirect_stdout(io.StringIO()):
             evaluation = COCOeval(self._coco, self._coco.loadRes(copies), task)
+            if img_ids is not None:
+                evaluation.params.imgIds = img_ids
             evaluation.evaluate()
             evaluation.accumulate()
         return evaluation.eval["precision"][..., -1]

@@ -5,7 +5,7 @@ seeded for each image by its position, so the number of workers does not matter.
 """
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 import numpy as np
@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from detcon_d2 import d2
 from detcon_d2.data.loader import init_worker, limit_opencv_threads
+from detcon_d2.engine.finetune.mapper import DetectionMapper
 from detcon_d2.engine.generators import States, generator_states, set_generator_states
 from detcon_d2.views.position import Stream, position_rng
 
-Mapper = Callable[[dict], dict]
 Position = tuple[int, int]
 """Position of an image in the stream of its process, and its index in the records."""
 
@@ -51,7 +51,7 @@ def position_batches(indices: Iterable[int], groups: Groups) -> Iterator[list[Po
 class SeededImages(Dataset):
     """Maps a :data:`Position` to a sample, for worker processes."""
 
-    def __init__(self, records: Dataset, mapper: Mapper, seed: int):
+    def __init__(self, records: Dataset, mapper: DetectionMapper, seed: int):
         self._records, self._mapper, self._seed = records, mapper, seed
         self._rank, self._world_size = d2.comm.get_rank(), d2.comm.get_world_size()
 
@@ -71,7 +71,9 @@ class TrainerBatches(IterableDataset):
     that the generators had before.
     """
 
-    def __init__(self, records: Dataset, mapper: Mapper, indices: Iterable[int], groups: Groups, start: int, waiting: Sequence[States]):
+    def __init__(
+        self, records: Dataset, mapper: DetectionMapper, indices: Iterable[int], groups: Groups, start: int, waiting: Sequence[States]
+    ):
         """
         Args:
             records: of the images.
@@ -110,13 +112,20 @@ class TrainerBatches(IterableDataset):
 
 
 def build_batches(
-    cfg: "d2.CfgNode", records: list[dict], mapper: Mapper, *, seed: int, num_workers: int, start: int = 0, waiting: Sequence[States] = ()
+    cfg: "d2.CfgNode",
+    records: list[dict],
+    mapper: DetectionMapper,
+    *,
+    seed: int,
+    num_workers: int,
+    start: int = 0,
+    waiting: Sequence[States] = (),
 ) -> DataLoader:
     """This process's share of batches of SOLVER.IMS_PER_BATCH, without end; see :class:`TrainerBatches` for the arguments."""
     batch_size = cfg.SOLVER.IMS_PER_BATCH // d2.comm.get_world_size()
     indices = d2.TrainingSampler(len(records), seed=seed)
-    stored = d2.DatasetFromList(records, copy=False, serialize=True)
-
+    # Serialised once for both: a worker process would copy the memory of dicts when it reads them.
+    mapper.others = stored = d2.DatasetFromList(records, copy=False, serialize=True)
     groups = Groups(records, batch_size, cfg.DATALOADER.ASPECT_RATIO_GROUPING)
     limit_opencv_threads()
     if not num_workers:

@@ -10,8 +10,10 @@ import torch
 
 from detcon_d2 import d2
 from detcon_d2.data.loader import init_worker, limit_opencv_threads
+from detcon_d2.data.reading import reading_from_config
 from detcon_d2.engine.finetune.batches import build_batches
 from detcon_d2.engine.finetune.look import look_at_data
+from detcon_d2.engine.finetune.mapper import DetectionMapper
 from detcon_d2.engine.generators import States
 
 logger = logging.getLogger(__name__)
@@ -61,7 +63,7 @@ def catalog_categories(name: str) -> tuple[list[str], list[int]]:
     return list(metadata.get("thing_classes") or ()), sorted(ids, key=ids.get)
 
 
-def build_detection_mapper(cfg: "d2.CfgNode") -> "d2.DatasetMapper":
+def build_detection_mapper(cfg: "d2.CfgNode") -> DetectionMapper:
     """The training mapper with DETCON.FINETUNE.AUGMENTATION; "default" is Detectron2's own mapper, configured by the INPUT keys.
 
     "scale_jitter" resizes the long side to JITTER_SIZE times a factor that is uniform in JITTER_SCALE, crops a square of side JITTER_SIZE,
@@ -69,13 +71,13 @@ def build_detection_mapper(cfg: "d2.CfgNode") -> "d2.DatasetMapper":
     """
     finetune, flip, T = cfg.DETCON.FINETUNE, cfg.INPUT.RANDOM_FLIP, d2.transforms
     if finetune.AUGMENTATION == "default":
-        return d2.DatasetMapper(cfg, True)
+        return DetectionMapper(cfg, True)
     side = finetune.JITTER_SIZE
     augmentations = [T.ResizeScale(*finetune.JITTER_SCALE, side, side), T.FixedSizeCrop((side, side))]
     if flip != "none":
         augmentations.append(T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical"))
     # A crop cuts objects: recompute each box from the visible part of its mask.
-    return d2.DatasetMapper(cfg, True, augmentations=augmentations, recompute_boxes=cfg.MODEL.MASK_ON)
+    return DetectionMapper(cfg, True, augmentations=augmentations, recompute_boxes=cfg.MODEL.MASK_ON)
 
 
 def build_finetune_loader(
@@ -102,7 +104,9 @@ def build_evaluation_loader(cfg: "d2.CfgNode", name: str) -> torch.utils.data.Da
     Raises ValueError: an unknown or empty data set, or one whose number of categories is not that of the model.
     """
     records = _load_records(cfg, "TEST", [name], filter_empty=False)
-    loader = d2.build_detection_test_loader(dataset=records, mapper=d2.DatasetMapper(cfg, False), num_workers=cfg.DATALOADER.NUM_WORKERS)
+    for line in reading_from_config(cfg).describe(records):
+        logger.info(line)
+    loader = d2.build_detection_test_loader(dataset=records, mapper=DetectionMapper(cfg, False), num_workers=cfg.DATALOADER.NUM_WORKERS)
     limit_opencv_threads()
     loader.worker_init_fn = init_worker
     return loader

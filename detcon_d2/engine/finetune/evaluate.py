@@ -5,7 +5,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from torch import nn
 
 from detcon_d2 import d2
 from detcon_d2.checkpoint import DetConCheckpointer, check_weights
+from detcon_d2.data.reading import RefusedImageError
 from detcon_d2.engine.finetune.data import build_evaluation_loader
+from detcon_d2.engine.finetune.mapper import UNREADABLE
 from detcon_d2.io.atomic import atomic_file
 
 logger = logging.getLogger(__name__)
@@ -29,19 +31,64 @@ def evaluate(cfg: "d2.CfgNode", model: nn.Module) -> dict[str, dict[str, dict[st
 
     Returns:
         data set -> "bbox" or "segm" -> metric -> value in percent (NaN if the data set has no such objects) on the main process; an empty
-        dict on the others.
+        dict on the others. Where images could not be read and DETCON.ON_BAD_IMAGE is "skip", "images" -> "left_out" is their number; the
+        metrics are those of the other images.
     """
     tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
     results = {}
     for name in cfg.DATASETS.TEST:
         folder = Path(cfg.OUTPUT_DIR, "inference", re.sub(r"[^\w.-]+", "_", name) if len(cfg.DATASETS.TEST) > 1 else "")
-        loader = build_evaluation_loader(cfg, name)
-        found = d2.inference_on_dataset(model, loader, d2.COCOEvaluator(name, tasks=tasks, output_dir=str(folder)))
+        loader = build_evaluation_loader(cfg, name)  # registers the data set
+        evaluator = ReadableEvaluator(d2.COCOEvaluator(name, tasks=tasks, output_dir=str(folder)))
+        found = d2.inference_on_dataset(model, ReadableBatches(loader, evaluator), evaluator)
         if d2.comm.is_main_process():
             logger.info("Evaluation results for %s in csv format:", name)
             d2.print_csv_format(found)
             results[name] = {task: dict(metrics) for task, metrics in found.items()}
     return results
+
+
+class ReadableBatches:
+    """The batches of an evaluation loader, one image each, without images that could not be read; an evaluator counts those."""
+
+    def __init__(self, loader: torch.utils.data.DataLoader, evaluator: "ReadableEvaluator"):
+        self._loader, self._evaluator = loader, evaluator
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        for batch in self._loader:
+            if UNREADABLE in batch[0]:
+                self._evaluator.left_out += 1
+            else:
+                yield batch
+
+
+class ReadableEvaluator:
+    """A COCOEvaluator that counts only the images that it has seen, if some were left out."""
+
+    def __init__(self, evaluator: "d2.COCOEvaluator"):
+        self._evaluator = evaluator
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self._evaluator.reset()
+        self.left_out, self._seen = 0, []
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        """Store the outputs for a batch."""
+        self._seen += [record["image_id"] for record in inputs]
+        self._evaluator.process(inputs, outputs)
+
+    def evaluate(self) -> dict[str, Any]:
+        """The metrics of all processes' images. All processes must call it. Raises RefusedImageError if no image could be read."""
+        states = d2.comm.all_gather((self.left_out, self._seen))
+        left_out, seen = sum(count for count, _ in states), [one for _, ids in states for one in ids]
+        if left_out and not seen:
+            raise RefusedImageError(f"none of the {left_out} images of the data set could be read; check DATASETS.TEST and its disk.")
+        found = self._evaluator.evaluate(img_ids=seen if left_out else None)
+        return found | {"images": {"left_out": left_out}} if found and left_out else found
 
 
 def write_results(cfg: "d2.CfgNode", results: Mapping[str, Any], iteration: int, weights: str, seconds: float) -> Path:

@@ -1,7 +1,9 @@
 """Apply a trained detector to images: draw boxes, masks, labels and scores on them, and write COCO results."""
 
+import itertools
 import json
 import logging
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,15 @@ from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 from tqdm import tqdm
 
 from detcon_d2 import d2
+from detcon_d2.data.reading import reading_from_config
 from detcon_d2.engine.finetune.data import catalog_categories
 from detcon_d2.engine.finetune.evaluate import load_detector
 from detcon_d2.engine.finetune.look import spec_categories
+from detcon_d2.engine.finetune.mapper import AtLeastOnePixel
 from detcon_d2.io.annotated.kinds import is_annotated_spec
 from detcon_d2.io.atomic import atomic_file
+from detcon_d2.io.images import read_image
+from detcon_d2.io.names import fit_name, printable
 from detcon_d2.io.specs import list_images
 
 logger = logging.getLogger(__name__)
@@ -25,6 +31,7 @@ logger = logging.getLogger(__name__)
 # Okabe and Ito's colours without black: distinct on photographs, also with most kinds of colour blindness.
 _COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
 _OPACITY = 0.45
+_WRITE_SECONDS = 10
 
 
 class Predictor:
@@ -36,13 +43,14 @@ class Predictor:
             cfg: of the detector, with a device that exists on this machine.
             weights: checkpoint with every parameter.
 
-        Raises ValueError: the checkpoint is not a detector of this config.
+        Raises ValueError: the checkpoint is not a detector of this config, or DETCON.DATA makes no sense.
         """
         self.model, rest = load_detector(cfg, weights)
         self.class_names, self.category_ids = find_categories(cfg, rest.get("metadata"))
         self._format = cfg.INPUT.FORMAT
         sizes = [cfg.INPUT.MIN_SIZE_TEST] * 2
-        self._resize = d2.transforms.ResizeShortestEdge(sizes, cfg.INPUT.MAX_SIZE_TEST)
+        self._resize = AtLeastOnePixel(d2.transforms.ResizeShortestEdge(sizes, cfg.INPUT.MAX_SIZE_TEST))
+        self.reading = reading_from_config(cfg)
 
     @torch.no_grad()
     def __call__(self, image: np.ndarray) -> "d2.Instances":
@@ -112,9 +120,10 @@ def draw_detections(image: np.ndarray, instances: "d2.Instances", names: Sequenc
 
 
 def predict(predictor: Predictor, images: dict[str, Path], output: Path) -> list[str]:
-    """Write ``pictures/``, ``predictions.json`` and ``images.json`` (ids, files and sizes of the images) into ``output``.
+    """Write ``pictures/``, ``predictions.json`` and ``images.json`` (ids, files, sizes and pictures of the images) into ``output``.
 
-    Predictions are COCO results: image_id, category_id, bbox (x, y, width, height) in pixels, score, and masks as compressed RLE.
+    Predictions are COCO results: image_id, category_id, bbox (x, y, width, height) in pixels, score, and masks as compressed RLE. The lists
+    are written again every ten seconds, so that a run that is stopped leaves what it has.
 
     Args:
         predictor: the detector.
@@ -122,28 +131,52 @@ def predict(predictor: Predictor, images: dict[str, Path], output: Path) -> list
         output: a folder; created if absent.
 
     Returns:
-        a line for each image that could not be read.
+        a line for each image on which prediction failed. Raises OSError if ``output`` cannot be written.
     """
-    results, listing, bad = [], [], []
-    for image_id, (name, path) in enumerate(tqdm(images.items(), unit="image"), start=1):
-        try:
-            image = d2.detection_utils.read_image(str(path), "RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            # PIL raises a SyntaxError for some broken files.
-            bad.append(f"{path}: {error}")
-            tqdm.write(f"skipped {bad[-1]}")
-            continue
-        instances = predictor(image)
-        listing.append({"id": image_id, "file_name": str(path), "height": image.shape[0], "width": image.shape[1]})
-        coco = d2.instances_to_coco_json(instances, image_id)
-        results += [result | {"category_id": predictor.category_ids[result["category_id"]]} for result in coco]
-        target = output / "pictures" / (name if Path(name).suffix.lower() == ".jpg" else f"{name}.jpg")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(target) as file:
-            Image.fromarray(draw_detections(image, instances, predictor.class_names)).save(file, "JPEG", quality=92)
+    results, listing, bad, pictures = [], [], [], set()
+
+    def write_lists() -> None:
+        for file_name, content in (("predictions.json", results), ("images.json", listing)):
+            with atomic_file(output / file_name) as file:
+                file.write(json.dumps(content).encode())
+
     output.mkdir(parents=True, exist_ok=True)
-    for file_name, content in (("predictions.json", results), ("images.json", listing)):
-        with atomic_file(output / file_name) as file:
-            file.write(json.dumps(content).encode())
+    written = time.monotonic()
+    try:
+        for image_id, (name, path) in enumerate(tqdm(images.items(), unit="image"), start=1):
+            try:
+                image = read_image(path, reading=predictor.reading)
+                instances = predictor(image)
+                drawn = draw_detections(image, instances, predictor.class_names)
+                coco = d2.instances_to_coco_json(instances, image_id)
+            # Of one image: that it cannot be read, or that memory does not suffice for it.
+            except (ValueError, RuntimeError, MemoryError) as error:
+                bad.append(f"{printable(str(path))}: {printable(getattr(error, 'reason', '') or f'{type(error).__name__}: {error}')}")
+                tqdm.write(f"skipped {bad[-1]}")
+                continue
+            picture = _picture_name(name, pictures)
+            size = {"height": image.shape[0], "width": image.shape[1]}
+            listing.append({"id": image_id, "file_name": str(path), **size, "picture": f"pictures/{picture}"})
+            results += [result | {"category_id": predictor.category_ids[result["category_id"]]} for result in coco]
+            target = output / "pictures" / picture
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_file(target) as file:
+                Image.fromarray(drawn).save(file, "JPEG", quality=92)
+            if time.monotonic() - written > _WRITE_SECONDS:
+                write_lists()
+                written = time.monotonic()
+    finally:
+        write_lists()
     logger.info("%d detections in %d images: %s", len(results), len(listing), output)
     return bad
+
+
+def _picture_name(name: str, taken: set[str]) -> str:
+    """The name of an image's picture, which is added to ``taken``: the image's, as a .jpg; with a number if another image has it."""
+    folder, slash, base = name.rpartition("/")
+    stem = base[: -len(".jpg")] if base.lower().endswith(".jpg") else base
+    for ending in itertools.chain([base[len(stem) :] or ".jpg"], (f"-{number}.jpg" for number in itertools.count(2))):
+        picture = f"{folder}{slash}{fit_name(stem, ending)}"
+        if picture not in taken:
+            taken.add(picture)
+            return picture

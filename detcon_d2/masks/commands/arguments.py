@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import io
 import logging
 import os
 import shlex
@@ -12,6 +13,7 @@ from dataclasses import fields
 from detcon_d2.io.annotated.checks import check_annotations, refusals
 from detcon_d2.io.annotated.kinds import is_annotated_spec
 from detcon_d2.io.annotated.read import read_annotated
+from detcon_d2.io.images import Reading
 from detcon_d2.io.specs import is_dataset_spec, list_images
 from detcon_d2.masks.command_lines import flag_of
 from detcon_d2.masks.generators.base import RegionGenerator, element_type, write_value
@@ -31,6 +33,9 @@ def make_parser(description: str, epilog: str) -> argparse.ArgumentParser:
 def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None, run: Callable[[argparse.Namespace], int | None]) -> int:
     """Parse the command line and run a command; returns its exit status. A user's error is one line on stderr and status 2."""
     args = parser.parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name that is not UTF-8 must not end a command that has done its work. stderr does this by itself.
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     try:
         return run(args) or 0
@@ -101,6 +106,18 @@ def parse_generator(text: str) -> RegionGenerator:
     if wrong:
         raise ValueError(f"source {text!r}: found {wrong[0]!r}; expected NAME param=value ..., for example 'fh scale=300 min_size=100'")
     return build_generator(name, **{param.replace("-", "_"): value for param, value in (pair.split("=", 1) for pair in pairs)})
+
+
+def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--wide-range`` and ``--max-pixels``: how images are read."""
+    text = "samples wider than 8 bits that become 0 and 255, as DETCON.DATA.WIDE_RANGE (default: its rule)"
+    parser.add_argument("--wide-range", nargs=2, type=float, default=(), metavar=("LOW", "HIGH"), help=text)
+    parser.add_argument("--max-pixels", type=int, default=0, metavar="N", help="largest image (default: Pillow's limit, 179 million)")
+
+
+def reading_from(args: argparse.Namespace) -> Reading:
+    """How images are read; raises ValueError for values that make no sense."""
+    return Reading(tuple(args.wide_range), args.max_pixels)
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,10 +9,12 @@ from detcon_d2.io.specs import canonical_spec, check_output_outside
 from detcon_d2.masks.command_lines import merge_command, train_hint
 from detcon_d2.masks.commands.arguments import (
     add_generator_arguments,
+    add_reading_arguments,
     format_argument,
     generator_from,
     load_records,
     make_parser,
+    reading_from,
     run_command,
 )
 from detcon_d2.masks.generate import evenly_spaced, generate, parse_part
@@ -72,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--max-left-out", type=float, default=0.1, metavar="SHARE", help="of annotations that cannot be used (default: %(default)s)"
     )
+    add_reading_arguments(parser)
     parser.add_argument("--shard", metavar="I/N", help="only the I-th (from 0) of N parts of the images")
     parser.add_argument("--engine", choices=("processes", "ray"), default="processes", help="ray: a cluster")
     parser.add_argument("--same-images", action="store_true", help="OUTPUT was begun under another SPEC, but with the same images")
@@ -83,15 +86,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    generator, part = generator_from(args), parse_part(args.shard) if args.shard else None
+    generator, reading, part = generator_from(args), reading_from(args), parse_part(args.shard) if args.shard else None
     check_output_outside(args.spec, args.output)
     records = load_records(args.spec, generator, args.max_left_out)
     if args.limit:
         records = evenly_spaced(records, args.limit)
+    for line in reading.describe(records):
+        print(line)
     dataset = canonical_spec(args.spec)
     store = create_store(args.output, generator, dataset, args.format, same_images=args.same_images, images_per_file=args.images_per_file)
-    summary = generate(records, generator, store, workers=args.workers, part=part, engine=args.engine)
+    summary = generate(records, generator, store, workers=args.workers, part=part, engine=args.engine, reading=reading)
     print("\n".join(summary.lines()), flush=True)
     if summary.made or summary.skipped:
         print(f"when all parts are done:  {merge_command(args.output)}" if part else train_hint(dataset, args.output))
+    else:
+        print("there is no label map to train with: see the reasons above")
     return 1 if summary.failed else 0

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from detcon_d2.masks.commands.arguments import format_argument, load_records, make_parser, run_command
+from detcon_d2.masks.commands.arguments import add_reading_arguments, format_argument, load_records, make_parser, reading_from, run_command
 from detcon_d2.masks.store.formats import open_store
 from detcon_d2.masks.store.merge import check, merge, take_over
 from detcon_d2.masks.store.png_folder import LabelMapStore, read_failed
@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--images-per-file", type=int, default=IMAGES_PER_FILE, metavar="N", help="of a new OUTPUT of tars")
     parser.add_argument("--same-images", action="store_true", help="the inputs were made under other SPECs, but with the same images")
     parser.add_argument("--sizes", action="store_true", help="compare the sizes with those of the images")
+    add_reading_arguments(parser)
     parser.add_argument("--verify", action="store_true", help="change nothing")
     parser.add_argument("--repair", action="store_true", help="remove damaged label maps")
     return run_command(parser, argv, _run)
@@ -47,7 +48,7 @@ def _run(args: argparse.Namespace) -> int:
     options = {"same_images": args.same_images, "images_per_file": args.images_per_file}
     store = take_over(args.output, args.inputs, args.format, **options) if args.inputs else open_store(args.output)
     records = _load_records(args.images or store.index["source"], store)
-    result = (check if args.verify or args.repair else merge)(store, records, sizes=args.sizes, progress=True)
+    result = (check if args.verify or args.repair else merge)(store, records, sizes=args.sizes, progress=True, reading=reading_from(args))
     if args.repair:
         store.discard(set(result.damaged))
         result.repaired = True

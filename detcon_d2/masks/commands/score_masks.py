@@ -3,7 +3,14 @@
 import argparse
 from collections.abc import Sequence
 
-from detcon_d2.masks.commands.arguments import add_source_arguments, make_parser, run_command, sources_from
+from detcon_d2.masks.commands.arguments import (
+    add_reading_arguments,
+    add_source_arguments,
+    make_parser,
+    reading_from,
+    run_command,
+    sources_from,
+)
 from detcon_d2.masks.generate import evenly_spaced
 from detcon_d2.masks.scoring.ground_truth import list_bsds, list_coco
 from detcon_d2.masks.scoring.score_report import format_table, score_sources, write_chart, write_json
@@ -34,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     truth.add_argument("--bsds", nargs=2, metavar=("IMAGES", "GROUND_TRUTH"), help="folders of images and of human segmentations")
     truth.add_argument("--coco", nargs=2, metavar=("INSTANCES", "IMAGES"), help="COCO json and folder of images")
     add_source_arguments(parser)
+    add_reading_arguments(parser)
     parser.add_argument("--limit", type=int, metavar="N", help="only N images, evenly spaced")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
@@ -49,7 +57,7 @@ def _run(args: argparse.Namespace) -> None:
     records = list_coco(*args.coco) if args.coco else list_bsds(*args.bsds)
     if args.limit:
         records = evenly_spaced(records, args.limit)
-    results = score_sources(sources, records, workers=args.workers)
+    results = score_sources(sources, records, workers=args.workers, reading=reading_from(args))
     title = f"{len(records)} images against {'COCO instances' if args.coco else 'human segmentations'}"
     print(f"{title}\n\n{format_table(results, args.markdown)}")
     if args.json:

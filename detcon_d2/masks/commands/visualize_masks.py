@@ -4,7 +4,14 @@ import argparse
 from collections.abc import Sequence
 
 from detcon_d2.io.specs import list_images
-from detcon_d2.masks.commands.arguments import add_source_arguments, make_parser, run_command, sources_from
+from detcon_d2.masks.commands.arguments import (
+    add_reading_arguments,
+    add_source_arguments,
+    make_parser,
+    reading_from,
+    run_command,
+    sources_from,
+)
 from detcon_d2.masks.generate import evenly_spaced
 from detcon_d2.masks.scoring.contact_sheet import write_contact_sheet
 from detcon_d2.masks.scoring.ground_truth import has_ground_truth, list_bsds
@@ -29,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     images.add_argument("--bsds", nargs=2, metavar=("IMAGES", "GROUND_TRUTH"), help="folders of images and of human segmentations")
     parser.add_argument("--output", required=True, metavar="FILE", help="picture to write: .png or .jpg")
     add_source_arguments(parser)
+    add_reading_arguments(parser)
     parser.add_argument("--num-images", type=int, default=6, metavar="N", help="rows, evenly spaced (default: %(default)s)")
     return run_command(parser, argv, _run)
 
@@ -38,4 +46,4 @@ def _run(args: argparse.Namespace) -> None:
         raise ValueError(f"--num-images: found {args.num_images}; expected at least 1")
     records = evenly_spaced(list_bsds(*args.bsds) if args.bsds else list_images(args.spec), args.num_images)
     sources = sources_from(args, annotated=all("annotations" in record and has_ground_truth(record) for record in records))
-    print(write_contact_sheet(sources, records, args.output, args.spec or f"{args.bsds[0]} and {args.bsds[1]}"))
+    print(write_contact_sheet(sources, records, args.output, args.spec or f"{args.bsds[0]} and {args.bsds[1]}", reading_from(args)))

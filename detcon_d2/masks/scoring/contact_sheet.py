@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 
-from detcon_d2.io.images import read_image
+from detcon_d2.io.images import PLAIN, Reading, read_record
 from detcon_d2.masks.cells import NO_REGION
 from detcon_d2.masks.generators.base import RegionGenerator
 from detcon_d2.masks.overlay import count_regions, draw_sheet, fit, overlay_regions, picture_format, write_sheet
@@ -52,20 +52,25 @@ def named_layers(title: str, source: Source, image: np.ndarray, record: dict) ->
     return [(title if len(label_maps) == 1 else f"{title} [{layer}]", label_map) for layer, label_map in enumerate(label_maps)]
 
 
-def write_contact_sheet(sources: dict[str, Source], records: list[dict], output: str | os.PathLike, title: str) -> str:
-    """Make the regions, draw and write a sheet, a .png or .jpg, with a title as its first line; returns one line on what was written.
+def write_contact_sheet(
+    sources: dict[str, Source], records: list[dict], output: str | os.PathLike, title: str, reading: Reading = PLAIN
+) -> str:
+    """Make the regions, draw and write a sheet, a .png or .jpg, with a title as its first line; returns one line on what was
+    written. ``reading``: how images are read.
 
     Raises ValueError for no images or another extension, and as :func:`draw_rows`.
     """
     picture_format(output)  # before the work
     if not records:
         raise ValueError(f"contact sheet: found no images for {output}; expected at least one")
-    sheet = draw_sheet(title, *draw_rows(sources, records), SIDE)
+    sheet = draw_sheet(title, *draw_rows(sources, records, reading), SIDE)
     write_sheet(sheet, output)
     return f"{output}: {len(records)} images, {sheet.shape[1]} x {sheet.shape[0]} pixels"
 
 
-def draw_rows(sources: dict[str, Source], records: list[dict]) -> tuple[list[str], list[list[tuple[np.ndarray, str]]]]:
+def draw_rows(
+    sources: dict[str, Source], records: list[dict], reading: Reading = PLAIN
+) -> tuple[list[str], list[list[tuple[np.ndarray, str]]]]:
     """The headings, and for each image the pictures with their captions. A source with several layers has a column for each.
 
     If all records have ground truth (those of ``list_bsds`` and ``list_coco``), it is shown; of several people's segmentations, the one
@@ -73,7 +78,7 @@ def draw_rows(sources: dict[str, Source], records: list[dict]) -> tuple[list[str
     """
     with_truth, headings, rows = all(map(has_ground_truth, records)), [], []
     for record in records:
-        image = read_image(record["file_name"])
+        image = read_record(record, reading)
         columns = [column for title, source in sources.items() for column in named_layers(title, source, image, record)]
         if with_truth:
             columns.append(("ground truth", _typical(read_ground_truth(record, *image.shape[:2]))))

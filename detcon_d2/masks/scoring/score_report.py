@@ -13,7 +13,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from detcon_d2.io.atomic import write_bytes_atomically
-from detcon_d2.io.images import read_image
+from detcon_d2.io.images import PLAIN, Reading, read_record
 from detcon_d2.masks.scoring.contact_sheet import Source, StoredRegions, named_layers
 from detcon_d2.masks.scoring.ground_truth import read_ground_truth
 from detcon_d2.masks.scoring.scores import LabelMapScores, mean, score_label_map
@@ -23,10 +23,13 @@ _SHARES = {"covering": "covering", "boundary_recall": "boundary recall", "asa": 
 _HEADINGS = _SHARES | {"regions": "regions", "median_regions": "median", "milliseconds": "ms"}
 
 
-def score_sources(sources: dict[str, Source], records: list[dict], *, workers: int = 1, progress: bool = True) -> list[dict]:
+def score_sources(
+    sources: dict[str, Source], records: list[dict], *, workers: int = 1, progress: bool = True, reading: Reading = PLAIN
+) -> list[dict]:
     """Score sources, by title, on the same images, which are records of ``list_bsds`` or ``list_coco``.
 
     A source with several layers has a result for each, with the time of all. One worker works in this process, several are processes.
+    ``reading``: how images are read.
 
     Returns:
         for each source: ``source``, its title; ``images``, their number; the means over the images of ``covering``, ``boundary_recall``
@@ -39,16 +42,16 @@ def score_sources(sources: dict[str, Source], records: list[dict], *, workers: i
     if not sources:
         raise ValueError("found no sources of regions; expected at least one")
     found: dict[str, list[tuple[LabelMapScores, float | None]]] = {}
-    results = map_records(partial(_score_image, sources=sources), records, workers)
+    results = map_records(partial(_score_image, sources=sources, reading=reading), records, workers)
     with closing(results), tqdm(results, total=len(records), unit=" images", disable=not progress) as bar:
         for title, scores, seconds in (layer for image in bar for layer in image):
             found.setdefault(title, []).append((scores, seconds))
     return [_summarise(title, *zip(*layers)) for title, layers in found.items()]
 
 
-def _score_image(record: dict, sources: dict[str, Source]) -> list[tuple[str, LabelMapScores, float | None]]:
+def _score_image(record: dict, sources: dict[str, Source], reading: Reading) -> list[tuple[str, LabelMapScores, float | None]]:
     """(title, scores, seconds of all layers together) of every layer."""
-    image = read_image(record["file_name"])
+    image = read_record(record, reading)
     truths = read_ground_truth(record, *image.shape[:2])
     results = []
     for title, source in sources.items():

@@ -10,7 +10,8 @@ import numpy as np
 from tqdm import tqdm
 
 from detcon_d2.io.atomic import remove_leftovers
-from detcon_d2.io.images import image_size, read_labels
+from detcon_d2.io.images import PLAIN, Reading, image_size, read_labels, recorded_size
+from detcon_d2.io.names import printable
 from detcon_d2.io.references import read_range
 from detcon_d2.io.tar import expand_pattern
 from detcon_d2.masks.command_lines import generate_command, merge_command
@@ -54,10 +55,10 @@ class CheckResult:
             f"{self.total} images: {good} with label maps, {len(self.failed)} failed, {len(self.missing)} missing, "
             f"{len(self.damaged)} damaged" + (f"; {self.others} label maps of other images" if self.others else "")
         ]
-        lines += [f"FAILED {key}: {reason}" for key, reason in self.failed.items()]
-        lines += [f"DAMAGED {key}: {reason}" for key, reason in self.damaged.items()]
+        lines += [f"FAILED {printable(key)}: {reason}" for key, reason in self.failed.items()]
+        lines += [f"DAMAGED {printable(key)}: {printable(reason)}" for key, reason in self.damaged.items()]
         if self.missing:
-            lines.append(f"MISSING {', '.join(self.missing[:_EXAMPLES])}{', ...' if len(self.missing) > _EXAMPLES else ''}")
+            lines.append(f"MISSING {', '.join(map(printable, self.missing[:_EXAMPLES]))}{', ...' if len(self.missing) > _EXAMPLES else ''}")
         if self.damaged and not self.repaired:
             lines.append(f"remove the damaged ones with:  {merge_command(store.root, '--repair')}")
         if not self.is_complete:
@@ -65,9 +66,11 @@ class CheckResult:
         return lines
 
 
-def check(store: LabelMapStore, records: list[dict], *, sizes: bool = False, progress: bool = False) -> CheckResult:
+def check(
+    store: LabelMapStore, records: list[dict], *, sizes: bool = False, progress: bool = False, reading: Reading = PLAIN
+) -> CheckResult:
     """Read all label maps of a data set: dataset dicts with "key", and "file_name" if the ``sizes`` are compared with those of the images;
-    ``progress``: show a progress bar."""
+    ``progress``: show a progress bar; ``reading``: how images are read."""
     present, failed = store.keys(), read_failed(store.root)
     result = CheckResult(len(records), others=len(present - {record["key"] for record in records}))
     for record in tqdm(records, unit=" label maps", disable=not progress):
@@ -75,7 +78,7 @@ def check(store: LabelMapStore, records: list[dict], *, sizes: bool = False, pro
         if key in present:
             try:
                 shapes = {store.read(key, layer).shape for layer in range(store.layers)}
-                if sizes and shapes != {expected := image_size(record["file_name"])}:
+                if sizes and shapes != {expected := image_size(record["file_name"], recorded_size(record), reading)}:
                     found = next(iter(shapes))
                     raise ValueError(f"found a size of {found}; expected {expected} (height, width), that of {record['file_name']}")
             except ValueError as error:
@@ -87,10 +90,12 @@ def check(store: LabelMapStore, records: list[dict], *, sizes: bool = False, pro
     return result
 
 
-def merge(store: LabelMapStore, records: list[dict], *, sizes: bool = False, progress: bool = False) -> CheckResult:
+def merge(
+    store: LabelMapStore, records: list[dict], *, sizes: bool = False, progress: bool = False, reading: Reading = PLAIN
+) -> CheckResult:
     """:func:`check` the label maps of all images of a data set and, if they are complete, bring them into the form that one uninterrupted
     run gives them. Nothing may be writing to the store."""
-    result = check(store, records, sizes=sizes, progress=progress)
+    result = check(store, records, sizes=sizes, progress=progress, reading=reading)
     if result.is_complete:
         remove_leftovers(store.root)
         store.finish(sorted(records, key=lambda record: record["key"]), result.failed)

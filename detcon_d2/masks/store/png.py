@@ -7,6 +7,7 @@ unpacked ids, takes a third of the reading time and finds the same damage, so it
 """
 
 import os
+import shlex
 import struct
 import zlib
 
@@ -93,7 +94,7 @@ def _decode_fast(data: bytes, layer: int, layers: int) -> np.ndarray | None:
     if rows % layers:
         raise ValueError(f"found {rows} rows; expected a multiple of its {layers} layers")
     # The upper two bits of the second byte of a zlib stream say how well it was compressed, here 2 or 3; OpenCV's label maps have 1.
-    if [kind for kind, _ in chunks[1:-1]] != [b"IDAT"] * layers or any(methods) or chunks[1][1][1] >> 6 < 2:
+    if [kind for kind, _ in chunks[1:-1]] != [b"IDAT"] * layers or any(methods) or bytes(chunks[1][1][1:2]) < b"\x80":
         return None
     packed = chunks[1 + layer][1][_ZLIB_HEADER_BYTES if layer == 0 else 0 :]
     row_bytes = 1 + width * bits // 8
@@ -138,5 +139,5 @@ def read_label_map(reference: str | os.PathLike | LabelMapReference, layer: int 
     except ValueError as error:
         raise ValueError(
             f"label map: bytes {offset}..{offset + length - 1} of {path}: {error}. Find and remove damaged label maps with: "
-            f"python tools/merge_masks.py {os.path.dirname(path)} --repair; then run tools/generate_masks.py again"
+            f"{shlex.join(['python', 'tools/merge_masks.py', os.path.dirname(path), '--repair'])}; then run tools/generate_masks.py again"
         ) from error

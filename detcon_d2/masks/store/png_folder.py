@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from detcon_d2.io.atomic import walk_files, write_bytes_atomically
+from detcon_d2.io.names import escape_name, unescape_name
 from detcon_d2.io.references import LabelMapReference
 from detcon_d2.masks.store.index import FORMATS, format_name, make_index, read_index
 from detcon_d2.masks.store.png import encode_png, read_label_map
@@ -104,11 +105,11 @@ class LabelMapStore:
         those that failed (key -> reason)."""
 
     def write_failed(self, failed: dict[str, str], part: tuple[int, int] | None = None) -> None:
-        """Write ``failed.txt``: key, TAB, reason; no file if nothing failed. A part of the work has ``failed-0-of-16.txt`` instead, until
-        the list of the whole replaces it."""
+        """Write ``failed.txt``: key (with escapes, such as \\t), TAB, reason; no file if nothing failed. A part of the work has
+        ``failed-0-of-16.txt`` instead, until the list of the whole replaces it."""
         path = self.root / (_FAILED_NAME if part is None else f"failed-{part[0]}-of-{part[1]}.txt")
         if failed:
-            text = "".join(f"{key}\t{reason}\n" for key, reason in sorted(failed.items()))
+            text = "".join(f"{escape_name(key)}\t{reason}\n" for key, reason in sorted(failed.items()))
             write_bytes_atomically(path, text.encode("utf-8", "surrogateescape"))
         else:
             path.unlink(missing_ok=True)
@@ -122,7 +123,8 @@ def read_failed(root: Path) -> dict[str, str]:
     for path in [root / _FAILED_NAME, *sorted(root.glob("failed-*-of-*.txt"))]:
         if path.exists():
             lines = path.read_bytes().decode("utf-8", "surrogateescape").split("\n")
-            failed |= dict(line.split("\t", 1) for line in lines if "\t" in line)
+            pairs = (line.split("\t", 1) for line in lines if "\t" in line)
+            failed |= {unescape_name(key): reason for key, reason in pairs}
     return failed
 
 

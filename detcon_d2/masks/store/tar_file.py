@@ -51,21 +51,36 @@ def open_tar(path: Path) -> LabelMapTar:
     try:
         index = json.loads(index_path(path).read_bytes())
         if identity.items() <= index.items():
-            places = {key: Range(str(path), *place) for key, place in zip(index["keys"], index["places"])}
-            return LabelMapTar(path, index["description"], places, has_index=True)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            places = {key: _place(path, identity["bytes"], *place) for key, place in zip(index["keys"], index["places"], strict=True)}
+            return LabelMapTar(path, _checked(index["description"]), places, has_index=True)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass  # no usable index: the tar has everything
     comment, places = None, {}
     for member, _, comment in members(path):
         stem, extension = split_member(member.name)
         key = member.pax_headers.get(COMMENT)
         if extension.endswith(_SUFFIX):
-            places[stem if key is None or key == comment else key] = Range(str(path), member.offset_data, member.size)
+            key = stem if key is None or key == comment else key
+            places[key] = _place(path, identity["bytes"], member.offset_data, member.size)
     try:
-        description = json.loads(comment or "null")
-    except ValueError:
+        description = _checked(json.loads(comment or "null"))
+    except (ValueError, RecursionError):
         description = None
-    return LabelMapTar(path, description if isinstance(description, dict) and "hash" in description else None, places)
+    return LabelMapTar(path, description, places)
+
+
+def _place(path: Path, size: int, offset: int, length: int) -> Range:
+    """Where a label map is in a tar of ``size`` bytes. Raises ValueError for a place outside of it."""
+    if not (isinstance(offset, int) and isinstance(length, int) and 0 <= offset <= offset + length <= size):
+        raise ValueError(f"{path}: found a label map at {offset} of {length} bytes; expected one in its {size} bytes: the tar is damaged")
+    return Range(str(path), offset, length)
+
+
+def _checked(description: object) -> dict | None:
+    """The description of label maps, or None for that of another program."""
+    kinds = {"generator": str, "params": dict, "hash": str, "layers": int}
+    known = isinstance(description, dict) and all(isinstance(description.get(name), kind) for name, kind in kinds.items())
+    return description if known and description["layers"] > 0 else None
 
 
 def write_tar(path: Path, description: dict, items: Iterable[tuple[str, bytes]]) -> LabelMapTar:

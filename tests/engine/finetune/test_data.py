@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from detcon_d2 import d2
+from detcon_d2.data.reading import RefusedImageError
 from detcon_d2.engine import load_config
 from detcon_d2.engine.finetune.data import build_detection_mapper, build_finetune_loader, choose_fraction, load_detection_records
 from detcon_d2.engine.finetune.look import look_at_data
@@ -119,6 +120,6 @@ def test_an_image_that_is_gone_is_named(shapes, tmp_path):
     shutil.copy(shapes / "images" / "train" / "000003.jpg", copied / "images" / "train")
     batches = iter(build_finetune_loader(cfg, load_detection_records(cfg), 0, num_workers=0))
     (copied / "images" / "train" / "000003.jpg").unlink()
-    with pytest.raises(FileNotFoundError, match=r"000003\.jpg"):
+    with pytest.raises(RefusedImageError, match=r"000003\.jpg: no such file"):
         for _ in range(4):
             next(batches)

@@ -1,6 +1,7 @@
 """Images become images with detections and COCO results. Unreadable images are named, and only change the exit code."""
 
 import json
+import os
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -14,7 +15,9 @@ from detcon_d2 import d2
 from detcon_d2.checkpoint import load_checkpoint_file
 from detcon_d2.cli.predict import main
 from detcon_d2.engine import load_config
+from detcon_d2.engine.finetune import predict as module
 from detcon_d2.engine.finetune.predict import Predictor, draw_detections, find_categories, find_images, predict
+from detcon_d2.io.images import Reading
 from tests.detectors import BASE, detector_opts
 from tests.engine.runs import finetuner
 
@@ -99,8 +102,13 @@ def instances(height: int = 20, width: int = 30) -> "d2.Instances":
     return d2.Instances((height, width), pred_classes=torch.tensor([1, 0]), pred_masks=masks, **fields)
 
 
+def fake(*found) -> Mock:
+    """A predictor that returns, or raises, these one after the other."""
+    return Mock(side_effect=found, class_names=["a", "b"], category_ids=[11, 22], reading=Reading())
+
+
 def test_coco_results_have_the_data_sets_ids_and_boxes_by_width_and_height(shapes, tmp_path):
-    predictor = Mock(return_value=instances(64, 64), class_names=["a", "b"], category_ids=[11, 22])
+    predictor = fake(instances(64, 64))
     predict(predictor, {"one.jpg": shapes / "images" / "val" / "000000.jpg"}, tmp_path)
     first, second = json.loads((tmp_path / "predictions.json").read_text())
     assert (first["image_id"], first["category_id"], first["bbox"]) == (1, 22, [3.0, 2.0, 6.0, 6.0])
@@ -134,3 +142,61 @@ def test_two_images_of_one_name_are_refused(shapes):
     assert list(find_images([str(image)])) == ["000000.jpg"]
     with pytest.raises(ValueError, match=r"would get the same name, 000000\.jpg"):
         find_images([str(image), str(shapes / "images" / "train" / "000000.jpg")])
+
+
+def lists(folder: Path) -> tuple[list[dict], list[dict]]:
+    return tuple(json.loads((folder / f"{name}.json").read_text()) for name in ("images", "predictions"))
+
+
+def test_thin_images_and_odd_names_are_predicted_as_others_are(detector, tmp_path, run_tool):
+    names = {
+        "strip.png": (4000, 3),
+        "dot.png": (1, 1),
+        "line.png": (5000, 1),
+        "a.png": (9, 9),
+        "a.png.jpg": (8, 8),
+        "l" * 251 + ".png": (7, 7),
+    }
+    names |= {os.fsdecode(b"n\x80.png"): (6, 6), "new\nline.png": (5, 5)}
+    (tmp_path / "pics").mkdir()
+    for name, size in names.items():
+        Image.new("RGB", size, (200, 9, 9)).save(tmp_path / "pics" / name, Path(name).suffix[1:].replace("jpg", "jpeg"))
+    done = run_tool("predict.py", tmp_path / "pics", *flags(detector, tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    listing, _ = lists(tmp_path / "out")
+    assert {Path(image["file_name"]).name: (image["width"], image["height"]) for image in listing} == names
+    pictures = [tmp_path / "out" / image["picture"] for image in listing]
+    assert len(set(pictures)) == len(names)
+    for image, picture in zip(listing, pictures, strict=True):
+        assert Image.open(picture).size == (image["width"], image["height"])
+
+
+def test_an_image_that_fails_does_not_lose_the_others(shapes, tmp_path):
+    image = shapes / "images" / "val" / "000000.jpg"
+    images = {f"{name}.jpg": image for name in "abc"} | {"d\x1b.jpg": tmp_path / "gone\x1b.jpg"}
+    bad = predict(fake(instances(64, 64), RuntimeError("out of\nmemory"), instances(64, 64)), images, tmp_path / "out")
+    listing, found = lists(tmp_path / "out")
+    assert [one["id"] for one in listing] == [1, 3] and {one["image_id"] for one in found} == {1, 3}
+    assert len(bad) == 2 and all(line.isprintable() for line in bad) and "out of" in bad[0] and "gone" in bad[1]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError])
+def test_a_run_that_is_stopped_leaves_the_results_that_it_has(shapes, tmp_path, stop):
+    image = shapes / "images" / "val" / "000000.jpg"
+    with pytest.raises(stop):
+        predict(fake(instances(64, 64), stop), {"a.jpg": image, "b.jpg": image}, tmp_path)
+    assert [one["id"] for one in lists(tmp_path)[0]] == [1]
+
+
+def test_results_are_written_while_the_run_goes_on(shapes, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_WRITE_SECONDS", -1)
+    image, seen = shapes / "images" / "val" / "000000.jpg", []
+
+    def look(_: np.ndarray) -> "d2.Instances":
+        seen.append(len(lists(tmp_path)[0]) if seen else 0)
+        return instances(64, 64)
+
+    predictor = fake()
+    predictor.side_effect = look
+    predict(predictor, {f"{name}.jpg": image for name in "abc"}, tmp_path)
+    assert seen == [0, 1, 2]
