@@ -146,7 +146,7 @@ def test_more_than_255_regions_do_not_wrap_around(empty_set, make_cfg):
     "opts, message",
     [
         (("INPUT.FORMAT", "BGR"), "INPUT.FORMAT is 'BGR'; expected 'RGB'"),
-        (("DETCON.AUG.BLUR_PROB", (1.0,)), "BLUR_PROB is .*expected two probabilities"),
+        (("DETCON.AUG.BLUR_PROB", (1.0,)), "BLUR_PROB is .*expected probabilities"),
         (("DETCON.MASKS.SOURCE", "grid", "DETCON.MASKS.GRID", 0), "grid"),
     ],
 )

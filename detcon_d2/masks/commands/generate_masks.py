@@ -100,5 +100,5 @@ def _run(args: argparse.Namespace) -> int:
     if summary.made or summary.skipped:
         print(f"when all parts are done:  {merge_command(args.output)}" if part else train_hint(dataset, args.output))
     else:
-        print("there is no label map to train with: see the reasons above")
+        print("no label map was made: the reasons are above")
     return 1 if summary.failed else 0
