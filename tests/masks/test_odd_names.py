@@ -83,7 +83,7 @@ def test_the_hint_is_a_shell_line_with_the_names_as_they_are(tmp_path, run_tool,
 
 def test_there_is_no_hint_where_nothing_was_made(tmp_path, run_tool):
     done = generate(run_tool, folder_of(tmp_path / "i", [], "1.png"), tmp_path / "m")
-    assert done.returncode == 1 and "train with:" not in done.stdout and "no label map to train with" in done.stdout
+    assert done.returncode == 1 and "DATASETS.TRAIN" not in done.stdout and "no label map to train with" in done.stdout
 
 
 def test_a_flag_sets_the_range_of_wide_samples_and_the_limit(tmp_path, run_tool):
