@@ -77,20 +77,23 @@ def test_few_regions_warn_with_parameters_to_try(photos, tmp_path):
     assert run(f"folder:{photos}", tmp_path / "enough").advice is None
 
 
-def test_annotations_follow_the_exif_orientation(tmp_path):
+def test_annotations_are_for_the_shown_or_the_stored_pixels_as_their_size_says(tmp_path):
     (tmp_path / "images").mkdir()
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (30, 20)).save(tmp_path / "images" / "a.jpg", exif=exif)  # shown as 20 wide, 30 high
-    # Annotations of the stored pixels are told by their size.
-    for shape in ((30, 20), (20, 30)):
+    for shape, failed in (((30, 20), []), ((20, 30), []), ((21, 30), ["a.jpg"])):
         image = {"id": 1, "file_name": "a.jpg", "height": shape[0], "width": shape[1]}
         annotation = {"image_id": 1, "segmentation": [[0, 0, 20, 0, 20, 10, 0, 10]]}
         (tmp_path / "a.json").write_text(json.dumps({"images": [image], "annotations": [annotation]}))
         output = tmp_path / f"masks{shape[0]}"
-        assert not run(f"coco:{tmp_path}/a.json,{tmp_path}/images", output, build_generator("annotations")).failed
-        found = read_label_map(output / "a.jpg.png")
-        assert found.shape == shape and found[:, 0].tolist() == [1] * 10 + [0] * (shape[0] - 10)
+        summary = run(f"coco:{tmp_path}/a.json,{tmp_path}/images", output, build_generator("annotations"))
+        assert list(summary.failed) == failed
+        if not failed:
+            label_map = read_label_map(output / "a.jpg.png")
+            assert label_map.shape == shape and label_map[:, 0].tolist() == [1] * 10 + [0] * (shape[0] - 10)
+        else:
+            assert "found an image of 30x20" in summary.failed["a.jpg"]
 
 
 def test_keys_and_annotations_are_checked_before_anything_is_made(photos, tmp_path):
