@@ -8,6 +8,7 @@ from detcon_d2.checkpoint.compatibility import check_weights, describe_missing
 from detcon_d2.checkpoint.metadata import CheckpointMetadata, finetuning_metadata, pretraining_metadata, read_metadata
 from detcon_d2.checkpoint.safe_load.files import load_checkpoint_file
 from detcon_d2.checkpoint.safe_load.pickles import UnsafeCheckpointError
+from detcon_d2.checkpoint.start import describe_own, is_pretraining_checkpoint, load_encoder
 from detcon_d2.checkpoint.zoo.handler import resolve_entry
 
 __all__ = [
@@ -16,8 +17,11 @@ __all__ = [
     "UnsafeCheckpointError",
     "check_weights",
     "describe_missing",
+    "describe_own",
     "finetuning_metadata",
+    "is_pretraining_checkpoint",
     "load_checkpoint_file",
+    "load_encoder",
     "pretraining_metadata",
     "read_metadata",
     "resolve_entry",

@@ -170,6 +170,7 @@ def _read_safetensors(file: BinaryIO) -> dict[str, Any]:
     except ValueError as error:
         raise UnsafeCheckpointError(str(error)) from error
     content = file.read()
-    extra = (_safetensors_header(file, content[:9]) or {}).get("__metadata__", {})
+    header = _safetensors_header(file, content[:9]) or {}
+    extra, tensors = header.pop("__metadata__", {}), safetensors.torch.load(content)
     metadata = {"metadata": json.loads(extra["metadata"])} if "metadata" in extra else {}
-    return {"model": safetensors.torch.load(content), **metadata}
+    return {"model": {key: tensors[key] for key in header}, **metadata}
