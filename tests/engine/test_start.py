@@ -94,7 +94,7 @@ def test_what_does_not_fill_the_encoder_is_refused(photos, tmp_path, supervised,
 def test_another_depth_is_refused_without_the_check_of_settings_too(photos, tmp_path, supervised):
     torch.save(supervised, tmp_path / "w.pth")
     options = {"MODEL__RESNETS__DEPTH": 34, "DETCON__CHECK_WEIGHTS": False}
-    with pytest.raises(ValueError, match="MODEL.RESNETS.DEPTH is 34; expected 18"):
+    with pytest.raises(ValueError, match=r"MODEL.RESNETS.DEPTH is 34; expected 18"):
         started(photos, tmp_path / "out", tmp_path / "w.pth", **options)
     options = {"MODEL__PIXEL_STD": "[1.0, 1.0, 1.0]", "DETCON__CHECK_WEIGHTS": False}
     check_encoders(started(photos, tmp_path / "pixels", tmp_path / "w.pth", **options).network, supervised)
@@ -107,7 +107,7 @@ def test_own_checkpoints_are_loaded_whole_and_must_fit_the_encoder(photos, tmp_p
     saved = torch.load(path, weights_only=True)["model"]
     torch.testing.assert_close(dict(trainer.network.state_dict()), dict(saved), rtol=0, atol=0)
     assert "all tensors of the encoder loaded; not in the file: nothing" in (tmp_path / "out" / "log.txt").read_text()
-    with pytest.raises(ValueError, match="lacks .* tensors of the encoder that this config builds, such as encoder"):
+    with pytest.raises(ValueError, match=r"lacks .* tensors of the encoder that this config builds, such as encoder"):
         started(photos, tmp_path / "other", path)
 
 

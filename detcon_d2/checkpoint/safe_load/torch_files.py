@@ -26,7 +26,7 @@ _DTYPES = {"Double": "float64", "Float": "float32", "Half": "float16", "BFloat16
 _DTYPES |= {"Short": "int16", "Char": "int8", "Byte": "uint8", "Bool": "bool", "ComplexDouble": "complex128", "ComplexFloat": "complex64"}
 _DTYPES |= {"Untyped": "uint8"}
 _TYPES = {f"torch.{name}": value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
-_CHUNK = 2**24
+_CHUNK, _MAX_AXES = 2**24, 64
 
 
 class _TorchName(Named):
@@ -39,7 +39,7 @@ class _TorchName(Named):
     def __call__(self, *arguments: Any) -> Any:
         self._check(arguments)
         super().__call__(*arguments)
-        return tuple(arguments[0][:64]) if self.path == "torch.Size" else _TorchName(self.path, self._size, arguments)
+        return tuple(arguments[0]) if self.path == "torch.Size" else _TorchName(self.path, self._size, arguments)
 
     def __setstate__(self, state: Any) -> None:
         self._check(state if type(state) is tuple else ())
@@ -48,7 +48,9 @@ class _TorchName(Named):
     def _check(self, arguments: tuple[Any, ...]) -> None:
         sizes = [item for index, item in enumerate(arguments) if type(item) in (tuple, list) and index != _STRIDE]
         for size in (*sizes, [item for item in arguments if type(item) is int]):
-            if size and all(type(length) is int for length in size) and (len(size) > 64 or math.prod(size) > self._size):
+            if self.path == "torch.Size" and len(size) > _MAX_AXES:
+                raise UnsafeCheckpointError(f"calls torch.Size with {len(size)} lengths")
+            if size and all(type(length) is int for length in size) and (len(size) > _MAX_AXES or math.prod(size) > self._size):
                 raise UnsafeCheckpointError(f"calls {self.path} with the size {tuple(size)}, in a file of {self._size} bytes")
 
 
