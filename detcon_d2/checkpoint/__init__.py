@@ -9,7 +9,9 @@ from detcon_d2.checkpoint.metadata import CheckpointMetadata, finetuning_metadat
 from detcon_d2.checkpoint.run_config import RunConfig
 from detcon_d2.checkpoint.safe_load.files import load_checkpoint_file
 from detcon_d2.checkpoint.safe_load.pickles import UnsafeCheckpointError
+from detcon_d2.checkpoint.start import describe_own, is_pretraining_checkpoint, load_encoder
 from detcon_d2.checkpoint.zoo.handler import resolve_entry
 
 __all__ = ["CheckpointMetadata", "DetConCheckpointer", "RunConfig", "UnsafeCheckpointError", "check_weights", "describe_missing"]
-__all__ += ["finetuning_metadata", "load_checkpoint_file", "pretraining_metadata", "read_metadata", "resolve_entry"]
+__all__ += ["describe_own", "finetuning_metadata", "is_pretraining_checkpoint", "load_checkpoint_file", "load_encoder"]
+__all__ += ["pretraining_metadata", "read_metadata", "resolve_entry"]

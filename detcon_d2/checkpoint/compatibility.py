@@ -59,7 +59,7 @@ def check_weights(cfg: "d2.CfgNode", path: str) -> list[str]:
         listed = ", ".join(f"{key} {value!r}" for key, value in (settings | {"MODEL.BACKBONE.FREEZE_AT": frozen}).items())
         return [f"Warning: {path} has no metadata, so nothing was compared. Check by hand that it was trained with {listed}."]
     metadata = with_defaults(metadata)
-    wrong = _disagreements(cfg, metadata)
+    wrong = disagreements(cfg, metadata)
     if wrong and cfg.DETCON.CHECK_WEIGHTS:
         raise ValueError(_refusal(path, wrong, metadata))
     epochs = f", {metadata['epochs']:.4g} epochs" if isinstance(metadata.get("epochs"), int | float) else ""
@@ -82,7 +82,7 @@ def describe_missing(missing_keys: Sequence[str]) -> str:
 
     Raises ValueError: tensors of the backbone are among them, listing the keys: features would be random.
     """
-    keys = [key for key in missing_keys if not key.endswith(_NOT_LEARNT) and ".cell_anchors." not in key]
+    keys = [key for key in missing_keys if is_learnt(key)]
     parts = {key: next((name for prefix, name in _PARTS.items() if key.startswith(prefix)), None) for key in keys}
     backbone = [key for key in keys if parts[key] is None and key.startswith("backbone.")]
     if backbone:
@@ -94,7 +94,12 @@ def describe_missing(missing_keys: Sequence[str]) -> str:
     return f"newly initialised, as expected: {', '.join(names)}" if names else "every parameter comes from MODEL.WEIGHTS"
 
 
-def _disagreements(cfg: "d2.CfgNode", metadata: Mapping[str, Any]) -> dict[str, str]:
+def is_learnt(key: str) -> bool:
+    """Whether a key of a model is one that training changes."""
+    return not key.endswith(_NOT_LEARNT) and ".cell_anchors." not in key
+
+
+def disagreements(cfg: "d2.CfgNode", metadata: Mapping[str, Any]) -> dict[str, str]:
     """Config key -> message, for every key that contradicts the metadata; what the metadata do not report is not compared."""
     # The kind of norm is compared below: a fine-tuned detector may have any trained BatchNorm.
     expected, found = BackboneSpec.from_metadata({**metadata, "norm": "BN"}), BackboneSpec.from_config(cfg)

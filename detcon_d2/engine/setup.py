@@ -15,6 +15,7 @@ from detcon_d2.config import add_detcon_config
 from detcon_d2.data import count_classes, load_training_records, records_digest
 from detcon_d2.data.reading import BadImages, reading_from_config
 from detcon_d2.io.atomic import remove_unfinished
+from detcon_d2.io.config_files import merge_config_file
 from detcon_d2.io.lock import hold_folder, release_folders
 from detcon_d2.methods import pretraining_class, pretraining_names
 from detcon_d2.modeling.backbone import backbone_padding
@@ -44,14 +45,14 @@ class SharedError(ValueError):
 def load_config(config_file: str, opts: list[str]) -> "d2.CfgNode":
     """Detectron2's defaults, this package's keys, the file, then ``KEY VALUE`` pairs.
 
-    Raises ValueError for an unknown key, with the most similar known one, or a value of another type.
+    Raises ValueError for an unknown key, with the most similar known one, a value of another type, or a file that is not plain YAML.
     """
     cfg = d2.get_cfg()
     add_detcon_config(cfg)
     known = sorted(_keys(cfg))
     try:
         if config_file:
-            cfg.merge_from_file(config_file)
+            merge_config_file(cfg, config_file)
         cfg.merge_from_list(_whole_numbers_as_floats(cfg, opts))
     except (KeyError, AssertionError) as error:
         # yacs writes "Non-existent config key: A.B" for files and "Non-existent key: A.B" for overrides.

@@ -1,5 +1,6 @@
 """The pretraining loop: hooks, writers and exact resume around the shared step."""
 
+import logging
 import weakref
 from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
@@ -7,12 +8,22 @@ from dataclasses import asdict, is_dataclass
 import torch
 
 from detcon_d2 import d2
-from detcon_d2.checkpoint import CheckpointMetadata, DetConCheckpointer, RunConfig, pretraining_metadata
+from detcon_d2.checkpoint import (
+    CheckpointMetadata,
+    DetConCheckpointer,
+    RunConfig,
+    describe_own,
+    is_pretraining_checkpoint,
+    load_encoder,
+    pretraining_metadata,
+)
 from detcon_d2.data import build_pretraining_loader, records_digest
 from detcon_d2.engine.hooks import EMAHook, StepHook
 from detcon_d2.engine.micro_batch import MicroBatches
 from detcon_d2.engine.step import StepTrainer
 from detcon_d2.solver import build_detcon_optimizer
+
+logger = logging.getLogger(__name__)
 
 
 class DetConTrainer(StepTrainer):
@@ -72,10 +83,21 @@ class DetConTrainer(StepTrainer):
         ]
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Continue the last checkpoint of OUTPUT_DIR if ``resume`` and there is one; else start from MODEL.WEIGHTS ("": from scratch)."""
-        resumed = resume and self.checkpointer.has_checkpoint()
-        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
-        fresh_target = not resumed and any(key.startswith("target.") for key in self.checkpointer.missing_keys)
+        """Continue the last checkpoint of OUTPUT_DIR if ``resume`` and there is one; else start from MODEL.WEIGHTS ("": from scratch).
+
+        MODEL.WEIGHTS may be a pretraining checkpoint, or any file that the converter knows, for the encoder alone.
+
+        Raises ValueError: MODEL.WEIGHTS does not fill the encoder; nothing is trained then.
+        """
+        resumed, weights = resume and self.checkpointer.has_checkpoint(), self.cfg.MODEL.WEIGHTS
+        foreign = bool(weights) and not resumed and not is_pretraining_checkpoint(weights)
+        self.checkpointer.resume_or_load("" if foreign else weights, resume=resume)
+        missing = self.checkpointer.missing_keys
+        if foreign:
+            logger.info(load_encoder(self.network.encoder, self.cfg, weights))
+        elif weights and not resumed:
+            logger.info(describe_own(missing, weights))
+        fresh_target = not resumed and (foreign or any(key.startswith("target.") for key in missing))
         if fresh_target and self.cfg.DETCON.EMA.INIT == "copy":
             self.network.update_target(0.0)
         self.agree_on_start(resumed)

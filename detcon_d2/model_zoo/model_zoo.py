@@ -44,8 +44,9 @@ def get_config(config_path: str) -> "d2.CfgNode":
     """The config of :func:`get_config_file`, with all keys of Detectron2 and of this package."""
     # Registers the meta-architectures and backbones too; only here is torch needed.
     from detcon_d2 import add_detcon_config, d2
+    from detcon_d2.io.config_files import merge_config_file
 
     cfg = d2.get_cfg()
     add_detcon_config(cfg)
-    cfg.merge_from_file(get_config_file(config_path))
+    merge_config_file(cfg, get_config_file(config_path))
     return cfg

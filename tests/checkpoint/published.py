@@ -155,10 +155,25 @@ PUBLISHED: dict[str, Callable[[Tensors, Tensors], Any]] = {
         | under("momentum_backbone.", k)
         | extra("projector.0.weight", "classifier.weight", "momentum_projector.0.bias")
     ),
+    "detcon-pytorch-lightning": lambda q, k: _training(
+        under("network.encoder.", sequential(q)) | extra("network.projector.0.weight", "network.projector.1.bias", "predictor.3.bias")
+    ),
+    "sequential": lambda q, k: _training(under("0.", sequential(q))),
     "torchvision": lambda q, k: q | extra("fc.weight", "fc.bias"),
     "bare": lambda q, k: _training(under("backbone.", q)),
 }
-WITHOUT_EMA = {"swav", "vicreg", "barlowtwins", "simclr", "simclr-spijkervet", "vissl", "torchvision", "bare"}
+WITHOUT_EMA = {
+    "detcon-pytorch-lightning",
+    "sequential",
+    "swav",
+    "vicreg",
+    "barlowtwins",
+    "simclr",
+    "simclr-spijkervet",
+    "vissl",
+    "torchvision",
+    "bare",
+}
 
 
 def publish(folder: Path, style: str, change: Callable[[Any], None] = lambda content: None) -> tuple[Path, Tensors, Tensors]:

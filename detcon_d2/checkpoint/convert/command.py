@@ -28,7 +28,7 @@ OUTPUT's suffix is the format
   .pkl .pth       what MODEL.WEIGHTS of any Detectron2 takes (.pth alone for torchvision and timm)
   .safetensors    for the tools of this repository, torchvision and timm; needs: pip install safetensors
 
-INPUT's style is detected from its keys and printed; --from sets it instead.
+INPUT's style is detected from its keys and printed; --from sets it instead. --prefix reads a ResNet of any other file.
 What is checked: every tensor of the backbone is there with its shape, nothing is left over, and the network built from the written YAML and
 file gives the features that the pretraining encoder gave. INPUT is never changed; OUTPUT appears complete or not at all.
 exit status: 0 written; 2 nothing written, the message gives the reason
@@ -49,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("output", metavar="OUTPUT", help="file to write: .pkl, .pth or .safetensors")
     parser.add_argument("--encoder", choices=sorted(BRANCHES), default="online", help="online or averaged (default: online)")
     parser.add_argument("--from", dest="style", choices=list(STYLES), metavar="STYLE", help="INPUT's style (default: detected)")
+    parser.add_argument("--prefix", help="what comes before the backbone's names in INPUT, such as net.resnet.; the rest is dropped")
     parser.add_argument("--list-styles", action=_ListStyles, nargs=0, help="print the known styles and exit")
     parser.add_argument("--statistics", choices=sorted(STATISTICS), help="pixels in pretraining: ImageNet's statistics, or unit, [0, 1]")
     parser.add_argument("--to", choices=TARGETS, default="detectron2", help="whose key names OUTPUT has (default: detectron2)")
@@ -56,7 +57,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--no-check", action="store_true", help="do not compare features before and after")
     args = parser.parse_args(argv)
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    options = {"style": args.style, "branch": args.encoder, "target": args.to, "facts": STATISTICS.get(args.statistics)}
+    options = {"style": args.style, "branch": args.encoder, "prefix": args.prefix, "target": args.to}
+    options["facts"] = STATISTICS.get(args.statistics)
     try:
         print("\n".join(convert(args.input, args.output, **options, overwrite=args.overwrite, check=not args.no_check)))
     except (ValueError, OSError) as error:

@@ -38,6 +38,7 @@ def convert(
     overwrite: bool = False,
     check: bool = False,
     facts: Mapping[str, Any] | None = None,
+    prefix: str | None = None,
 ) -> list[str]:
     """Write ``output`` and next to it the matching YAML (detectron2) or the metadata as JSON (other targets).
 
@@ -47,7 +48,7 @@ def convert(
     Args:
         path: a checkpoint of any style, or a name that Detectron2's PathManager resolves to one.
         output: ``.pth``, ``.safetensors`` or, for Detectron2, ``.pkl``.
-        style, branch, facts: see :func:`~detcon_d2.checkpoint.convert.readers.read_checkpoint`.
+        style, branch, facts, prefix: see :func:`~detcon_d2.checkpoint.convert.readers.read_checkpoint`.
         target: one of :data:`~detcon_d2.checkpoint.convert.key_maps.TARGETS`.
         overwrite: replace files that exist.
         check: compare features before and after, see :func:`~detcon_d2.checkpoint.convert.verify.verify_conversion`.
@@ -63,7 +64,7 @@ def convert(
     if not source.is_file():
         raise FileNotFoundError(f"No checkpoint at {path}.")
     _check_output(source, output, target, overwrite)
-    backbone = read_checkpoint(source, style, branch, facts)
+    backbone = read_checkpoint(source, style, branch, facts, prefix)
     spec = backbone.spec
     _check_target(spec, target)
     # A file that was converted before holds one encoder, and its metadata name it.

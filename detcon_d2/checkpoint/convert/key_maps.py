@@ -52,19 +52,29 @@ def _resnet_names(stem: tuple[str, str], stage: str, first: int) -> Callable[[Co
     return names
 
 
+def _haiku_modules(conv: Convolution) -> tuple[str, str]:
+    """Names of a convolution and its norm in their block, or as the stem."""
+    if conv.stage == 1:
+        return "initial_conv", "initial_batchnorm"
+    if conv.part == "shortcut":
+        return "shortcut_conv", "shortcut_batchnorm"
+    index = int(conv.part[-1]) - 1
+    return f"conv_{index}", f"batchnorm_{index}"
+
+
+def _haiku_torch_names(conv: Convolution) -> dict[str, str]:
+    """Haiku's names as modules of torch: ``block_groups.block_group_0.blocks.block_0.conv_0.weight`` and its norm."""
+    place = "" if conv.stage == 1 else f"block_groups.block_group_{conv.stage - 2}.blocks.block_{conv.block}."
+    return _torch_keys(*(f"{place}{module}" for module in _haiku_modules(conv)))
+
+
 def _haiku_names(conv: Convolution) -> dict[str, str]:
     """``block_group_0/~/block_0/~/conv_0/w`` and its norm, below the network's own name.
 
     The running statistics are the ``average`` of Haiku's moving averages (``hidden`` is not corrected for its start at zero).
     """
     place = "" if conv.stage == 1 else f"block_group_{conv.stage - 2}/~/block_{conv.block}/~/"
-    if conv.stage == 1:
-        name, norm = "initial_conv", "initial_batchnorm"
-    elif conv.part == "shortcut":
-        name, norm = "shortcut_conv", "shortcut_batchnorm"
-    else:
-        index = int(conv.part[-1]) - 1
-        name, norm = f"conv_{index}", f"batchnorm_{index}"
+    name, norm = _haiku_modules(conv)
     return {
         "weight": f"{place}{name}/w",
         "norm.weight": f"{place}{norm}/scale",
@@ -80,6 +90,7 @@ NAMINGS: dict[str, Callable[[Convolution], dict[str, str]]] = {
     "staged": _resnet_names(("C1.0", "C1.1"), "C", 2),  # the stages as attributes C1..C5
     "detectron2": lambda conv: _torch_keys(conv.name, f"{conv.name}.norm"),
     "haiku": _haiku_names,
+    "haiku-torch": _haiku_torch_names,
 }
 """Family of names -> the function from a convolution to its tensors, as Detectron2 calls them after ``<convolution>.``, with their keys."""
 

@@ -35,7 +35,9 @@ class Backbone:
     notes: list[str]  # lines to print
 
 
-def read_checkpoint(path: str | Path, style: str | None = None, branch: str = "online", facts: Mapping[str, Any] | None = None) -> Backbone:
+def read_checkpoint(
+    path: str | Path, style: str | None = None, branch: str = "online", facts: Mapping[str, Any] | None = None, prefix: str | None = None
+) -> Backbone:
     """Read the backbone of a checkpoint of any style of :data:`~detcon_d2.checkpoint.convert.styles.STYLES`.
 
     Floating-point tensors become float32; batch counts that the style does not keep are 0. The notes report both.
@@ -47,6 +49,7 @@ def read_checkpoint(path: str | Path, style: str | None = None, branch: str = "o
         facts: metadata that the file does not hold. They take precedence over what its style and the file itself report: channel_order,
             pixel_mean, pixel_std (three numbers each, in 0..255 units), stride_in_1x1, padding, norm, or anything to keep (method, epochs,
             licence).
+        prefix: what comes before the names of the backbone, where no style finds it; the rest of the file is dropped.
 
     Raises:
         FileNotFoundError: no such file.
@@ -58,13 +61,12 @@ def read_checkpoint(path: str | Path, style: str | None = None, branch: str = "o
     facts = _checked_facts(facts or {})
     data = load_checkpoint_file(path)
     try:
-        return _backbone(data, style, branch, facts)
+        return _backbone(data, match_file(data, style, branch, prefix), branch, facts)
     except ValueError as error:
         raise ValueError(f"{path} {error}" if str(error)[0].islower() else f"{path}: {error}") from None
 
 
-def _backbone(data: Any, style: str | None, branch: str, facts: Mapping[str, Any]) -> Backbone:
-    match = match_file(data, style, branch)
+def _backbone(data: Any, match: Match, branch: str, facts: Mapping[str, Any]) -> Backbone:
     if match.prefix is None:
         kind, other = ("EMA", "online") if branch == "ema" else ("online", "ema")
         reason = f"that style {match.style.name} knows"
@@ -156,6 +158,8 @@ def _check(tensors: Mapping[str, torch.Tensor], match: Match, spec: BackboneSpec
         other = f" Its metadata and its tensors disagree: the tensors look like a {found.describe()}." if differs else ""
     except ValueError:
         other = ""
+    if len(inside) < len(match.unknown):
+        other += " --prefix reads the encoder alone."
     listed = "\n  ".join(lines)
     raise ValueError(f"The encoder (style {match.style.name}) is not the {spec.describe()} that it should be.{other}\n  {listed}")
 

@@ -11,13 +11,17 @@ import torch
 import yaml
 
 from detcon_d2.checkpoint.convert.haiku import haiku_state
-from detcon_d2.checkpoint.convert.key_maps import known_keys
+from detcon_d2.checkpoint.convert.key_maps import NAMINGS, known_keys
 from detcon_d2.checkpoint.convert.spec import IMAGENET
 
 COMMON: dict[str, Any] = {"channel_order": "RGB", **IMAGENET, "stride_in_1x1": False, "norm": "BN", "padding": "symmetric"}
 """What is true of most files although they do not say it: torchvision's network and images."""
-# What wrappers of a model (DistributedDataParallel, torch.compile) put before every key.
-_WRAPPERS = ("module.", "_orig_mod.")
+_WRAPPER = re.compile(r"(?<![^.])(module|_orig_mod)\.")
+"""What wrappers (DistributedDataParallel, torch.compile) put before the names of what they wrap: the model or a part of it."""
+_NAMINGS = tuple(naming for naming in NAMINGS if naming != "haiku")
+
+
+_PLACES = ("state_dict", "model", "", "module", "net", "network", "encoder", "backbone", "resnet", "model_state_dict")
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Style:
     online: Sequence[str]
     ema: Sequence[str] = ()
     naming: str = "torchvision"
-    states: Sequence[Sequence[str]] = (("state_dict",), ("model",), ("",))
+    states: Sequence[Sequence[str]] = tuple((place,) for place in _PLACES)
     drops: Mapping[str, str] = field(default_factory=dict)
     marks: str = ""
     facts: Mapping[str, Any] = field(default_factory=lambda: COMMON)
@@ -75,23 +79,27 @@ class Match:
         return f"style {self.style.name}: {len(self.backbone)} tensors of a ResNet{under}{where}, in names such as {example}{also}"
 
 
-def match_file(data: Any, style: str | None, branch: str) -> Match:
+def match_file(data: Any, style: str | None, branch: str, prefix: str | None = None) -> Match:
     """Find the style of a file's content (``style`` None), or read it in the style that is given; ``branch`` is "online" or "ema".
+
+    With ``prefix`` only the tensors whose names begin with it are read, in the names of any family or of the style that is given.
 
     A style fits when the stem's convolution is where it should be. Of those that fit, the one that leaves the fewest keys unknown is taken,
     and of equals that read the file alike, the first of the table.
 
     Raises ValueError: no style or several fit, with the known styles and the first keys.
     """
+    if style is not None and style not in STYLES:
+        raise ValueError(f"Found style {style!r}; expected one of {', '.join(STYLES)}.")
+    if prefix is not None:
+        return _match_prefix(data, style, prefix)
     if style is not None:
-        if style not in STYLES:
-            raise ValueError(f"Found style {style!r}; expected one of {', '.join(STYLES)}.")
         match = _match(STYLES[style], data, branch)
         if match is None:
             raise ValueError(f"is not of style {style}: no backbone where that style has it. {_contents(data)}")
         return match
     found = [match for row in STYLES.values() if row.detected and (match := _match(row, data, branch)) and match.marked]
-    known = f"Known styles: {', '.join(STYLES)} (tools/convert_to_d2.py --list-styles)."
+    known = f"Known styles: {', '.join(STYLES)} (tools/convert_to_d2.py --list-styles). Of others, --prefix names the ResNet."
     if not found:
         problem = "is of no known style: no ResNet's first convolution under any of their names."
         if not _has_tensor(data):
@@ -105,6 +113,31 @@ def match_file(data: Any, style: str | None, branch: str) -> Match:
     return replace(first, also=tuple(match.style.name for match in others))
 
 
+def _match_prefix(data: Any, style: str | None, prefix: str) -> Match:
+    """Read the ResNet under a prefix, given with or without the names of the dicts around it and of wrappers."""
+    base = STYLES[style or "bare"]
+    prefix = _WRAPPER.sub("", f"{prefix.rstrip('.')}." if prefix else "")
+    found = []
+    for place in _places(data):
+        start = re.escape(prefix.removeprefix(f"{place}.") if place else prefix)
+        drops = {"outside the prefix": f"(?!{start})", "classifier": rf"{start}fc\."}
+        for naming in [base.naming] if style else _NAMINGS:
+            match = _match(replace(base, online=[start], ema=(), states=[[place]], drops=drops, naming=naming), data, "online")
+            found += [match] if match else []
+    if not found:
+        raise ValueError(f"has no ResNet whose names begin with {prefix!r}. {_contents(data)}")
+    return max(found, key=lambda match: len(match.backbone))
+
+
+def _places(data: Any, place: str = "") -> Iterator[str]:
+    """The dotted paths of the dicts in a file that hold tensors."""
+    if isinstance(data, Mapping):
+        if any(map(_is_tensor, data.values())):
+            yield place
+        for key, value in data.items():
+            yield from _places(value, f"{place}.{key}" if place else str(key))
+
+
 def _match(style: Style, data: Any, branch: str) -> Match | None:
     for place, state, outside in _states(style, data):
         prefixes = {"online": _prefix(style, style.online, state), "ema": _prefix(style, style.ema, state)}
@@ -114,7 +147,7 @@ def _match(style: Style, data: Any, branch: str) -> Match | None:
 
 
 def _states(style: Style, data: Any) -> Iterator[tuple[str, dict[str, Any], list[str]]]:
-    """Every state dict that the style could mean: its place, its tensors without a wrapper's prefix, and what else the file holds."""
+    """Every state dict that the style could mean: its place, its tensors without the names of wrappers, and what else the file holds."""
     if style.naming == "haiku":
         collected = haiku_state(data)
         if collected is not None:
@@ -154,10 +187,8 @@ def _others(content: Mapping[Any, Any], place: str = "") -> list[str]:
 
 def _tensors(content: Mapping[Any, Any]) -> dict[str, Any]:
     tensors = {str(key): value for key, value in content.items() if _is_tensor(value)}
-    for wrapper in _WRAPPERS * 2:
-        if tensors and all(key.startswith(wrapper) for key in tensors):
-            tensors = {key[len(wrapper) :]: value for key, value in tensors.items()}
-    return tensors
+    unwrapped = {_WRAPPER.sub("", key): value for key, value in tensors.items()}
+    return unwrapped if len(unwrapped) == len(tensors) else tensors
 
 
 def _prefix(style: Style, patterns: Sequence[str], state: Mapping[str, Any]) -> str | None:

@@ -1,28 +1,25 @@
 """Reading checkpoint files that anyone may have written: no file can run code.
 
-The kind of a file follows from its content. Files of ``torch.save`` are inspected first and then read by torch with ``weights_only``;
-pickles, alone or in numpy's files, are read by an unpickler that knows only numpy arrays and plain containers
-(:mod:`detcon_d2.checkpoint.safe_load.pickles`); safetensors cannot hold code.
+The kind of a file follows from its content. Pickles, alone or in files of numpy and of ``torch.save``, are read by an unpickler that knows
+only arrays, tensors and plain containers (:mod:`detcon_d2.checkpoint.safe_load.pickles`); safetensors cannot hold code. A file is opened
+once, so that no other file can take its place between inspection and reading.
 """
 
 import io
 import json
-import math
-import mmap
 import os
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
 
 import numpy as np
-import torch
 
-from detcon_d2.checkpoint.safe_load import pickles
-from detcon_d2.checkpoint.safe_load.pickles import Named, UnsafeCheckpointError, check_keys, check_shape, read_pickle, refused_name
+from detcon_d2.checkpoint.safe_load.pickles import UnsafeCheckpointError, check_shape
+from detcon_d2.checkpoint.safe_load.torch_files import LEGACY_MAGIC, read_legacy_torch, read_torch_zip
+from detcon_d2.checkpoint.safe_load.unpickler import read_pickle
 
 _NPY_MAGIC = b"\x93NUMPY"
 _NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -37,12 +34,6 @@ _OTHER_FILES = (
 """Pattern of the start of a file that is no checkpoint, and what is reported."""
 _MAX_HEADER = 100_000_000
 """Bytes of a safetensors header at most; the limit of the format."""
-_LEGACY_MAGIC = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
-"""The pickled number at the start of files from before torch 1.6, after the protocol."""
-_LEGACY_PICKLES = 5  # magic number, protocol, system, object, keys of the storages
-_STRIDE = 3  # among the arguments of torch's functions that rebuild a tensor
-_ITEM_SIZES = {"Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2, "ComplexDouble": 16, "ComplexFloat": 8}
-_SETS = ("collections.Counter", "builtins.set", "__builtin__.set")
 
 
 _held: dict[tuple[Any, ...], Any] = {}
@@ -57,6 +48,9 @@ def load_checkpoint_file(path: str | Path, *, hold: bool | None = False) -> Any:
 
     The set-up of a run reads MODEL.WEIGHTS several times: ``hold`` keeps the content in memory for the next call with this file, None
     leaves it as it is, and False lets it go.
+
+    What stands beside the weights and is none of these (options, dates, paths, objects of other packages) is left out, without being built;
+    the log names it. The checksums in a zip file are compared.
 
     Returns:
         dicts, lists and tuples of tensors (torch files, safetensors), numpy arrays (the others), numbers and text. haiku's mappings and
@@ -79,10 +73,14 @@ def load_checkpoint_file(path: str | Path, *, hold: bool | None = False) -> Any:
 def _read(path: str | Path) -> Any:
     with open(path, "rb") as file:
         start = file.read(1024)
-    try:
-        return _reader(path, start)(path)
-    except Exception as error:
-        raise UnsafeCheckpointError(f"Cannot load the checkpoint {path}: {_reason(error)}") from error
+        file.seek(0)
+        try:
+            return _reader(file, start)(file)
+        except UnsafeCheckpointError as error:
+            raise UnsafeCheckpointError(f"Cannot load the checkpoint {path}: {error}") from error
+        except Exception as error:
+            reason = f"it is no checkpoint of this kind, or cut short or damaged ({type(error).__name__})"
+            raise UnsafeCheckpointError(f"Cannot load the checkpoint {path}: {reason}") from error
 
 
 def require_safetensors() -> ModuleType:
@@ -94,22 +92,20 @@ def require_safetensors() -> ModuleType:
     return safetensors
 
 
-def _reader(path: str | Path, start: bytes) -> Callable[[str | Path], Any]:
+def _reader(file: BinaryIO, start: bytes) -> Callable[[BinaryIO], Any]:
     """The function that reads a file with these first bytes."""
     if start.startswith(b"PK"):
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-        return _read_npz if names and all(name.endswith(".npy") for name in names) else _read_torch
-    if _LEGACY_MAGIC in start[:32]:
-        return _read_torch
+        return _read_zip
+    if LEGACY_MAGIC in start[:32]:
+        return read_legacy_torch
     if start.startswith(_NPY_MAGIC):
         return _read_npy_checkpoint
-    if _is_safetensors(path, start):
+    if _safetensors_header(file, start) is not None:
         return _read_safetensors
     for pattern, reason in _OTHER_FILES:
         if re.match(pattern, start):
             raise UnsafeCheckpointError(reason)
-    return lambda path: read_pickle(Path(path).read_bytes())
+    return lambda file: read_pickle(file.read())
 
 
 def _read_npy(content: bytes) -> Any:
@@ -125,150 +121,56 @@ def _read_npy(content: bytes) -> Any:
     return np.ndarray(shape, dtype, content, file.tell(), order="F" if fortran else "C").copy("K")
 
 
-def _read_npy_checkpoint(path: str | Path) -> Any:
+def _read_npy_checkpoint(file: BinaryIO) -> Any:
     """The object in an ``.npy`` file; an array of numbers is no checkpoint."""
-    value = _read_npy(Path(path).read_bytes())
+    value = _read_npy(file.read())
     if isinstance(value, np.ndarray):
         raise UnsafeCheckpointError(f"it holds one array of shape {value.shape} and type {value.dtype}, not named weights")
     return value
 
 
-def _read_npz(path: str | Path) -> dict[str, Any]:
-    with zipfile.ZipFile(path) as archive:
-        _check_zip(archive, path)
-        return {name.removesuffix(".npy"): _read_npy(archive.read(name)) for name in archive.namelist()}
+def _read_zip(file: BinaryIO) -> Any:
+    """The members of an ``.npz`` file, or the content of a torch file.
+
+    An archive that claims far more than the file can hold is refused: more than 100 times its size and more than 256 MiB.
+    """
+    with zipfile.ZipFile(file) as archive:
+        size, claimed = _size(file), sum(entry.file_size for entry in archive.infolist())
+        stored = sum(entry.file_size for entry in archive.infolist() if entry.compress_type == zipfile.ZIP_STORED)
+        if stored > size or claimed > max(100 * size, 2**28):
+            raise UnsafeCheckpointError(f"it is a zip file of {size} bytes that claims to hold {claimed} bytes")
+        names = archive.namelist()
+        if names and all(name.endswith(".npy") for name in names):
+            return {name.removesuffix(".npy"): _read_npy(archive.read(name)) for name in names}
+        return read_torch_zip(archive, size)
 
 
-def _is_safetensors(path: str | Path, start: bytes) -> bool:
-    """Whether the file begins with the length of a header that is a JSON object and ends within the file."""
+def _size(file: BinaryIO) -> int:
+    return os.fstat(file.fileno()).st_size
+
+
+def _safetensors_header(file: BinaryIO, start: bytes) -> dict[str, Any] | None:
+    """The header, where the file begins with the length of a JSON object that ends within the file."""
     length = int.from_bytes(start[:8], "little")
-    if start[8:9] != b"{" or length > min(os.path.getsize(path) - 8, _MAX_HEADER):
-        return False
-    with open(path, "rb") as file:
-        file.seek(8)
-        try:
-            return isinstance(json.loads(file.read(length)), dict)
-        except (ValueError, RecursionError):
-            return False
+    if start[8:9] != b"{" or length > min(_size(file) - 8, _MAX_HEADER):
+        return None
+    file.seek(8)
+    try:
+        header = json.loads(file.read(length))
+    except (ValueError, RecursionError):
+        return None
+    finally:
+        file.seek(0)
+    return header if isinstance(header, dict) else None
 
 
-def _read_safetensors(path: str | Path) -> dict[str, Any]:
+def _read_safetensors(file: BinaryIO) -> dict[str, Any]:
     try:
         safetensors = require_safetensors()
     except ValueError as error:
         raise UnsafeCheckpointError(str(error)) from error
-    with safetensors.safe_open(str(path), framework="pt") as file:
-        header = file.metadata() or {}
-        extra = {"metadata": json.loads(header["metadata"])} if "metadata" in header else {}
-        return {"model": {key: file.get_tensor(key) for key in file.keys()}, **extra}  # noqa: SIM118 (not iterable itself)
-
-
-def _reason(error: Exception) -> str:
-    """What is wrong, without torch's advice to load the file unsafely."""
-    if isinstance(error, UnsafeCheckpointError):
-        return str(error)
-    asked = re.search(r"(?<!_)GLOBAL\s+([\w.]+)", str(error))
-    if asked:
-        return str(refused_name(asked[1]))
-    if "Unsupported operand" in str(error):
-        return "it is pickled in another way than torch.save does by itself: save it again without pickle_protocol"
-    return f"it is no checkpoint of this kind, or cut short or damaged ({type(error).__name__})"
-
-
-def _read_torch(path: str | Path) -> Any:
-    """Inspect the file before torch reads it, because torch allocates memory for sizes that a file claims and hashes any key."""
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        if _LEGACY_MAGIC in content[:32]:
-            for _ in range(_LEGACY_PICKLES):
-                _Inspector(content, len(content), None).load()
-        else:
-            _inspect_zip(path)
-        with _only_recorded_calls():
-            return pickles.plain(torch.load(path, map_location="cpu", weights_only=True), len(content))
-
-
-class _TorchName(Named):
-    """A name of torch's; a call with a size of more than the ``size`` bytes of the file is refused."""
-
-    def __init__(self, path: str, size: int, arguments: tuple[Any, ...] | None = None) -> None:
-        super().__init__(path, arguments)
-        self._size = size
-
-    def __call__(self, *arguments: Any) -> Any:
-        self._check(arguments)
-        super().__call__(*arguments)
-        return tuple(arguments[0]) if self.path == "torch.Size" else _TorchName(self.path, self._size, arguments)
-
-    def __setstate__(self, state: Any) -> None:
-        self._check(state if type(state) is tuple else ())
-
-    def _check(self, arguments: tuple[Any, ...]) -> None:
-        if self.path in _SETS:
-            for items in arguments:
-                check_keys(items)
-            return
-        sizes = [item for index, item in enumerate(arguments) if type(item) in (tuple, list) and index != _STRIDE]
-        for size in (*sizes, [item for item in arguments if type(item) is int]):
-            if size and all(type(length) is int for length in size) and (len(size) > 64 or math.prod(size) > self._size):
-                raise UnsafeCheckpointError(f"calls {self.path} with the size {tuple(size)}, in a file of {self._size} bytes")
-
-
-class _Inspector(pickles.RestrictedUnpickler):
-    """Reads a pickle of torch without its tensors and refuses claims of more memory than the file holds.
-
-    Args:
-        file: positioned at the start of a pickle.
-        size: bytes of all storages together, the limit for the size of any tensor.
-        limits: bytes of each storage by key; None where they are not known.
-    """
-
-    def __init__(self, file: BinaryIO, size: int, limits: Mapping[str, int] | None) -> None:
-        super().__init__(file)
-        self._size, self._limits = size, limits
-
-    def find_class(self, module: str, name: str) -> Named:
-        path = f"{module}.{name}"
-        return _TorchName(path, self._size) if path.startswith("torch.") or path in _SETS else super().find_class(module, name)
-
-    def persistent_load(self, key: Any) -> Any:
-        if type(key) is not tuple or len(key) < 5 or key[0] != "storage" or type(key[2]) is not str or type(key[4]) is not int:
-            return super().persistent_load(key)
-        claimed = key[4] * _ITEM_SIZES.get(key[1].path.rpartition(".")[2].removesuffix("Storage"), 1)
-        limit = self._size if self._limits is None else self._limits.get(key[2], 0)
-        if not 0 <= claimed <= limit:
-            raise UnsafeCheckpointError(f"has a tensor that claims {claimed} bytes, where there are {limit}")
-        return Named("storage", ())
-
-
-def _check_zip(archive: zipfile.ZipFile, path: str | Path) -> None:
-    """Refuse an archive that claims far more than the file can hold: more than 100 times its size and more than 256 MiB."""
-    size, claimed = Path(path).stat().st_size, sum(entry.file_size for entry in archive.infolist())
-    stored = sum(entry.file_size for entry in archive.infolist() if entry.compress_type == zipfile.ZIP_STORED)
-    if stored > size or claimed > max(100 * size, 2**28):
-        raise UnsafeCheckpointError(f"it is a zip file of {size} bytes that claims to hold {claimed} bytes")
-
-
-def _inspect_zip(path: str | Path) -> None:
-    with zipfile.ZipFile(path) as archive:
-        _check_zip(archive, path)
-        found = [name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
-        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-            raise UnsafeCheckpointError(f"it is a TorchScript archive, which holds code. {pickles.ADVICE}")
-        if len(found) != 1:
-            raise UnsafeCheckpointError("it is a zip file without a checkpoint: neither data.pkl of torch nor arrays of numpy")
-        folder = found[0].removesuffix("data.pkl") + "data/"
-        limits = {entry.filename.removeprefix(folder): entry.file_size for entry in archive.infolist()}
-        _Inspector(io.BytesIO(archive.read(found[0])), sum(limits.values()), limits).load()
-
-
-@contextmanager
-def _only_recorded_calls() -> Iterator[None]:
-    """Inside, torch takes its own names and records the calls that we know; classes that the process has allowed elsewhere are refused."""
-    before = torch.serialization.get_safe_globals()
-    torch.serialization.clear_safe_globals()
-    try:
-        # torch sets the state only of objects whose class is in this list.
-        with torch.serialization.safe_globals([(Named, "detcon_d2.Named"), *((Named(path), path) for path in pickles.CALLS)]):
-            yield
-    finally:
-        torch.serialization.add_safe_globals(before)
+    content = file.read()
+    header = _safetensors_header(file, content[:9]) or {}
+    extra, tensors = header.pop("__metadata__", {}), safetensors.torch.load(content)
+    metadata = {"metadata": json.loads(extra["metadata"])} if "metadata" in extra else {}
+    return {"model": {key: tensors[key] for key in header}, **metadata}

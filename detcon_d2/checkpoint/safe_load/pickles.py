@@ -1,43 +1,51 @@
 """Reading pickles without running them: what they name becomes numpy arrays, dicts, lists, tuples, numbers and text.
 
-A pickle is a program that may call whatever it can import. Here its names and calls are only recorded, as :class:`Named`. Afterwards
-:func:`plain` makes the values of the few calls that it knows, and compares what they claim with what the file holds before it allocates
-memory. Values from a file are quoted by reprlib: the full text of a value in a small file can exceed the memory.
+A pickle is a program that may call whatever it can import. The unpickler (:mod:`detcon_d2.checkpoint.safe_load.unpickler`) only records
+its names and calls, as :class:`Named`. Afterwards :func:`plain` makes the values of the few calls that it knows, and compares what they
+claim with what the file holds before it allocates memory. Objects of other classes are left out; they were never built. Values from a
+file are quoted by reprlib: the full text of a value in a small file can exceed the memory.
 """
 
-import io
+import logging
 import math
-import pickle
-import pickletools
 import re
-from collections.abc import Callable, Iterable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
 from reprlib import repr as short
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
+
+logger = logging.getLogger(__name__)
 
 ADVICE = "Open it in the environment of its authors and save its state dict alone."
 MAX_DEPTH, MAX_ITEMS, _MAX_AXES = 100, 5_000_000, 64
 _DTYPE = re.compile(r"[<>|=]?[biufcSUV]\d*|\|?O8?")
 # jax's 16-bit floats are the upper half of a float32. No file can ask for this type by its code.
 _BFLOAT16 = np.dtype([("bfloat16", "u2")])
+_LEFT_OUT = object()
+"""Takes the place of an object that is left out, until the container around it drops it."""
 
 
 class UnsafeCheckpointError(ValueError):
     """A checkpoint needs more than tensors, arrays and plain containers, or it cannot be read at all."""
 
 
-def refused_name(path: str) -> UnsafeCheckpointError:
+class NotPlainError(UnsafeCheckpointError):
+    """One object is no tensor, array or plain container. If a file holds weights besides, it is left out."""
+
+
+def refused_name(path: str) -> NotPlainError:
     """The refusal of a class or function that a file names."""
     reason = "only tensors, arrays and plain containers are loaded, because other classes can run code"
-    return UnsafeCheckpointError(f"asks for {path}; {reason}. {ADVICE}")
+    return NotPlainError(f"asks for {path}; {reason}. {ADVICE}")
 
 
 class Named:
     """A class or function that a pickle names or, with ``arguments``, a call of it that is recorded and not made."""
 
     def __new__(cls, *arguments: Any) -> "Named":
-        # torch's unpickler makes an object by cls.__new__(cls, *arguments), and there cls is an instance of this class.
+        # The opcode NEWOBJ makes an object by cls.__new__(cls, *arguments), and there cls is an instance of this class.
         return cls(*arguments) if isinstance(cls, Named) else super().__new__(cls)
 
     def __init__(self, path: str, arguments: tuple[Any, ...] | None = None) -> None:
@@ -45,13 +53,13 @@ class Named:
         self.state: Any = None
 
     def __call__(self, *arguments: Any) -> Any:
-        """The record of the call. Of a mapping that the pickle fills afterwards, a dict: torch sets items of real dicts only."""
+        """The record of the call; a dict in place of a mapping that the pickle fills afterwards."""
         if self.arguments is not None:
             raise UnsafeCheckpointError(f"calls a result of {self.path}. {ADVICE}")
         if self.path == "collections.OrderedDict" and arguments:
-            check_keys(key for key, _ in arguments[0])  # torch makes it at once
+            check_keys(key for key, _ in arguments[0])
         elif self.path in ("collections.OrderedDict", "collections.defaultdict"):
-            return {}
+            return OrderedDict()
         return Named(self.path, arguments)
 
     def __setstate__(self, state: Any) -> None:
@@ -59,24 +67,46 @@ class Named:
             raise UnsafeCheckpointError(f"sets the state of {self.path} itself. {ADVICE}")
         self.state = state
 
+    def append(self, *_: Any) -> None:
+        """Items of a list or dict of a class that is left out are left out with it."""
+        if self.arguments is None or self.path in CALLS:
+            raise UnsafeCheckpointError(f"sets items of a {self.path}. {ADVICE}")
 
-def plain(value: Any, size: int) -> Any:
+    extend = update = append
+
+
+Makers = Mapping[str, Callable[[Named], Any] | None]
+"""Name -> what makes the value of a call of it; None for a name that only occurs in the arguments of others."""
+
+
+def plain(value: Any, size: int, calls: Makers | None = None) -> Any:
     """``value`` with every call in it replaced by what the call returns; dicts and lists are changed in place.
+
+    What is no tensor, array or plain container is left out (in a list or tuple: None), and one line of the log names it.
 
     Args:
         value: what an unpickler returned.
         size: bytes of the file. All calls together may make at most a small multiple, so that a file cannot have its bytes copied often.
+        calls: the calls that are made; default :data:`CALLS`.
 
     Raises:
-        UnsafeCheckpointError: for a name without a call, for containers that are nested deeper than :data:`MAX_DEPTH` or contain
-            themselves, and for more than :data:`MAX_ITEMS` values, where a container counts each time that it occurs.
+        NotPlainError: no array or tensor is left, or ``value`` itself is left out.
+        UnsafeCheckpointError: for containers that are nested deeper than :data:`MAX_DEPTH` or contain themselves, and for more than
+            :data:`MAX_ITEMS` values, where a container counts each time that it occurs.
     """
-    return _Plain(8 * size + 2**20).walk(value, 0)
+    walk = _Plain(8 * size + 2**20, CALLS if calls is None else calls)
+    value = walk.walk(value, 0)
+    if walk.left_out and (value is _LEFT_OUT or not walk.arrays):
+        raise next(iter(walk.left_out.values()))
+    if walk.left_out:
+        logger.info("Left out of the checkpoint, without being built: %s", ", ".join(walk.left_out))
+    return value
 
 
 class _Plain:
-    def __init__(self, budget: int) -> None:
-        self.count, self.budget = 0, budget
+    def __init__(self, budget: int, calls: Makers) -> None:
+        self.count, self.budget, self.calls, self.arrays = 0, budget, calls, 0
+        self.left_out: dict[str, NotPlainError] = {}
 
     def walk(self, item: Any, depth: int, inside_call: bool = False) -> Any:
         self.count += 1
@@ -84,27 +114,48 @@ class _Plain:
             raise UnsafeCheckpointError(f"is nested more than {MAX_DEPTH} deep, or in a circle")
         if self.count > MAX_ITEMS:
             raise UnsafeCheckpointError(f"has more than {MAX_ITEMS} values when written out")
-        if isinstance(item, Named) and item.arguments is not None:
-            item = self.result(item, depth + 1)
+        if isinstance(item, Named) and item.arguments is not None and item.path in self.calls:
+            try:
+                item = self.result(item, depth + 1)
+            except NotPlainError as error:
+                if inside_call:
+                    raise
+                return self.leave_out(item.path, error)
         if isinstance(item, dict):
-            items = {self.walk(key, depth + 1): self.walk(old, depth + 1, inside_call) for key, old in item.items()}
+            items = [(self.walk(key, depth + 1), self.walk(old, depth + 1, inside_call)) for key, old in item.items()]
             item.clear()
-            item.update(items)
+            item.update((key, old) for key, old in items if key is not _LEFT_OUT and old is not _LEFT_OUT)
+            if isinstance(item, OrderedDict):
+                self.walk(vars(item), depth + 1)
         elif type(item) is list:
-            item[:] = [self.walk(old, depth + 1, inside_call) for old in item]
-        elif type(item) in (tuple, set):
-            item = type(item)([self.walk(old, depth + 1, inside_call) for old in item])
+            item[:] = self.items(item, depth, inside_call)
+        elif type(item) is tuple:
+            item = tuple(self.items(item, depth, inside_call))
         elif isinstance(item, Named | np.dtype) and not inside_call:
-            raise UnsafeCheckpointError(f"holds {getattr(item, 'path', 'numpy.dtype')} itself where a value is expected. {ADVICE}")
+            path = getattr(item, "path", "numpy.dtype")
+            itself = f"holds {path} itself where a value is expected. {ADVICE}"
+            return self.leave_out(path, NotPlainError(itself) if path in CALLS or path == "numpy.dtype" else refused_name(path))
         return item
+
+    def items(self, sequence: list[Any] | tuple[Any, ...], depth: int, inside_call: bool) -> list[Any]:
+        found = (self.walk(old, depth + 1, inside_call) for old in sequence)
+        return [None if item is _LEFT_OUT else item for item in found]
+
+    def leave_out(self, path: str, error: NotPlainError) -> Any:
+        self.left_out.setdefault(path, error)
+        return _LEFT_OUT
 
     def result(self, call: Named, depth: int) -> Any:
         """What a call returns: one object, however often the pickle refers to this call."""
         if not hasattr(call, "result"):
-            if CALLS[call.path] is None:
+            make = self.calls[call.path]
+            if make is None:
                 raise UnsafeCheckpointError(f"calls {call.path}, which it may only name. {ADVICE}")
             call.arguments, call.state = self.walk(call.arguments, depth, True), self.walk(call.state, depth, True)
-            call.result = CALLS[call.path](call)
+            call.result = make(call)
+            if isinstance(call.result, dict):
+                self.walk(call.result, depth)
+            self.arrays += getattr(call.result, "ndim", 0) > 0
             sized = isinstance(call.result, bytes | bytearray | dict)
             self.budget -= len(call.result) if sized else getattr(call.result, "nbytes", 0)
             if self.budget < 0:
@@ -135,7 +186,7 @@ def _dtype(call: Named) -> np.dtype:
     if isinstance(code, Named) and code.path == "ml_dtypes.bfloat16":
         return _BFLOAT16
     if type(code) is not str or not _DTYPE.fullmatch(code) or (state and state[2:4] != (None, None)):
-        raise UnsafeCheckpointError(f"has an array of type {short(code)}; expected plain numbers. {ADVICE}")
+        raise NotPlainError(f"has an array of type {short(code)}; expected plain numbers. {ADVICE}")
     return np.dtype(code).newbyteorder(state[1] if state else "=")
 
 
@@ -143,7 +194,7 @@ def _array(shape: Any, dtype: np.dtype, content: Any, order: Any = "C") -> np.nd
     """A writable array in native byte order from exactly the bytes that it needs; bfloat16 becomes float32, which is exact."""
     if dtype.hasobject or not dtype.itemsize:
         kind = "Python objects" if dtype.hasobject else "items without bytes"
-        raise UnsafeCheckpointError(f"has an array of {kind}; expected numbers. {ADVICE}")
+        raise NotPlainError(f"has an array of {kind}; expected numbers. {ADVICE}")
     content = content.encode("latin-1") if isinstance(content, str) else content
     check_shape(shape, dtype.itemsize, len(content))
     array = np.ndarray(shape, dtype, content, order="F" if order == "F" else "C")
@@ -182,7 +233,7 @@ _NUMPY: dict[str, Callable[[Named], Any]] = {
     "multiarray.scalar": lambda call: _array((), *call.arguments)[()],
     "numeric._frombuffer": lambda call: _frombuffer(*call.arguments),
 }
-CALLS: dict[str, Callable[[Named], Any] | None] = {
+CALLS: Makers = {
     "numpy.dtype": _dtype,
     "numpy.ndarray": None,
     "ml_dtypes.bfloat16": None,
@@ -195,88 +246,4 @@ CALLS: dict[str, Callable[[Named], Any] | None] = {
     "_codecs.encode": lambda call: _bytes(*call.arguments),
     **{f"{module}.{name}": make for module in ("builtins", "__builtin__") for name, make in _BUILTINS.items()},
 }
-"""Name that a checkpoint may contain -> what makes the value of a call; None for a name that only occurs in the arguments of others.
-haiku writes FlatMapping for its FlatMap as well; early releases of jax write numpy arrays."""
-
-_OPCODES = {ord(opcode.code): opcode for opcode in pickletools.opcodes}
-# Other calls than REDUCE and NEWOBJ, objects that are named by a number or are outside the file, and sets, whose items would be hashed
-# before they can be checked.
-_REFUSED = {"INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "NEXT_BUFFER", "READONLY_BUFFER", "EMPTY_SET", "ADDITEMS", "FROZENSET"}
-
-
-class _Handlers(dict):
-    """Opcode -> method of the unpickler; any other opcode is refused."""
-
-    def __missing__(self, code: int) -> Any:
-        if code not in _OPCODES:
-            raise ValueError(f"no pickle opcode: {code}")
-        raise UnsafeCheckpointError(f"uses the pickle opcode {_OPCODES[code].name}, which no checkpoint needs. {ADVICE}")
-
-
-class RestrictedUnpickler(pickle._Unpickler):
-    """Reads one pickle after the other from a file. In what it returns, all that the pickle names is still :class:`Named`.
-
-    Nothing else that the pickle puts on the stack can be called, has a state or has attributes. The class extends the standard library's
-    unpickler in Python, not the one in C: that one allocates memory for a high index in the memo and for the claimed length of a bytearray,
-    and a deeply nested tuple as the key of a dict overflows its stack.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        # Byte strings of Python 2, such as the arrays in Caffe2's files, become latin-1 text.
-        super().__init__(file, encoding="latin-1")
-
-    def find_class(self, module: str, name: str) -> Named:
-        """The record of "module.name"."""
-        if f"{module}.{name}" not in CALLS:
-            raise refused_name(f"{module}.{name}")
-        return Named(f"{module}.{name}")
-
-    def persistent_load(self, key: Any) -> Any:
-        """The object that is stored outside the pickle under ``key``."""
-        raise UnsafeCheckpointError(f"refers to an object outside the pickle, {short(key)}, which is not there. {ADVICE}")
-
-    def _build(self) -> None:
-        state, target = self.stack.pop(), self.stack[-1]
-        if isinstance(target, Named):
-            target.__setstate__(state)
-        elif type(target) is not dict:  # a dict: the attributes of an OrderedDict, such as the versions in a state dict
-            raise UnsafeCheckpointError(f"sets the state of a {type(target).__name__}")
-
-    def _set_items(self, items: list[Any]) -> None:
-        if type(self.stack[-1]) is not dict:
-            raise UnsafeCheckpointError(f"sets items of a {type(self.stack[-1]).__name__}, not of a dict")
-        check_keys(items[::2])
-        self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
-
-    def _dict(self) -> None:
-        items = self.pop_mark()
-        self.append({})
-        self._set_items(items)
-
-    def _bytearray(self) -> None:
-        self.load_binbytes8()
-        self.stack[-1] = bytearray(self.stack[-1])
-
-    dispatch = _Handlers(
-        (code, handler)
-        for code, handler in pickle._Unpickler.dispatch.items()
-        if _OPCODES[code].proto <= 5 and _OPCODES[code].name not in _REFUSED
-    )
-    dispatch |= {
-        pickle.BUILD[0]: _build,
-        pickle.DICT[0]: _dict,
-        pickle.SETITEM[0]: lambda self: self._set_items([self.stack.pop(-2), self.stack.pop()]),
-        pickle.SETITEMS[0]: lambda self: self._set_items(self.pop_mark()),
-        pickle.BYTEARRAY8[0]: _bytearray,
-    }
-
-
-def read_pickle(content: bytes, start: int = 0) -> Any:
-    """The plain object of a pickle that begins at ``start``; an array of objects gives its one object, or with one axis a tuple of them."""
-    file = io.BytesIO(content)
-    file.seek(start)
-    value = RestrictedUnpickler(file).load()
-    objects = value.state[-1] if isinstance(value, Named) and type(value.state) is tuple else None
-    if type(objects) is list and value.state[-4] in ((), (len(objects),)):
-        value = tuple(objects) if value.state[-4] else objects[0]
-    return plain(value, len(content))
+"""What every checkpoint may contain. haiku writes FlatMapping for its FlatMap as well; early releases of jax write numpy arrays."""

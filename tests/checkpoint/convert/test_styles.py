@@ -1,12 +1,14 @@
 """Every style of the table reads its publisher's files whole: detected, complete, exact, or an error that names the key."""
 
+import re
+
 import pytest
 import torch
 
 from detcon_d2.checkpoint.convert.key_maps import target_keys
 from detcon_d2.checkpoint.convert.readers import read_checkpoint
 from detcon_d2.checkpoint.convert.styles import STYLES
-from tests.checkpoint.published import PUBLISHED, WITHOUT_EMA, extra, inner_state, publish, under
+from tests.checkpoint.published import PUBLISHED, WITHOUT_EMA, extra, inner_state, publish, sequential, staged, under
 
 
 def expected(spec, tensors):
@@ -93,12 +95,24 @@ def test_absent_counts_of_batches_are_zero_and_it_is_reported(tmp_path):
     assert found.tensors["stem.conv1.norm.num_batches_tracked"].item() == 0
 
 
-@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "_orig_mod.module."])
-def test_wrappers_before_every_key_are_taken_off(tmp_path, wrapper):
+@pytest.mark.parametrize(
+    ("wrapper", "style"),
+    [
+        ("module.", "torchvision"),
+        ("_orig_mod.", "torchvision"),
+        ("_orig_mod.module.", "torchvision"),
+        ("backbone._orig_mod.", "bare"),
+        ("_orig_mod.backbone.module.", "bare"),
+        ("model._orig_mod.backbone.", "bare"),
+    ],
+)
+@pytest.mark.parametrize("place", ["state_dict", "model", "module", "net", "encoder", "model_state_dict", ""])
+def test_wrappers_are_taken_off_wherever_they_stand(tmp_path, wrapper, style, place):
     path, online, _ = publish(tmp_path, "torchvision")
-    torch.save({"state_dict": under(wrapper, online)}, path)
+    state = under(wrapper, online)
+    torch.save({place: state, "step": 3} if place else state, path)
     found = read_checkpoint(path)
-    assert found.style == "torchvision"
+    assert found.style == style
     torch.testing.assert_close(found.tensors, expected(found.spec, online), rtol=0, atol=0)
 
 
@@ -186,5 +200,53 @@ def test_arrays_of_other_machines_are_read_and_those_of_no_number_named(tmp_path
             read_checkpoint("in.pkl")
 
 
+@pytest.mark.parametrize("prefix", ["resnet.", "net.", "model.", "anything.of.mine."])
+def test_the_only_resnet_of_a_file_is_found_under_any_prefix(tmp_path, prefix):
+    path, online, _ = publish(tmp_path, "torchvision")
+    torch.save({"model_state_dict": under(prefix, online)}, path)
+    found = read_checkpoint(path)
+    assert found.style == "bare" and f"under {prefix!r}" in found.notes[0]
+    torch.testing.assert_close(found.tensors, expected(found.spec, online), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("given", ["mine.b.", "mine.b", "nets.second.mine.b.", "mine.module.b."])
+@pytest.mark.parametrize("names", [dict, sequential, staged])
+def test_a_prefix_chooses_one_of_several_resnets_and_drops_the_rest(tmp_path, given, names):
+    path, online, ema = publish(tmp_path, "torchvision")
+    second = under("mine.a.", names(online)) | under("mine.b.", names(ema)) | extra("mine.b.fc.weight", "head.weight")
+    torch.save({"nets": {"first": extra("w"), "second": second}, "epoch": 1}, path)
+    with pytest.raises(ValueError, match=r"is of no known style: .*--prefix names the ResNet"):
+        read_checkpoint(path)
+    found = read_checkpoint(path, prefix=given)
+    torch.testing.assert_close(found.tensors, expected(found.spec, ema), rtol=0, atol=0)
+    assert found.dropped["head.weight"] == found.dropped["mine.a." + next(iter(names(online)))] == "outside the prefix"
+    assert read_checkpoint(path, "byol-convert" if names is dict else None, prefix=given).metadata["padding"] == (
+        "same" if names is dict else "symmetric"
+    )
+
+
+def test_a_prefix_without_a_resnet_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match=r"has no ResNet whose names begin with 'net\.'\. Its first keys"):
+        read_checkpoint(publish(tmp_path, "moco")[0], prefix="net.")
+
+
+def test_detcons_weights_in_torchs_layout_are_read_with_the_padding_of_their_training(tmp_path):
+    path, online, _ = publish(tmp_path, "torchvision")
+    rules = [(r"^conv1", "initial_conv"), (r"^bn1", "initial_batchnorm"), (r"downsample\.0", "shortcut_conv")]
+    rules += [(r"downsample\.1", "shortcut_batchnorm"), (r"^layer(\d)\.(\d+)\.", r"block_groups.block_group_\1.blocks.block_\2.")]
+    rules += [(rf"\.{old}{n + 1}\.", f".{new}_{n}.") for old, new in (("conv", "conv"), ("bn", "batchnorm")) for n in range(3)]
+    rules += [(f"block_group_{n + 1}", f"block_group_{n}") for n in range(4)]
+    renamed = {}
+    for key, value in online.items():
+        for old, new in rules:
+            key = re.sub(old, new, key)
+        renamed[key] = value
+    assert "block_groups.block_group_1.blocks.block_0.batchnorm_1.running_var" in renamed
+    torch.save(renamed, path)
+    found = read_checkpoint(path)
+    assert (found.style, found.metadata["padding"], found.spec.stride_in_1x1) == ("haiku-torch", "same", False)
+    torch.testing.assert_close(found.tensors, expected(found.spec, online), rtol=0, atol=0)
+
+
 def test_every_style_has_a_test():
-    assert set(STYLES) - set(PUBLISHED) == {"detcon_d2", "haiku", "detectron2", "timm", "simclr-converter"}
+    assert set(STYLES) - set(PUBLISHED) == {"detcon_d2", "haiku", "haiku-torch", "detectron2", "timm", "simclr-converter"}

@@ -3,6 +3,7 @@
 import pickle
 import struct
 import tarfile
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -57,15 +58,32 @@ def test_a_small_pickle_that_writes_out_to_very_much_is_refused(tmp_path, monkey
     assert "more than 10000 values" in refusal(tmp_path / "w.pkl")
 
 
-@pytest.mark.parametrize("name", ["bytearray", "_codecs.encode"])
-def test_a_small_file_that_copies_its_bytes_very_often_is_refused(tmp_path, name):
-    module, _, function = f"builtins.{name}".rpartition(".") if name == "bytearray" else name.rpartition(".")
-    content = bytes(2**20) if name == "bytearray" else "\0" * 2**20
+COPIES = {
+    "bytearray": (bytes(2**20), b"cbuiltins\nbytearray\nh\x01\x85R"),
+    "_codecs.encode": ("\0" * 2**20, b"c_codecs\nencode\nh\x01" + text("latin1") + b"\x86R"),
+    "array": (
+        bytes(2**20),
+        b"cnumpy.core.numeric\n_frombuffer\n(h\x01cnumpy\ndtype\n" + text("u1") + b"\x85RJ\x00\x00\x10\x00\x85" + text("C") + b"tR",
+    ),
+    "torch.Size": ([None] * 2**18, b"ctorch\nSize\nh\x01\x85R"),
+}
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("name", COPIES)
+def test_a_small_file_that_copies_its_bytes_very_often_is_refused(tmp_path, name, container):
+    content, call = COPIES[name]
     stored = pickle._dumps(content, protocol=3)[2:-1]
-    arguments = b"h\x01\x85" if name == "bytearray" else b"h\x01" + text("latin1") + b"\x86"
-    call = f"c{module}\n{function}\n".encode() + arguments + b"R"
-    (tmp_path / "w.pkl").write_bytes(b"\x80\x03" + stored + b"q\x010](" + call * 30_000 + b"e.")
-    assert "makes far more arrays or bytes than it holds" in refusal(tmp_path / "w.pkl")
+    stored = stored.replace(b"]q\x00", b"]", 1) if isinstance(content, list) else stored
+    CONTAINERS[container](tmp_path / "w", b"\x80\x03" + stored + b"q\x010](" + call * 30_000 + b"e.")
+    tracemalloc.start()
+    try:
+        message = refusal(tmp_path / "w")
+        assert tracemalloc.get_traced_memory()[1] < 2**28
+    finally:
+        tracemalloc.stop()
+    reason = "asks for torch.Size" if container in ("pickle", "npy", "npz") else "torch.Size with 262144 lengths"
+    assert (reason if name == "torch.Size" else "makes far more arrays or bytes than it holds") in message
 
 
 def test_classes_that_the_process_allowed_elsewhere_are_refused_and_stay_allowed(tmp_path):
@@ -193,6 +211,80 @@ def test_a_call_for_much_memory_is_refused(tmp_path, container, function):
     assert f"with the size ({TERA},)" in refusal(tmp_path / "w")
     CONTAINERS[container](tmp_path / "w", pickle.dumps(Calls(function, torch.Size([TERA, 2])), protocol=2))
     assert f"with the size ({TERA}, 2)" in refusal(tmp_path / "w")
+
+
+def saved(path, value: float) -> dict[str, bytes]:
+    """Write a torch file of one tensor; returns its entries."""
+    torch.save({"w": torch.full((3, 3), value)}, path)
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def write_zip(path, entries) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in entries:
+            archive.writestr(name, content)
+
+
+def test_a_file_with_two_lists_of_contents_is_refused(tmp_path):
+    """zipfile takes the list at the end, torch the one at the offset that the end names."""
+    (tmp_path / "a").mkdir()
+    for folder in (tmp_path / "a", tmp_path):
+        saved(folder / "w.pth", float(folder == tmp_path))
+    both = (tmp_path / "a" / "w.pth").read_bytes() + (tmp_path / "w.pth").read_bytes()
+    (tmp_path / "w.pth").write_bytes(both)
+    assert "two lists of contents" in refusal(tmp_path / "w.pth")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("case", ["archive/DATA.PKL", "Archive/data.pkl", "archive/data.pkl"])
+@pytest.mark.parametrize("first", [True, False])
+def test_two_pickles_whose_names_differ_in_case_at_most_are_refused(tmp_path, case, first):
+    entries = [(name.replace("w/", "archive/"), content) for name, content in saved(tmp_path / "w.pth", 1.0).items()]
+    other = [(case, saved(tmp_path / "w.pth", 2.0)["w/data.pkl"])]
+    write_zip(tmp_path / "w.pth", other + entries if first else entries + other)
+    refusal(tmp_path / "w.pth", "without a checkpoint|two entries of one name")
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_two_tensors_whose_names_differ_in_case_are_refused(tmp_path, first):
+    entries, other = list(saved(tmp_path / "w.pth", 1.0).items()), [("w/Data/0", bytes(36))]
+    write_zip(tmp_path / "w.pth", other + entries if first else entries + other)
+    refusal(tmp_path / "w.pth", "two entries of one name")
+    write_zip(tmp_path / "w.pth", [(name.replace("/data/0", "/Data/0"), content) for name, content in entries])
+    refusal(tmp_path / "w.pth", "claims 36 bytes, where there are 0")
+
+
+@pytest.mark.parametrize("name", [b"w/data/0", b"w/data.pkl"])
+def test_an_entry_that_has_another_name_than_the_list_of_contents_is_refused(tmp_path, name):
+    saved(tmp_path / "w.pth", 1.0)
+    content = (tmp_path / "w.pth").read_bytes()
+    (tmp_path / "w.pth").write_bytes(content.replace(name, name.upper(), 1))
+    refusal(tmp_path / "w.pth", "File name in directory")
+
+
+@pytest.mark.parametrize("entry", ["data.pkl", "data/0", "data/1", "version", "byteorder"])
+def test_one_flipped_bit_anywhere_in_a_torch_file_is_named(tmp_path, entry):
+    torch.save({"a": torch.arange(64.0), "b": torch.ones(9, dtype=torch.int64)}, tmp_path / "w.pth")
+    content = (tmp_path / "w.pth").read_bytes()
+    with zipfile.ZipFile(tmp_path / "w.pth") as archive:
+        start, data = content.index(archive.read(f"w/{entry}")), archive.read(f"w/{entry}")
+    for bit in range(0, 8 * len(data), max(8 * len(data) // 20, 1)):
+        flipped = bytearray(content)
+        flipped[start + bit // 8] ^= 1 << bit % 8
+        (tmp_path / "w.pth").write_bytes(flipped)
+        assert f"its entry w/{entry} is damaged (Bad CRC-32" in refusal(tmp_path / "w.pth")
+
+
+def test_a_file_is_opened_once(tmp_path, monkeypatch):
+    """No other file can take its place between inspection and reading."""
+    saved(tmp_path / "w.pth", 1.0)
+    opened = []
+    real = open
+    monkeypatch.setattr("builtins.open", lambda path, *more, **options: opened.append(path) or real(path, *more, **options))
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch read the file"))
+    assert load_checkpoint_file(tmp_path / "w.pth")["w"][0, 0] == 1
+    assert opened == [tmp_path / "w.pth"]
 
 
 @pytest.mark.parametrize(("content", "reason"), [

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from detcon_d2.checkpoint import UnsafeCheckpointError, load_checkpoint_file
-from tests.checkpoint.attacks import npy, text
+from tests.checkpoint.attacks import CONTAINERS, npy, text
 
 WEIGHTS = {
     "model": OrderedDict(a=np.arange(6, dtype="f4").reshape(2, 3), b=np.array(2, "i8")),
@@ -221,10 +221,106 @@ def test_the_versions_of_a_state_dict_are_kept(tmp_path):
     assert load_checkpoint_file(tmp_path / "w.pth")._metadata[""] == {"version": 2}
 
 
-def test_an_unusual_pickle_protocol_of_torch_is_explained(tmp_path):
-    torch.save({"a": torch.ones(1)}, tmp_path / "w.pth", pickle_protocol=4)
-    with pytest.raises(UnsafeCheckpointError, match="save it again without pickle_protocol"):
-        load_checkpoint_file(tmp_path / "w.pth")
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("zipped", [True, False])
+def test_every_pickle_protocol_of_torch_is_read(tmp_path, protocol, zipped):
+    value = {"a": torch.arange(6).view(2, 3), "b": [torch.ones(2, dtype=torch.bfloat16), "c"]}
+    torch.save(value, tmp_path / "w.pth", pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
+    check_equal(load_checkpoint_file(tmp_path / "w.pth"), value)
+
+
+def tensors_of_every_kind():
+    dtypes = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex128, torch.complex64, torch.bool]
+    dtypes += [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.uint16, torch.uint64, torch.float8_e4m3fn]
+    plain = {str(dtype): torch.arange(8, dtype=torch.uint8).repeat(4).view(dtype) for dtype in dtypes}
+    base = torch.arange(24.0)
+    views = {"part": base[3:9], "step": base[::5], "turned": base.view(4, 6).t(), "expanded": base[:1].expand(20), "one": base[2]}
+    return plain | views | {"empty": torch.empty(0, 3), "no storage": torch.empty(0), "parameter": torch.nn.Parameter(base[:2].clone())}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("name", tensors_of_every_kind())
+def test_a_tensor_of_any_type_and_layout_is_read_as_it_was_written(tmp_path, name, zipped):
+    value = {name: tensors_of_every_kind()[name], "other": torch.ones(1)}
+    torch.save(value, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
+    found, expected = load_checkpoint_file(tmp_path / "w.pth")[name], value[name]
+    assert (found.dtype, found.shape, found.stride()) == (expected.dtype, expected.shape, expected.stride())
+    assert not found.requires_grad
+    raw = [x.detach().contiguous().flatten().view(torch.uint8) for x in (found, expected)]
+    assert torch.equal(*raw)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_tensors_that_share_memory_still_share_it(tmp_path, zipped):
+    base = torch.zeros(4)
+    torch.save({"a": base, "b": base[1:]}, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
+    found = load_checkpoint_file(tmp_path / "w.pth")
+    found["a"][2] = 5
+    assert found["b"].tolist() == [0, 5, 0]
+
+
+def test_a_file_that_was_written_without_checksums_is_read(tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"a": torch.ones(3)}, tmp_path / "w.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    check_equal(load_checkpoint_file(tmp_path / "w.pth"), {"a": torch.ones(3)})
+
+
+def foreign(path, *arguments):
+    """An object of a class that is not installed here, with a state, and in it an array."""
+    return reduced(path, *arguments) + body({"log": np.arange(3.0), "self": None}) + b"b"
+
+
+LEFT_OUT = {
+    "history": foreign("mmengine.logging.history_buffer.HistoryBuffer"),
+    "options": foreign("omegaconf.dictconfig.DictConfig") + b"(" + text("a") + b"K\x01u",
+    "date": reduced("datetime.datetime", body(b"\x07\xe8\x01\x01\x00\x00\x00\x00\x00\x00")),
+    "path": reduced("pathlib.PosixPath", body("/data")),
+    "function": b"ctorch.nn.functional\nrelu\n",
+    "set": reduced("__builtin__.set", body([1, 2])),
+    "queue": reduced("collections.deque", body([]), body(3)) + b"(K\x01K\x02e",
+    "type": b"cnumpy\ndtype\n",
+    "objects": body(np.array([{"a": 1}, None])),
+    "dates": body(np.array(["2024-01-01"], "M8[D]")),
+    "call": reduced("os.mkdir", body("owned")),
+}
+"""What people put beside their weights: the pickle of each, in protocol 2."""
+
+
+@pytest.mark.parametrize("container", ["pickle", "npy", "legacy torch", "zip torch"])
+@pytest.mark.parametrize("name", LEFT_OUT)
+def test_what_is_no_weight_is_left_out_without_being_built(tmp_path, monkeypatch, caplog, name, container):
+    monkeypatch.chdir(tmp_path)
+    item = LEFT_OUT[name]
+    items = (
+        text("state_dict")
+        + body({"w": np.ones(2)})
+        + text("extra")
+        + item
+        + text("inside")
+        + b"("
+        + item
+        + b"K\x05l"
+        + text("step")
+        + b"K\x07"
+    )
+    CONTAINERS[container](tmp_path / "w", b"\x80\x02(" + items + b"d.")
+    with caplog.at_level("INFO"):
+        check_equal(load_checkpoint_file(tmp_path / "w"), {"state_dict": {"w": np.ones(2)}, "inside": [None, 5], "step": 7})
+    assert "without being built: " in caplog.text
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("container", ["pickle", "legacy torch", "zip torch"])
+@pytest.mark.parametrize("name", LEFT_OUT)
+def test_a_file_without_weights_names_what_it_asks_for(tmp_path, monkeypatch, name, container):
+    monkeypatch.chdir(tmp_path)
+    CONTAINERS[container](tmp_path / "w", b"\x80\x02}" + text("model") + LEFT_OUT[name] + b"s.")
+    with pytest.raises(UnsafeCheckpointError, match=r"asks for|has an array|holds numpy\.dtype itself"):
+        load_checkpoint_file(tmp_path / "w")
+    assert not (tmp_path / "owned").exists()
 
 
 numbers = st.integers(-(2**70), 2**70) | st.floats() | st.booleans() | st.none() | st.text(max_size=5)
