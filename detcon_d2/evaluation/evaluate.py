@@ -64,11 +64,7 @@ def evaluate_encoder(
     device = encoder.pixel_mean.device
     features = [extract_features(encoder, images, folder, **options).to(device) for images in (train, test)]
     trained, tested = zip(features, [numbers.to(device) for numbers in labels], strict=True)
-    normalised = [tensor for values, numbers in (trained, tested) for tensor in (F.normalize(values, dim=1), numbers)]
-    knn, probes = [], []
-    for k in dict.fromkeys(min(k, len(train)) for k in NEIGHBOURS):
-        top1, top5 = knn_accuracy(*normalised, k=k, temperature=TEMPERATURE)
-        knn.append({"k": k, "temperature": TEMPERATURE, "top1": top1, "top5": top5})
+    probes = []
     for name in protocols:
         protocol = _protocol(name, train_spec)
         found = evaluate_probe(trained, tested, len(classes), protocol, rates or protocol.rates())
@@ -79,7 +75,7 @@ def evaluate_encoder(
         "classes": classes,
         "chance": 100 / len(classes),
         "input": {"size": size, **encoder.images, "feature": encoder.feature, "channels": features[0].shape[1]},
-        "knn": knn,
+        "knn": _knn(*trained, *tested),
         "probe": probes,
         "backend": d2.describe_backend().split(" (")[0],
         "torch": str(torch.__version__),
@@ -96,6 +92,15 @@ def accuracy_table(result: Mapping[str, Any]) -> list[str]:
     rows.append((f"chance ({len(result['classes'])} classes)", f"{result['chance']:.2f}", "", ""))
     width = max(len(row[0]) for row in rows)
     return [f"{name:<{width}}  {top1:>7}  {top5:>7}  {note}".rstrip() for name, top1, top5, note in rows]
+
+
+def _knn(train: torch.Tensor, train_labels: torch.Tensor, test: torch.Tensor, test_labels: torch.Tensor) -> list[dict[str, Any]]:
+    known = F.normalize(train, dim=1), train_labels, F.normalize(test, dim=1), test_labels
+    rows = []
+    for k in dict.fromkeys(min(k, len(train)) for k in NEIGHBOURS):
+        top1, top5 = knn_accuracy(*known, k=k, temperature=TEMPERATURE)
+        rows.append({"k": k, "temperature": TEMPERATURE, "top1": top1, "top5": top5})
+    return rows
 
 
 def _protocol(name: str, train_spec: str) -> Protocol:

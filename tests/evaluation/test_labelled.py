@@ -84,7 +84,7 @@ def test_a_class_without_training_images_is_refused_with_both_lists(photos):
 
 
 def test_images_without_classes_are_refused(photos):
-    with pytest.raises(ValueError, match="has images without classes, such as .*000.png; expected folder:/path of class folders"):
+    with pytest.raises(ValueError, match=r"has images without classes, such as .*000\.png; expected folder:/path of class folders"):
         list_labelled(f"folder:{photos / 'a'}", "train")
 
 
