@@ -122,7 +122,7 @@ def _compare_sizes(data: AnnotatedData) -> None:
     for index in np.unique(np.linspace(0, len(there) - 1, SAMPLE).astype(int)) if there else ():
         record = there[index]
         try:
-            found = image_size(record["file_name"])
+            found = image_size(record["file_name"], (record["height"], record["width"]))
         except ImageReadError as error:
             data.findings.note(UNREADABLE, WRONG, record, detail=error.reason, unit="image")
             continue
@@ -131,8 +131,7 @@ def _compare_sizes(data: AnnotatedData) -> None:
             text = (
                 f"the file is {found[1]} x {found[0]} (width x height, as displayed), the annotations are for {expected[1]} x {expected[0]}"
             )
-            turned = "; its EXIF orientation turns it: annotate it as displayed, or remove the tag" if found == expected[::-1] else ""
-            data.findings.note(OTHER_SIZE, WRONG, record, detail=text + turned, unit="image")
+            data.findings.note(OTHER_SIZE, WRONG, record, detail=text, unit="image")
 
 
 def _check(annotation: dict, record: dict, masks: bool, boxes: bool, findings: Findings) -> dict | None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 
-from detcon_d2.io.annotated.text import printable
+from detcon_d2.io.names import printable
 
 REPAIRED, LEFT_OUT, DOUBTFUL, WRONG = "repaired", "left out", "looks wrong", "wrong"
 """What became of an annotation or image: it has a value now, is gone, or is kept; with a WRONG one nothing can be trained."""

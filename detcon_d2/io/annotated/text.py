@@ -41,8 +41,3 @@ def excerpt(value: object) -> str:
     """A value for a message, in one line of at most 80 characters; nested values are cut before they are written out."""
     text = _repr.repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def printable(text: str) -> str:
-    """A text in one line, with ``?`` for what a terminal would obey or cannot show: names come from anywhere."""
-    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
