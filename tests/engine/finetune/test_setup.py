@@ -84,7 +84,7 @@ def test_steps_that_a_short_run_never_reaches_are_left_out():
         (
             "MODEL.META_ARCHITECTURE",
             "MaskRCNN",
-            "META_ARCHITECTURE is 'MaskRCNN'; expected 'GeneralizedRCNN', or for pretraining one of BYOL, ",
+            "META_ARCHITECTURE is 'MaskRCNN'; expected 'GeneralizedRCNN', or for pretraining one of .*DetConB",
         ),
         ("SOLVER.IMS_PER_BATCH", "5", "IMS_PER_BATCH is 5; expected a positive multiple of the 2 processes"),
         ("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler", "expected 'TrainingSampler'"),
