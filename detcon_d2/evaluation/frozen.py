@@ -11,9 +11,9 @@ from torch import nn
 from detcon_d2 import d2
 from detcon_d2.checkpoint.convert.readers import Backbone
 from detcon_d2.checkpoint.convert.spec import ASSUMED, IMAGE_KEYS, BackboneSpec
+from detcon_d2.checkpoint.convert.verify import build_encoder
 from detcon_d2.checkpoint.metadata import network_metadata
-from detcon_d2.config import add_detcon_config
-from detcon_d2.modeling.backbone import build_detcon_resnet_backbone, zero_init_residual
+from detcon_d2.modeling.backbone import zero_init_residual
 from detcon_d2.modeling.probe import LinearProbe
 
 
@@ -32,12 +32,9 @@ class FrozenEncoder(nn.Module):
         super().__init__()
         if not spec.has_config:
             raise ValueError(f"No config builds a {spec.describe()}, so its features cannot be computed. Expected 64 channels in res2.")
-        cfg = d2.get_cfg()
-        add_detcon_config(cfg)
-        self.settings = spec.settings() | {"MODEL.RESNETS.NORM": "BN", "MODEL.BACKBONE.FREEZE_AT": 0}
-        cfg.merge_from_list([item for pair in self.settings.items() for item in pair])
+        self.settings = spec.settings()
         self.images = {name: (ASSUMED | dict(metadata))[name] for name in IMAGE_KEYS}
-        self.network = build_detcon_resnet_backbone(cfg, d2.ShapeSpec(channels=3))
+        self.network = build_encoder(spec)
         self.feature = spec.stage_names[-1]
         for name in ("pixel_mean", "pixel_std"):
             self.register_buffer(name, torch.tensor(self.images[name], dtype=torch.float32).view(-1, 1, 1), False)

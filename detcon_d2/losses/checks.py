@@ -29,11 +29,13 @@ def check_positive(**numbers: float) -> None:
             raise ValueError(f"{name} is {number}; expected a number > 0.")
 
 
-def check_processes(x: torch.Tensor) -> None:
-    """Raise ValueError in every process if the shape or requires_grad of ``x`` differ, before a collective could hang or mix up rows."""
+def check_processes(*tensors: torch.Tensor) -> None:
+    """Raise ValueError in every process if the shape of ``tensors``, which is one, or whether any of them requires grad differs between
+    processes, before a collective could hang or mix up rows."""
     if process_rank_and_count()[1] == 1:
         return
-    found = gather_processes(torch.tensor([*x.shape, x.requires_grad], device=x.device)).tolist()
+    mine = [*tensors[0].shape, any(x.requires_grad for x in tensors)]
+    found = gather_processes(torch.tensor(mine, device=tensors[0].device)).tolist()
     if any(row != found[0] for row in found):
         shapes = "; ".join(f"rank {rank}: {tuple(row[:-1])}{', with grad' if row[-1] else ''}" for rank, row in enumerate(found))
         raise ValueError(

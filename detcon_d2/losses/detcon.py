@@ -5,6 +5,7 @@ Letters: N images of this process, R processes, K = N * R images, M sampled regi
 
 import torch
 
+from detcon_d2.losses.checks import check_processes
 from detcon_d2.losses.gather import gather_processes, process_rank_and_count
 from detcon_d2.losses.tiles import Relations, clamped_norm, tiled_cross_entropy
 from detcon_d2.masks.cells import NO_REGION
@@ -63,7 +64,7 @@ def detcon_loss(
             M or D in the processes (raised in all of them).
     """
     _check_inputs(pred1, pred2, target1, target2, ids1, ids2, temperature, tile)
-    _check_processes(target1, target1.requires_grad or target2.requires_grad)
+    check_processes(target1, target2)
     dtype = torch.promote_types(torch.promote_types(pred1.dtype, target1.dtype), torch.float32)
     with torch.autocast(pred1.device.type, enabled=False):
         ids = torch.stack([ids1, ids2])
@@ -178,17 +179,3 @@ def _check_inputs(
         raise ValueError(f"temperature is {temperature}; expected a number > 0 (the paper's is 0.1).")
     if tile is not None and (len(tile) != 2 or min(tile) < 1):
         raise ValueError(f"tile is {tile}; expected (rows, images), both >= 1, or None for the default.")
-
-
-def _check_processes(target: torch.Tensor, requires_grad: bool) -> None:
-    """Raise in every process before a collective could hang or mix up rows. The cost is small compared with the trainer's own check."""
-    if process_rank_and_count()[1] == 1:
-        return
-    mine = torch.tensor([*target.shape, requires_grad], device=target.device)
-    found = gather_processes(mine).tolist()
-    if any(row != found[0] for row in found):
-        shapes = "; ".join(f"rank {rank}: {tuple(row[:3])}{', with grad' if row[3] else ''}" for rank, row in enumerate(found))
-        raise ValueError(
-            f"The targets (N, M, D) of the processes differ in shape or in requires_grad: {shapes}. Expected the same in all processes; "
-            "give every process the same number of images (a batch size that is a multiple of the number of processes, drop_last)."
-        )

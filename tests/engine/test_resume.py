@@ -1,4 +1,4 @@
-"""What lies in OUTPUT_DIR is continued as far as it can be read, by the same settings, and never by two runs at once."""
+"""A run continues the newest checkpoint that can be read, with the same settings, and no two runs share an OUTPUT_DIR."""
 
 import logging
 import os

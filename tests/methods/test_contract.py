@@ -172,7 +172,11 @@ def test_a_batch_in_parts_is_the_whole_batch(method, photos, size):
     assert metrics and found == pytest.approx(metrics, rel=1e-4)
 
 
-def share_of_a_batch(rank: int, method: str, photos: str) -> dict[str, torch.Tensor]:
+def shares_of_batches(rank: int, photos: str) -> dict[str, dict[str, torch.Tensor]]:
+    return {method: share_of_a_batch(method, photos) for method in pretraining_names()}
+
+
+def share_of_a_batch(method: str, photos: str) -> dict[str, torch.Tensor]:
     model, batch = batch_of(method, Path(photos), 4, **HELD)
     wrapper = torch.nn.parallel.DistributedDataParallel(model)
     with d2.EventStorage():
@@ -181,9 +185,15 @@ def share_of_a_batch(rank: int, method: str, photos: str) -> dict[str, torch.Ten
     return {"loss": sum(losses.values()).detach()} | gradients(model)
 
 
+@pytest.fixture(scope="module")
+def shares(photos, tmp_path_factory) -> list[dict[str, dict[str, torch.Tensor]]]:
+    """Of both processes, by method. One pair of processes computes all of them, because most of the time goes into their start."""
+    return run_processes(shares_of_batches, 2, tmp_path_factory.mktemp("gloo"), str(photos))
+
+
 @every_method
-def test_two_processes_are_one_big_batch(method, photos, tmp_path):
-    results = run_processes(share_of_a_batch, 2, tmp_path, method, str(photos))
+def test_two_processes_are_one_big_batch(method, photos, shares):
+    results = [dict(found[method]) for found in shares]
     model, batch = batch_of(method, photos, 4, **HELD)
     with d2.EventStorage():
         loss = sum(model(batch).values())

@@ -11,7 +11,7 @@ from torch import nn
 from detcon_d2 import d2
 from detcon_d2.checkpoint.checkpointer import DetConCheckpointer
 from detcon_d2.checkpoint.convert.readers import Backbone
-from detcon_d2.checkpoint.convert.spec import ASSUMED, IMAGE_KEYS
+from detcon_d2.checkpoint.convert.spec import ASSUMED, IMAGE_KEYS, BackboneSpec
 from detcon_d2.checkpoint.safe_load.files import load_checkpoint_file
 from detcon_d2.config import add_detcon_config
 from detcon_d2.modeling.backbone import build_detcon_resnet_backbone
@@ -68,14 +68,19 @@ def compare_features(before: Features, after: Features, limit: float) -> list[st
     return [f"features before and after conversion agree: largest relative differences {listed} (limit {limit:.0e})"]
 
 
+def build_encoder(spec: BackboneSpec) -> nn.Module:
+    """A backbone of the pretraining models with random weights. Its BatchNorm needs neither CUDA nor processes, and nothing is frozen."""
+    cfg = d2.get_cfg()
+    add_detcon_config(cfg)
+    settings = spec.settings() | {"MODEL.RESNETS.NORM": "BN", "MODEL.BACKBONE.FREEZE_AT": 0}
+    cfg.merge_from_list([item for pair in settings.items() for item in pair])
+    return build_detcon_resnet_backbone(cfg, d2.ShapeSpec(channels=3))
+
+
 @torch.no_grad()
 def encoder_features(backbone: Backbone, images: torch.Tensor) -> Features:
     """What the pretraining encoder gives for RGB images (N, 3, H, W) in 0..255."""
-    cfg = d2.get_cfg()
-    add_detcon_config(cfg)
-    settings = backbone.spec.settings() | {"MODEL.RESNETS.NORM": "BN", "MODEL.BACKBONE.FREEZE_AT": 0}
-    cfg.merge_from_list([item for pair in settings.items() for item in pair])
-    encoder = build_detcon_resnet_backbone(cfg, d2.ShapeSpec(channels=3))
+    encoder = build_encoder(backbone.spec)
     encoder.load_state_dict(backbone.tensors, strict=True)
     return encoder.eval()(_normalised(images, *_image_settings(backbone)))
 

@@ -49,8 +49,8 @@ def load_checkpoint_file(path: str | Path, *, hold: bool | None = False) -> Any:
     The set-up of a run reads MODEL.WEIGHTS several times: ``hold`` keeps the content in memory for the next call with this file, None
     leaves it as it is, and False lets it go.
 
-    What stands beside the weights and is none of these (options, dates, paths, objects of other packages) is left out, without being built;
-    the log names it. The checksums in a zip file are compared.
+    Other entries next to the weights (options, dates, paths, objects of other packages) are left out, without being built;
+    the log names them. The checksums in a zip file are compared.
 
     Returns:
         dicts, lists and tuples of tensors (torch files, safetensors), numpy arrays (the others), numbers and text. haiku's mappings and

@@ -37,7 +37,7 @@ class ImageFiles:
         return found[0] if len(found) == 1 else None
 
     def literal(self, name: str) -> Path:
-        """The path that a name stands for if it is taken as it is, but for backslashes."""
+        """The path of a name that is taken as it is, except for backslashes."""
         path = self.root / name
         return path if "\\" not in name or path.exists() else self.root / name.replace("\\", "/")
 
