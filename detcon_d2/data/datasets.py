@@ -6,11 +6,13 @@ import os
 
 from detcon_d2 import d2
 from detcon_d2.data.label_maps import attach_label_maps
+from detcon_d2.data.reading import reading_from_config
 from detcon_d2.io.specs import SPEC_FORMS, is_dataset_spec, list_images
+from detcon_d2.io.tiles import tile_records
 
 logger = logging.getLogger(__name__)
 
-_TRAINING_KEYS = ("file_name", "image_id", "key", "height", "width", "label", "label_map_file_name")
+_TRAINING_KEYS = ("file_name", "image_id", "key", "height", "width", "label", "label_map_file_name", "tile")
 
 
 def load_records(name: str) -> list[dict]:
@@ -39,7 +41,8 @@ def load_records(name: str) -> list[dict]:
 
 
 def load_training_records(cfg: "d2.CfgNode", regions: bool = True) -> list[dict]:
-    """All images of DATASETS.TRAIN, one data set after the other, each with its ``index`` in this list.
+    """All images of DATASETS.TRAIN, one data set after the other, each with its ``index`` in this list; an image larger than
+    DETCON.DATA.TILES is one record for each of its tiles.
 
     With ``regions``, records have their label maps where DETCON.MASKS.SOURCE is "files". ``label`` is kept only if every image of every
     data set has one and the data sets agree on the names of the classes (of class folders; elsewhere on the numbers themselves).
@@ -47,20 +50,21 @@ def load_training_records(cfg: "d2.CfgNode", regions: bool = True) -> list[dict]
 
     Raises ValueError: no data set, one that cannot be read, or label maps that are missing (with the command that makes them).
     """
-    names, source = list(cfg.DATASETS.TRAIN), cfg.DETCON.MASKS.SOURCE
+    names, source, roots = list(cfg.DATASETS.TRAIN), cfg.DETCON.MASKS.SOURCE, cfg.DETCON.MASKS.ROOTS
+    reading = reading_from_config(cfg)
     if not names:
         raise ValueError("DATASETS.TRAIN is empty; expected data sets, for example '(\"folder:/path/to/images\",)'.")
     datasets = [load_records(name) for name in names]
     if regions and source not in ("files", "grid", "kmeans"):
         raise ValueError(f"DETCON.MASKS.SOURCE is {source!r}; expected 'files', 'grid' or 'kmeans'.")
+    if regions and source == "files" and len(roots) != len(names):
+        raise ValueError(
+            f"DETCON.MASKS.ROOTS has {len(roots)} folders ({', '.join(roots)}), DATASETS.TRAIN {len(names)} data sets; expected one "
+            "folder of label maps for each data set, in the same order (or DETCON.MASKS.SOURCE grid, which needs none)."
+        )
+    datasets = [tile_records(records, reading, progress=d2.comm.is_main_process()) for records in datasets]
     if regions and source == "files":
-        roots = cfg.DETCON.MASKS.ROOTS
-        if len(roots) != len(names):
-            raise ValueError(
-                f"DETCON.MASKS.ROOTS has {len(roots)} folders ({', '.join(roots)}), DATASETS.TRAIN {len(names)} data sets; expected one "
-                "folder of label maps for each data set, in the same order (or DETCON.MASKS.SOURCE grid, which needs none)."
-            )
-        datasets = [attach_label_maps(*entry, cfg.DETCON.MASKS.LAYER) for entry in zip(datasets, roots, names)]
+        datasets = [attach_label_maps(*entry, cfg.DETCON.MASKS.LAYER, reading.tiles) for entry in zip(datasets, roots, names)]
     # Annotations are not used here, and those of COCO would take gigabytes in every process.
     records = [{key: record[key] for key in _TRAINING_KEYS if key in record} for dataset in datasets for record in dataset]
     if any("label" in record for record in records) and not _labels_agree(names, datasets):

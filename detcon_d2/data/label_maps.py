@@ -9,6 +9,7 @@ import numpy as np
 from detcon_d2 import d2
 from detcon_d2.io.references import LabelMapReference
 from detcon_d2.io.specs import canonical_spec
+from detcon_d2.io.tiles import describe_tiles, record_name, split_key
 from detcon_d2.masks.command_lines import generate_command, merge_command
 from detcon_d2.masks.generators.base import RegionGenerator
 from detcon_d2.masks.store.formats import open_store
@@ -20,7 +21,7 @@ logger = logging.getLogger(__name__)
 _NAMED_EXAMPLES = 5
 
 
-def attach_label_maps(records: list[dict], root: str, name: str, layer: int = -1) -> list[dict]:
+def attach_label_maps(records: list[dict], root: str, name: str, layer: int = -1, tiles: int = 0) -> list[dict]:
     """Copies of ``records`` with ``label_map_file_name``: a reference to a file or into a tar (:class:`LabelMapReference`).
 
     Args:
@@ -28,16 +29,17 @@ def attach_label_maps(records: list[dict], root: str, name: str, layer: int = -1
         root: output folder of tools/generate_masks.py for it.
         name: of the data set, as in DATASETS.TRAIN.
         layer: that training uses, or -1.
+        tiles: DETCON.DATA.TILES, by which the records were cut.
 
     Raises:
         ValueError: no such folder, no index in it, no such layer, or label maps missing: how many, the first of them, and the command that
-            makes them.
+            makes them; or label maps of other tiles.
     """
     if not os.path.isfile(os.path.join(root, "index.json")):
         found = "has no index.json" if os.path.isdir(root) else "does not exist"
         raise ValueError(
             f"DETCON.MASKS.ROOTS names {root!r}, which {found}; expected a folder of label maps for {name!r}. "
-            f"Make them with: {generate_command(name, root)}"
+            f"Make them with: {generate_command(name, root, tiles=tiles)}"
         )
     store = open_store(root)
     if not -1 <= layer < store.layers:
@@ -51,7 +53,17 @@ def attach_label_maps(records: list[dict], root: str, name: str, layer: int = -1
     references = store.references()
     missing = [record["key"] for record in records if record["key"] not in references]
     if missing:
-        examples = ", ".join(missing[:_NAMED_EXAMPLES]) + (", ..." if len(missing) > _NAMED_EXAMPLES else "")
+        # One example an image: an image that cannot be read has many tiles.
+        named = list({split_key(key)[0]: key for key in reversed(missing)}.values())[::-1]
+        examples = ", ".join(named[:_NAMED_EXAMPLES]) + (", ..." if len(named) > _NAMED_EXAMPLES else "")
+        made = store.index.get("tiles", 0)
+        if made != tiles:
+            other = generate_command(name, f"{os.path.normpath(root)}_{f'tiles{tiles}' if tiles else 'whole'}", store.index, tiles=tiles)
+            raise ValueError(
+                f"DETCON.DATA.TILES is {tiles}, but {root!r} has label maps of {describe_tiles(made)}; expected those of "
+                f"{describe_tiles(tiles)}: {len(missing)} of {len(records)} are missing, such as {examples}. Set DETCON.DATA.TILES "
+                f"{made}, or make others and set DETCON.MASKS.ROOTS to their folder: {other}"
+            )
         unmerged = len(store.keys().intersection(missing))
         raise ValueError(
             f"{len(missing)} of the {len(records)} images of {name!r} have no label map in {root!r}: {examples}. Make them with: "
@@ -73,6 +85,7 @@ def _describe(index: dict, layer: int) -> str:
     words = [index["generator"], *(f"{key}={value}" for key, value in sorted(index["params"].items()))]
     if (layers := index.get("layers", 1)) > 1:
         words.append(f"layer {layer} of {layers}" if layer >= 0 else f"one of {layers} layers")
+    words += [describe_tiles(index["tiles"])] if "tiles" in index else []
     return " ".join(words)
 
 
@@ -102,11 +115,11 @@ class LabelMapSource:
         try:
             label_map = read_label_map(reference, self._layer_at(reference, position))
         except ValueError as error:
-            raise ValueError(f"{error} (image {record['file_name']})") from error
+            raise ValueError(f"{error} (image {record_name(record)})") from error
         if label_map.shape != image.shape[:2]:
             found, expected = (f"{shape[1]} x {shape[0]}" for shape in (label_map.shape, image.shape))
             raise ValueError(
-                f"The label map {reference} is {found} (width x height); expected {expected}, the size of its image {record['file_name']} "
+                f"The label map {reference} is {found} (width x height); expected {expected}, the size of its image {record_name(record)} "
                 "after EXIF rotation. The image was changed after its regions were computed, or the folders do not belong together: delete "
                 "this label map and run tools/generate_masks.py again, or correct DETCON.MASKS.ROOTS."
             )

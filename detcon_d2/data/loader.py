@@ -15,7 +15,8 @@ from detcon_d2 import d2
 from detcon_d2.data.mapper import PretrainingMapper
 from detcon_d2.data.reading import BadImages, reading_from_config
 from detcon_d2.data.sampler import PositionSampler
-from detcon_d2.io.images import ImageReadError, Reading, read_record
+from detcon_d2.io.images import ImageReadError, Reading
+from detcon_d2.io.tiles import read_record
 from detcon_d2.views.position import Stream, position_rng
 from detcon_d2.views.samplers import SampleMaker
 

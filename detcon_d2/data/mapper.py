@@ -7,7 +7,8 @@ import numpy as np
 from detcon_d2 import d2
 from detcon_d2.data.label_maps import LabelMapSource
 from detcon_d2.data.reading import reading_from_config
-from detcon_d2.io.images import PLAIN, Reading, read_record
+from detcon_d2.io.images import PLAIN, Reading
+from detcon_d2.io.tiles import read_record, record_name
 from detcon_d2.masks.generators.registry import build_generator
 from detcon_d2.views.samplers import SampleMaker
 
@@ -46,7 +47,7 @@ class PretrainingMapper:
         return cls(samples, label_maps, fast=cfg.DETCON.AUG.MODE == "fast", reading=reading_from_config(cfg))
 
     def read(self, record: dict, position: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Image uint8 (H, W, 3) RGB and label map uint16 (H, W) at a position of the run; None where the samples need none.
+        """Image or tile uint8 (H, W, 3) RGB and label map uint16 (H, W) at a position of the run; None where the samples need none.
 
         Raises:
             ImageReadError: naming an image that cannot be read.
@@ -63,10 +64,11 @@ class PretrainingMapper:
             position: k >= 0.
 
         Returns:
-            What the sample maker returns (``views``, a list of dicts), with ``file_name``, ``image_id``, ``width`` and ``height`` of the
-            image in pixels, ``position``, ``index`` of the record, and ``label`` where the record has one.
+            What the sample maker returns (``views``, a list of dicts), with ``file_name`` (and the name of the tile), ``image_id``,
+            ``width`` and ``height`` of the image or tile in pixels, ``position``, ``index`` of the record, and ``label`` where it has one.
         """
         image, label_map = self.read(record, position)
         height, width = image.shape[:2]
         sample = self.samples(image, label_map, position) | {"width": width, "height": height, "position": position}
-        return sample | {key: record[key] for key in ("file_name", "image_id", "label", "index") if key in record}
+        sample["file_name"] = record_name(record)
+        return sample | {key: record[key] for key in ("image_id", "label", "index") if key in record}

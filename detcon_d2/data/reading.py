@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 def reading_from_config(cfg: "d2.CfgNode") -> Reading:
     """The options in DETCON.DATA. Raises ValueError for values that make no sense."""
-    return Reading(tuple(cfg.DETCON.DATA.WIDE_RANGE), cfg.DETCON.DATA.MAX_PIXELS)
+    return Reading(tuple(cfg.DETCON.DATA.WIDE_RANGE), cfg.DETCON.DATA.MAX_PIXELS, cfg.DETCON.DATA.TILES)
 
 
 class RefusedImageError(ValueError):

@@ -15,6 +15,7 @@ from datetime import timedelta
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for_any
+from multiprocessing.sharedctypes import Synchronized
 
 import torch
 import torch.distributed as dist
@@ -53,7 +54,8 @@ def launch(main: Callable[[argparse.Namespace], None], args: argparse.Namespace)
     """Run ``main(args)`` in every process of the job, and return when all of them have ended.
 
     SIGTERM, SIGUSR1 and SIGINT to this process are passed to the processes that it has started. When one of them fails, the others have
-    :data:`GRACE_SECONDS` to end; its error is the last line that is printed.
+    :data:`GRACE_SECONDS` to end; its error is the last line that is printed. If it ended with a message for the user (SystemExit with a
+    text, or with a code above 1 after it printed one), errors of the others, which have lost it, are not printed.
 
     Args:
         main: picklable; called once per process. If there are several processes, the process group is initialised before.
@@ -103,8 +105,11 @@ def _on_gpus(args: argparse.Namespace) -> bool:
 def _spawn(init_method: str, main: Callable, args: argparse.Namespace) -> None:
     context = multiprocessing.get_context("spawn")
     errors, error_sender = context.Pipe(duplex=False)
+    # Exit code of a process that has ended with a message for the user, or 0.
+    explained = context.Value("i", 0)
     processes = [
-        context.Process(target=_spawned, args=(local_rank, init_method, error_sender, main, args)) for local_rank in range(args.num_gpus)
+        context.Process(target=_spawned, args=(local_rank, init_method, error_sender, explained, main, args))
+        for local_rank in range(args.num_gpus)
     ]
 
     def forward(*_: object) -> None:
@@ -156,7 +161,9 @@ def _handled(handler: Callable | int) -> Iterator[None]:
             signal.signal(number, before)
 
 
-def _spawned(local_rank: int, init_method: str, errors: Connection, main: Callable, args: argparse.Namespace) -> None:
+def _spawned(
+    local_rank: int, init_method: str, errors: Connection, explained: Synchronized, main: Callable, args: argparse.Namespace
+) -> None:
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     rank = args.machine_rank * args.num_gpus + local_rank
     values = {"RANK": rank, "WORLD_SIZE": args.num_gpus * args.num_machines, "LOCAL_RANK": local_rank, "LOCAL_WORLD_SIZE": args.num_gpus}
@@ -164,12 +171,18 @@ def _spawned(local_rank: int, init_method: str, errors: Connection, main: Callab
         _run({name: str(value) for name, value in values.items()}, init_method, main, args)
     # What is sent before this process ends, which the others notice, comes first: it is the cause. A pipe takes short messages whole.
     except SystemExit as stop:
+        code = 1 if isinstance(stop.code, str) else stop.code
         if isinstance(stop.code, str):
             _send(errors, stop.code)
-        elif stop.code not in (None, 0, 1):
+            explained.value = code
+        elif code not in (None, 0, 1):
             _send(errors, "")  # this process has printed the reason
-        raise SystemExit(1 if isinstance(stop.code, str) else stop.code) from None
+            explained.value = code
+        raise SystemExit(code) from None
     except Exception as error:
+        if explained.value:
+            # Most likely the connection to the process that ended was lost. A traceback of this would hide the reason.
+            raise SystemExit(explained.value) from None
         _send(errors, f"{os.path.basename(sys.argv[0])}: process {rank} failed: {type(error).__name__}: {error}")
         raise
 

@@ -39,6 +39,8 @@ _LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "RGB")
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # OpenCV refuses larger images.
 _MAX_FAST_PIXELS = 2**30
+# Pixels. Less is most likely meant as a number of tiles.
+_SMALLEST_TILE = 64
 
 
 @dataclass(frozen=True)
@@ -51,26 +53,34 @@ class Reading:
             their 4 lowest bits, data that use all of 16 bits their low byte.
         max_pixels: DETCON.DATA.MAX_PIXELS, the limit of an image in pixels. 0: Pillow's, 2 x ``PIL.Image.MAX_IMAGE_PIXELS``, which is 179
             million. A higher one also raises Pillow's, for the whole process.
+        tiles: DETCON.DATA.TILES, the side in pixels of the tiles that larger images are cut into (:mod:`detcon_d2.io.tiles`); 0: none.
     """
 
     wide_range: tuple[float, ...] = ()
     max_pixels: int = 0
+    tiles: int = 0
 
     def __post_init__(self) -> None:
         if len(self.wide_range) not in (0, 2) or (self.wide_range and not self.wide_range[0] < self.wide_range[1]):
             raise ValueError(f"DETCON.DATA.WIDE_RANGE is {self.wide_range}; expected (low, high) with low < high, or () for the rule.")
         if self.max_pixels < 0:
             raise ValueError(f"DETCON.DATA.MAX_PIXELS is {self.max_pixels}; expected a number of pixels, or 0 for Pillow's limit.")
+        if self.tiles != 0 and self.tiles < _SMALLEST_TILE:
+            expected = f"the side of the tiles in pixels, at least {_SMALLEST_TILE}, or 0 for whole images"
+            raise ValueError(f"DETCON.DATA.TILES is {self.tiles}; expected {expected}.")
 
     def describe(self, records: Sequence[dict]) -> list[str]:
-        """A line on samples wider than 8 bits, if one of eight evenly spaced images has them; for the log."""
+        """Lines for the log: on tiles, and on samples wider than 8 bits, if one of eight evenly spaced images has them."""
+        cut = [record["file_name"] for record in records if "tile" in record]
+        text = f"DETCON.DATA.TILES {self.tiles}: {len(set(cut))} larger images are cut into {len(cut)} tiles; all others stay whole."
+        lines = [text] if cut else []
         for record in records[:: max(len(records) // 8, 1)]:
             # An image that cannot be read is reported where it is used.
             with contextlib.suppress(Exception), _open(record["file_name"]) as file, self.open_header(file) as image:
                 if image.mode in _WIDE_GREY or _is_wide_color(image):
                     low, high = self.wide_range or ("0", "its highest bit in use, image by image")
-                    return [f"Samples wider than 8 bits: {low} .. {high} become 0 .. 255 (DETCON.DATA.WIDE_RANGE, --wide-range)."]
-        return []
+                    return [*lines, f"Samples wider than 8 bits: {low} .. {high} become 0 .. 255 (DETCON.DATA.WIDE_RANGE, --wide-range)."]
+        return lines
 
     def open_header(self, file: BinaryIO) -> Image.Image:
         """The image, not decoded yet. Raises ValueError or Pillow's DecompressionBombError for one that is too large."""
@@ -163,11 +173,6 @@ def read_image_fast(path: str | os.PathLike, size: tuple[int, int] | None = None
     if image is None:
         return read_image(path, size, reading)
     return image if turn is None else np.array(Image.fromarray(image).transpose(turn))
-
-
-def read_record(record: dict, reading: Reading = PLAIN, *, fast: bool = False) -> np.ndarray:
-    """The image of a dataset dict, as :func:`read_image` or :func:`read_image_fast` with the ``height`` and ``width`` of the dict."""
-    return (read_image_fast if fast else read_image)(record["file_name"], recorded_size(record), reading)
 
 
 def recorded_size(record: dict) -> tuple[int, int] | None:

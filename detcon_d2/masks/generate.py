@@ -5,6 +5,7 @@ import time
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 
 import numpy as np
 from tqdm import tqdm
@@ -13,6 +14,7 @@ from detcon_d2.io.annotated.kinds import FORMS
 from detcon_d2.io.atomic import remove_leftovers
 from detcon_d2.io.images import PLAIN, Reading
 from detcon_d2.io.names import printable
+from detcon_d2.io.tiles import failed_keys, whole_record
 from detcon_d2.masks.generators.base import RegionGenerator
 from detcon_d2.masks.store.png_folder import LabelMapStore, check_key
 from detcon_d2.masks.worker import map_records, map_with_ray, process_image
@@ -27,8 +29,10 @@ class Summary:
     """What a run did.
 
     Attributes:
-        total: images of the run; of these ``skipped`` were finished by earlier runs and ``made`` now, in ``seconds`` of wall clock.
-        failed: key -> reason.
+        total: images of the run, each tile counted; of these ``skipped`` were finished by earlier runs and ``made`` now, in ``seconds`` of
+            wall clock.
+        failed: key of an image or tile -> reason; an image that could not be read is here once, whatever its number of tiles.
+        unit: what is counted.
         median_regions: regions in the median label map; None if there is none. From at most 1,000 label maps, evenly spaced.
         advice: what to do about too few regions, or None.
     """
@@ -37,16 +41,18 @@ class Summary:
     skipped: int
     made: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+    unit: str = "images"
     seconds: float = 0.0
     median_regions: float | None = None
     advice: str | None = None
 
     def lines(self) -> list[str]:
         """The summary as text."""
-        rate = f" ({self.made / self.seconds:.1f} images/s)" if self.made else ""
-        lines = [f"{self.total} images: {self.made} made{rate}, {self.skipped} were there, {len(self.failed)} failed"]
+        rate = f" ({self.made / self.seconds:.1f} {self.unit}/s)" if self.made else ""
+        failed = self.total - self.skipped - self.made
+        lines = [f"{self.total} {self.unit}: {self.made} made{rate}, {self.skipped} were there, {failed} failed"]
         if self.median_regions is not None:
-            lines.append(f"median regions per image: {self.median_regions:g}")
+            lines.append(f"median regions per image{' or tile' if self.unit != 'images' else ''}: {self.median_regions:g}")
         lines += [f"WARNING: {self.advice}"] if self.advice else []
         return lines + [f"FAILED {printable(key)}: {reason}" for key, reason in self.failed.items()]
 
@@ -61,7 +67,8 @@ def generate(
     number of workers, on the engine, on interruptions, nor on the number of parts (after :func:`detcon_d2.masks.store.merge.merge`).
 
     Args:
-        records: dataset dicts with "file_name" and "key" (:func:`detcon_d2.masks.list_images`).
+        records: dataset dicts with "file_name" and "key" (:func:`detcon_d2.masks.list_images`), of images or tiles
+            (:func:`detcon_d2.io.tiles.tile_records`). The tiles of an image are made together, and it is decoded once.
         generator, store: what makes the regions, and the store of this generator (:func:`detcon_d2.masks.create_store`).
         workers: processes; 1 works in this one.
         progress: show a progress bar with images/s.
@@ -83,25 +90,30 @@ def generate(
         records = records[len(records) * part[0] // part[1] : len(records) * (part[0] + 1) // part[1]]
     remove_leftovers(store.root)
     done = store.keys()
-    names = (*_RECORD_KEYS, "annotations") if generator.needs_annotations else _RECORD_KEYS  # annotations are large to send
-    todo = [{name: record[name] for name in names if name in record} for record in records if record["key"] not in done]
+    todo = [record for record in records if record["key"] not in done]
     summary = Summary(total=len(records), skipped=len(records) - len(todo))
+    if any("tile" in record for record in records):
+        summary.unit = "images and tiles"
     if todo:
         generator.prepare()
     started = time.perf_counter()
-    results = _ENGINES[engine](partial(process_image, generator=generator, store=store, reading=reading), todo, workers)
+    results = _ENGINES[engine](partial(process_image, generator=generator, store=store, reading=reading), _images(todo, generator), workers)
     # closing: an interrupt in this loop must end the worker processes now, not when the iterator is garbage collected.
-    with closing(results), tqdm(total=len(records), initial=summary.skipped, unit=" images", disable=not progress, smoothing=0.05) as bar:
-        for key, reason in results:
+    with (
+        closing(results),
+        tqdm(total=len(records), initial=summary.skipped, unit=f" {summary.unit}", disable=not progress, smoothing=0.05) as bar,
+    ):
+        for key, reason in chain.from_iterable(results):
             bar.update()
+            summary.made += reason is None
             summary.failed |= {} if reason is None else {key: reason}
-    summary.made = len(todo) - len(summary.failed)
     summary.seconds = time.perf_counter() - started
     summary.failed = dict(sorted(summary.failed.items()))
+    failed = failed_keys(records, summary.failed)
     store.write_failed(summary.failed, part)
     if part is None:
-        store.finish(records, summary.failed)
-    if keys := [record["key"] for record in records if record["key"] not in summary.failed]:
+        store.finish(records, failed)
+    if keys := [record["key"] for record in records if record["key"] not in failed]:
         _add_statistics(summary, keys, generator, store)
     return summary
 
@@ -117,6 +129,18 @@ def parse_part(text: str) -> tuple[int, int]:
 def evenly_spaced(items: list, count: int) -> list:
     """``count`` of the items, or all if there are fewer."""
     return [items[index] for index in np.unique(np.linspace(0, len(items) - 1, count).astype(int))]
+
+
+def _images(records: list[dict], generator: RegionGenerator) -> list[dict]:
+    """What a worker gets at once: an image's record, with its ``tiles`` if it has some."""
+    names = (*_RECORD_KEYS, "annotations") if generator.needs_annotations else _RECORD_KEYS  # annotations are large to send
+    images: dict[str, dict] = {}
+    for record in records:
+        whole = whole_record(record)
+        image = images.setdefault(whole["key"], {name: whole[name] for name in names if name in whole})
+        if "tile" in record:
+            image.setdefault("tiles", []).append(record["tile"])
+    return list(images.values())
 
 
 def _unique(records: list[dict]) -> list[dict]:

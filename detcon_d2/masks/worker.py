@@ -17,8 +17,9 @@ from itertools import islice
 import cv2
 import numpy as np
 
-from detcon_d2.io.images import PLAIN, Reading, read_record
+from detcon_d2.io.images import PLAIN, Reading
 from detcon_d2.io.names import printable
+from detcon_d2.io.tiles import label_map_of, pixels_of, read_record, record_name, tile_record, whole_record
 from detcon_d2.masks.generators.base import RegionGenerator
 from detcon_d2.masks.store.png_folder import LabelMapStore
 
@@ -132,23 +133,58 @@ class _RayWorker:
         return {"result": pickle.dumps(outcome)}
 
 
-def process_image(record: dict, generator: RegionGenerator, store: LabelMapStore, reading: Reading = PLAIN) -> tuple[str, str | None]:
-    """Make and store the label maps of the image of a dataset dict ("file_name", "key"). Returns the key, and None or why this image could
-    not be used. An OSError, such as a full disk, concerns all images and is raised, unless it is about the name of the file."""
+def process_image(record: dict, generator: RegionGenerator, store: LabelMapStore, reading: Reading = PLAIN) -> list[tuple[str, str | None]]:
+    """Make and store the label maps of the image of a dataset dict ("file_name", "key"), or of the ``tiles`` in it, for which the image is
+    decoded once.
+
+    Returns for each label map its key, and None or why it could not be made; if the whole image could not be used, with the image's key. An
+    OSError, such as a full disk, concerns all images and is raised, unless it is about the name of the file.
+    """
+    parts = [tile_record(record, tile) for tile in record.get("tiles", ())] or [record]
     try:
         image = read_record(record, reading)
-        label_map = generator(image, image_rng(record["key"]), record)
-        if label_map.shape[-2:] != image.shape[:2]:
-            raise ValueError(f"found a label map of {label_map.shape[-2:]} (height, width); expected that of the image, {image.shape[:2]}")
+        whole = regions_of(generator, image, record) if generator.of_whole_image else None
     except (ValueError, MemoryError) as error:
-        return record["key"], printable(" ".join((getattr(error, "reason", None) or f"{type(error).__name__}: {error}").split()))
+        return [(record["key"], _reason(error))] * len(parts)
+    return [(part["key"], _process_part(part, generator, store, image, whole)) for part in parts]
+
+
+def _process_part(
+    record: dict, generator: RegionGenerator, store: LabelMapStore, image: np.ndarray, whole: np.ndarray | None
+) -> str | None:
+    try:
+        label_map = regions_of(generator, image, record) if whole is None else label_map_of(record, whole)
+    except (ValueError, MemoryError) as error:
+        return _reason(error)
     try:
         store.write(record["key"], label_map)
     except OSError as error:
         if error.errno not in _NAME_ERRORS:
             raise
-        return record["key"], f"no file can have its name ({os.strerror(error.errno)}): rename it, or make tars with --format tar"
-    return record["key"], None
+        return f"no file can have its name ({os.strerror(error.errno)}): rename it, or make tars with --format tar"
+    return None
+
+
+def _reason(error: Exception) -> str:
+    return printable(" ".join((getattr(error, "reason", None) or f"{type(error).__name__}: {error}").split()))
+
+
+def regions_of(source: Callable[..., np.ndarray], image: np.ndarray, record: dict) -> np.ndarray:
+    """The label maps that a generator, or another source with its interface, has for a record: uint16 (h, w) or (layers, h, w).
+
+    ``image``: uint8 (H, W, 3), the whole image, also for the record of a tile. Raises ValueError as the source, and for label maps of
+    another size.
+    """
+    used = whole_record(record) if source.of_whole_image else record
+    pixels = pixels_of(used, image)
+    label_map = source(pixels, image_rng(used["key"]), used)
+    if label_map.shape[-2:] != pixels.shape[:2]:
+        found, expected = (f"{shape[1]} x {shape[0]}" for shape in (label_map.shape[-2:], pixels.shape[:2]))
+        raise ValueError(
+            f"the label map of {used['key']} from {source} is {found} (width x height), but {record_name(used)} is {expected}; "
+            "expected the same size: make the label maps of these images"
+        )
+    return label_map if used is record else label_map_of(record, label_map)
 
 
 def image_rng(key: str) -> np.random.Generator:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detcon_d2.io.images import ImageReadError, Reading, image_size, read_image, read_image_fast, read_record
+from detcon_d2.io.images import ImageReadError, Reading, image_size, read_image, read_image_fast
 from detcon_d2.io.references import parse_image
+from detcon_d2.io.tiles import read_record
 
 both = pytest.mark.parametrize("read", [read_image, read_image_fast])
 

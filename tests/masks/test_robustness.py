@@ -107,4 +107,4 @@ def test_a_label_map_of_another_size_is_a_failed_image(photos, tmp_path, file_fo
     store = create_store(tmp_path, WrongSizeRegions(), f"folder:{photos}", file_format)
     summary = generate(list_images(f"folder:{photos}"), WrongSizeRegions(), store, progress=False)
     assert summary.made == 11 and list(summary.failed) == ["b/003.png"]
-    assert "found a label map of (71, 96) (height, width); expected that of the image, (72, 96)" in summary.failed["b/003.png"]
+    assert "is 96 x 71 (width x height), but" in summary.failed["b/003.png"]

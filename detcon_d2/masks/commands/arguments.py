@@ -115,9 +115,15 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-pixels", type=int, default=0, metavar="N", help="largest image (default: Pillow's limit, 179 million)")
 
 
+def add_tiles_argument(parser: argparse.ArgumentParser) -> None:
+    """``--tiles``."""
+    text = "cut larger images into tiles of N x N pixels, as DETCON.DATA.TILES (default: whole images)"
+    parser.add_argument("--tiles", type=int, default=0, metavar="N", help=text)
+
+
 def reading_from(args: argparse.Namespace) -> Reading:
     """How images are read; raises ValueError for values that make no sense."""
-    return Reading(tuple(args.wide_range), args.max_pixels)
+    return Reading(tuple(args.wide_range), args.max_pixels, getattr(args, "tiles", 0))
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,10 +6,12 @@ import sys
 from collections.abc import Sequence
 
 from detcon_d2.io.specs import canonical_spec, check_output_outside
+from detcon_d2.io.tiles import tile_records
 from detcon_d2.masks.command_lines import merge_command, train_hint
 from detcon_d2.masks.commands.arguments import (
     add_generator_arguments,
     add_reading_arguments,
+    add_tiles_argument,
     format_argument,
     generator_from,
     load_records,
@@ -43,6 +45,8 @@ examples
   better regions than plain FH, and FH at several scales, of which training samples one per image:
     %(prog)s folder:/data/photos /data/photos_hierarchy --generator hierarchy
     %(prog)s folder:/data/photos /data/photos_scales --generator fh_scales
+  aerial or microscopy images of 20,000 px, in tiles of 1,024 px:
+    %(prog)s folder:/data/scans /data/scans_masks --tiles 1024 --max-pixels 400000000
   the instances of a COCO json, smaller ones on top, the rest as one background region:
     %(prog)s coco:/data/coco/instances.json,/data/coco/images /data/coco/masks --generator annotations
   the boxes of a data set without masks:
@@ -75,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--max-left-out", type=float, default=0.1, metavar="SHARE", help="of annotations that cannot be used (default: %(default)s)"
     )
     add_reading_arguments(parser)
+    add_tiles_argument(parser)
     parser.add_argument("--shard", metavar="I/N", help="only the I-th (from 0) of N parts of the images")
     parser.add_argument("--engine", choices=("processes", "ray"), default="processes", help="ray: a cluster")
     parser.add_argument("--same-images", action="store_true", help="OUTPUT was begun under another SPEC, but with the same images")
@@ -91,14 +96,16 @@ def _run(args: argparse.Namespace) -> int:
     records = load_records(args.spec, generator, args.max_left_out)
     if args.limit:
         records = evenly_spaced(records, args.limit)
+    records = tile_records(records, reading, progress=True)
     for line in reading.describe(records):
         print(line)
     dataset = canonical_spec(args.spec)
-    store = create_store(args.output, generator, dataset, args.format, same_images=args.same_images, images_per_file=args.images_per_file)
+    options = {"same_images": args.same_images, "images_per_file": args.images_per_file, "tiles": reading.tiles}
+    store = create_store(args.output, generator, dataset, args.format, **options)
     summary = generate(records, generator, store, workers=args.workers, part=part, engine=args.engine, reading=reading)
     print("\n".join(summary.lines()), flush=True)
     if summary.made or summary.skipped:
-        print(f"when all parts are done:  {merge_command(args.output)}" if part else train_hint(dataset, args.output))
+        print(f"when all parts are done:  {merge_command(args.output)}" if part else train_hint(dataset, args.output, reading.tiles))
     else:
         print("no label map was made: the reasons are above")
     return 1 if summary.failed else 0

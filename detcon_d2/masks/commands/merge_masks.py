@@ -2,7 +2,10 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 
+from detcon_d2.io.images import Reading
+from detcon_d2.io.tiles import tile_records
 from detcon_d2.masks.commands.arguments import add_reading_arguments, format_argument, load_records, make_parser, reading_from, run_command
 from detcon_d2.masks.store.formats import open_store
 from detcon_d2.masks.store.merge import check, merge, take_over
@@ -47,8 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     options = {"same_images": args.same_images, "images_per_file": args.images_per_file}
     store = take_over(args.output, args.inputs, args.format, **options) if args.inputs else open_store(args.output)
-    records = _load_records(args.images or store.index["source"], store)
-    result = (check if args.verify or args.repair else merge)(store, records, sizes=args.sizes, progress=True, reading=reading_from(args))
+    reading = replace(reading_from(args), tiles=store.index.get("tiles", 0))
+    records = _load_records(args.images or store.index["source"], store, reading)
+    result = (check if args.verify or args.repair else merge)(store, records, sizes=args.sizes, progress=True, reading=reading)
     if args.repair:
         store.discard(set(result.damaged))
         result.repaired = True
@@ -56,7 +60,7 @@ def _run(args: argparse.Namespace) -> int:
     return 0 if result.is_complete and not result.failed else 1
 
 
-def _load_records(spec: str, store: LabelMapStore) -> list[dict]:
+def _load_records(spec: str, store: LabelMapStore, reading: Reading) -> list[dict]:
     if spec == "none":
         return [{"key": key, "file_name": key} for key in sorted(store.keys() | read_failed(store.root).keys())]
-    return load_records(spec)
+    return tile_records(load_records(spec), reading, progress=True)

@@ -2,18 +2,22 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 
+from detcon_d2.io.images import Reading
 from detcon_d2.io.specs import list_images
+from detcon_d2.io.tiles import describe_tiles, tile_records
 from detcon_d2.masks.commands.arguments import (
     add_reading_arguments,
     add_source_arguments,
+    add_tiles_argument,
     make_parser,
     reading_from,
     run_command,
     sources_from,
 )
 from detcon_d2.masks.generate import evenly_spaced
-from detcon_d2.masks.scoring.contact_sheet import write_contact_sheet
+from detcon_d2.masks.scoring.contact_sheet import Source, StoredRegions, write_contact_sheet
 from detcon_d2.masks.scoring.ground_truth import has_ground_truth, list_bsds
 
 _EPILOG = """
@@ -23,6 +27,8 @@ examples
   FH at two scales and the label maps of a data set, next to COCO's instances:
     %(prog)s coco:/data/instances.json,/data/images --output sheet.png \\
         --source "fh scale=300 min_size=100" --source fh --masks /data/masks_fh
+  the tiles of large images:
+    %(prog)s folder:/data/scans --output sheet.png --tiles 1024
   next to human segmentations (BSDS500):
     %(prog)s --bsds BSDS500/data/images/val BSDS500/data/groundTruth/val --output sheet.png
 """
@@ -37,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", required=True, metavar="FILE", help="picture to write: .png or .jpg")
     add_source_arguments(parser)
     add_reading_arguments(parser)
+    add_tiles_argument(parser)
     parser.add_argument("--num-images", type=int, default=6, metavar="N", help="rows, evenly spaced (default: %(default)s)")
     return run_command(parser, argv, _run)
 
@@ -44,6 +51,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> None:
     if args.num_images < 1:
         raise ValueError(f"--num-images: found {args.num_images}; expected at least 1")
-    records = evenly_spaced(list_bsds(*args.bsds) if args.bsds else list_images(args.spec), args.num_images)
-    sources = sources_from(args, annotated=all("annotations" in record and has_ground_truth(record) for record in records))
-    print(write_contact_sheet(sources, records, args.output, args.spec or f"{args.bsds[0]} and {args.bsds[1]}", reading_from(args)))
+    images = evenly_spaced(list_bsds(*args.bsds) if args.bsds else list_images(args.spec), args.num_images)
+    sources = sources_from(args, annotated=all("annotations" in record and has_ground_truth(record) for record in images))
+    reading = _as_stored(reading_from(args), sources)
+    # Cut only these images: opening all of them for their sizes would take long.
+    records = evenly_spaced(tile_records(images, reading, progress=True), args.num_images)
+    print(write_contact_sheet(sources, records, args.output, args.spec or f"{args.bsds[0]} and {args.bsds[1]}", reading))
+
+
+def _as_stored(reading: Reading, sources: dict[str, Source]) -> Reading:
+    """With the tiles of the folders of label maps among the sources. Raises ValueError if these differ, also from those of ``reading``."""
+    stored = {title: source.tiles for title, source in sources.items() if isinstance(source, StoredRegions)}
+    tiles = reading.tiles or next(iter(stored.values()), 0)
+    for title, found in stored.items():
+        if found != tiles:
+            raise ValueError(
+                f"{title}: found label maps of {describe_tiles(found)}; expected those of {describe_tiles(tiles)}: show it in a sheet of "
+                f"its own, with --tiles {found}"
+            )
+    return replace(reading, tiles=tiles)

@@ -16,6 +16,7 @@ class AnnotationRegions(RegionGenerator):
 
     name = "annotations"
     needs_annotations = True
+    of_whole_image = True
     boxes: bool = parameter(False, "regions of the boxes of objects that have no mask")
 
     def params(self) -> dict:

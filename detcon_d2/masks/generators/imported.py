@@ -32,6 +32,7 @@ class ImportedRegions(RegionGenerator):
     """
 
     name = "imported"
+    of_whole_image = True
     masks: str = parameter(
         "", "json (COCO) or folder (SAM json or PNG per image) of masks that another tool made", metavar="PATH", required=True
     )

@@ -4,14 +4,15 @@ import os
 
 import numpy as np
 
-from detcon_d2.io.images import PLAIN, Reading, read_record
+from detcon_d2.io.images import PLAIN, Reading
+from detcon_d2.io.tiles import label_map_of, pixels_of, read_record, whole_record
 from detcon_d2.masks.cells import NO_REGION
 from detcon_d2.masks.generators.base import RegionGenerator
 from detcon_d2.masks.overlay import count_regions, draw_sheet, fit, overlay_regions, picture_format, write_sheet
 from detcon_d2.masks.scoring.ground_truth import has_ground_truth, read_ground_truth
 from detcon_d2.masks.scoring.scores import GroundTruth
 from detcon_d2.masks.store.formats import open_store
-from detcon_d2.masks.worker import image_rng
+from detcon_d2.masks.worker import regions_of
 
 SIDE = 288
 """Longer side of a picture in pixels."""
@@ -21,10 +22,16 @@ class StoredRegions:
     """Reads the label maps in a folder, by the key of the image: uint16 (layers, H, W).
 
     Raises ValueError for no such folder or a damaged one; when called, for an image without a label map.
+
+    Attributes:
+        tiles: side of the tiles that larger images were cut into, pixels; 0: none.
     """
+
+    of_whole_image = False
 
     def __init__(self, root: str | os.PathLike) -> None:
         self._store = open_store(root)
+        self.tiles: int = self._store.index.get("tiles", 0)
 
     def __str__(self) -> str:
         return str(self._store.root)
@@ -37,18 +44,12 @@ Source = RegionGenerator | StoredRegions
 
 
 def named_layers(title: str, source: Source, image: np.ndarray, record: dict) -> list[tuple[str, np.ndarray]]:
-    """The label maps of an image, each uint16 (H, W) with its title: ``title``, or ``title [layer]`` if there are several.
+    """The label maps of a record, each uint16 (h, w) with its title: ``title``, or ``title [layer]`` if there are several.
 
-    Raises ValueError as the source raises it, or for label maps of another size.
+    ``image``: the whole image, also for the record of a tile. Raises ValueError as :func:`regions_of`.
     """
-    label_maps = source(image, image_rng(record["key"]), record)
+    label_maps = regions_of(source, image, record)
     label_maps = label_maps[None] if label_maps.ndim == 2 else label_maps
-    if label_maps.shape[1:] != image.shape[:2]:
-        found, expected = (f"{shape[1]} x {shape[0]}" for shape in (label_maps.shape[1:], image.shape[:2]))
-        raise ValueError(
-            f"the label map of {record['key']} from {source} is {found} (width x height), but {record['file_name']} is {expected}; "
-            "expected the same size: make the label maps of these images"
-        )
     return [(title if len(label_maps) == 1 else f"{title} [{layer}]", label_map) for layer, label_map in enumerate(label_maps)]
 
 
@@ -78,10 +79,11 @@ def draw_rows(
     """
     with_truth, headings, rows = all(map(has_ground_truth, records)), [], []
     for record in records:
-        image = read_record(record, reading)
-        columns = [column for title, source in sources.items() for column in named_layers(title, source, image, record)]
+        whole = read_record(whole_record(record), reading)
+        columns = [column for title, source in sources.items() for column in named_layers(title, source, whole, record)]
         if with_truth:
-            columns.append(("ground truth", _typical(read_ground_truth(record, *image.shape[:2]))))
+            columns.append(("ground truth", label_map_of(record, _typical(read_ground_truth(record, *whole.shape[:2])))))
+        image = pixels_of(record, whole)
         headings, small = ["image", *(heading for heading, _ in columns)], fit(image, SIDE)
         row = [(small, f"{record['key']}, {image.shape[1]} x {image.shape[0]}")]
         row += [(overlay_regions(small, fit(regions.astype(np.uint16), SIDE)), count_regions(regions)) for _, regions in columns]

@@ -13,7 +13,8 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from detcon_d2.io.atomic import write_bytes_atomically
-from detcon_d2.io.images import PLAIN, Reading, read_record
+from detcon_d2.io.images import PLAIN, Reading
+from detcon_d2.io.tiles import read_record
 from detcon_d2.masks.scoring.contact_sheet import Source, StoredRegions, named_layers
 from detcon_d2.masks.scoring.ground_truth import read_ground_truth
 from detcon_d2.masks.scoring.scores import LabelMapScores, mean, score_label_map

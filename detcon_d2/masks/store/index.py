@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 
 from detcon_d2.io.atomic import TEMPORARY, write_bytes_atomically, write_error
+from detcon_d2.io.tiles import describe_tiles
 
 INDEX_NAME = "index.json"
 FORMATS = {"png": "detcon_d2 label maps, PNG", "tar": "detcon_d2 label maps, PNG in WebDataset tars"}
@@ -30,9 +31,10 @@ _LIBRARIES = ("numpy", "scipy", "scikit-image", "pillow", "pycocotools")
 _log = logging.getLogger(__name__)
 
 
-def params_hash(generator: str, params: dict) -> str:
-    """sha256 of generator and parameters (sorted json): equal for label maps that may be mixed."""
-    return hashlib.sha256(json.dumps({"generator": generator, "params": params}, sort_keys=True).encode()).hexdigest()
+def params_hash(generator: str, params: dict, tiles: int = 0) -> str:
+    """sha256 of generator, parameters and side of the tiles (sorted json): equal for label maps that may be mixed."""
+    made = {"generator": generator, "params": params} | ({"tiles": tiles} if tiles else {})
+    return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
 
 
 def library_versions() -> dict[str, str]:
@@ -48,13 +50,14 @@ def format_name(index: dict) -> str:
 def make_index(root: Path, wanted: dict, *, same_images: bool) -> None:
     """Write ``index.json`` of a folder, which is made if it does not exist, or check the one that it has.
 
-    ``wanted``: "format", "generator", "params", "source" (the data set) and more; ``same_images``: accept another data set.
+    ``wanted``: "format", "generator", "params", "source" (the data set), "tiles" unless they are of whole images, and more;
+    ``same_images``: accept another data set.
 
     Raises:
         ValueError: another format, generator, parameters or data set, or files without an index.
         OSError: the folder cannot be made or written.
     """
-    wanted |= {"hash": params_hash(wanted["generator"], wanted["params"]), "versions": library_versions()}
+    wanted |= {"hash": _hash_of(wanted), "versions": library_versions()}
     if not (root / INDEX_NAME).exists() and _make_folder(root):
         write_bytes_atomically(root / INDEX_NAME, (json.dumps(wanted, indent=2) + "\n").encode())
     _refuse_mixing(root, read_index(root), wanted, same_images)
@@ -65,7 +68,7 @@ def read_index(root: Path) -> dict:
     path = root / INDEX_NAME
     try:
         index = json.loads(path.read_bytes())
-        consistent = index["format"] in _NAMES and index["hash"] == params_hash(index["generator"], index["params"])
+        consistent = index["format"] in _NAMES and index["hash"] == _hash_of(index)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ValueError(f"label maps: found no {path}; expected a folder made by tools/generate_masks.py") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -73,16 +76,26 @@ def read_index(root: Path) -> dict:
     if not consistent:
         raise ValueError(
             f"label maps: {path} has format {index['format']!r} and hash {index['hash']}; expected one of {list(FORMATS.values())} and "
-            "the hash of its generator and params: it was edited or made by another version; make the label maps again"
+            "the hash of its generator, params and tiles: it was edited or made by another version; make the label maps again"
         )
     return index
 
 
+def _hash_of(index: dict) -> str:
+    return params_hash(index["generator"], index["params"], index.get("tiles", 0))
+
+
+def _tiles_of(index: dict) -> str:
+    return describe_tiles(index.get("tiles", 0))
+
+
 def _refuse_mixing(root: Path, found: dict, wanted: dict, same_images: bool) -> None:
     if found["hash"] != wanted["hash"]:
+        mixed = found.get("tiles") != wanted.get("tiles")
+        both = (f"{made['generator']} {made['params']}" + (f" of {_tiles_of(made)}" if mixed else "") for made in (found, wanted))
         raise ValueError(
-            f"{root}: found label maps of {found['generator']} {found['params']}; expected {wanted['generator']} {wanted['params']}. "
-            "A folder holds label maps of one set of parameters: choose another output folder, or the parameters of this one"
+            f"{root}: found label maps of {next(both)}; expected {next(both)}. A folder holds label maps of one set of parameters: choose "
+            "another output folder, or the parameters of this one"
         )
     if format_name(found) != format_name(wanted):
         raise ValueError(

@@ -10,10 +10,11 @@ import numpy as np
 from tqdm import tqdm
 
 from detcon_d2.io.atomic import remove_leftovers
-from detcon_d2.io.images import PLAIN, Reading, image_size, read_labels, recorded_size
+from detcon_d2.io.images import PLAIN, Reading, read_labels
 from detcon_d2.io.names import printable
 from detcon_d2.io.references import read_range
 from detcon_d2.io.tar import expand_pattern
+from detcon_d2.io.tiles import failed_keys, record_name, record_size
 from detcon_d2.masks.command_lines import generate_command, merge_command
 from detcon_d2.masks.store.formats import STORES, open_store
 from detcon_d2.masks.store.index import INDEX_NAME, SHARDS, format_name, read_index
@@ -32,13 +33,14 @@ class CheckResult:
     Attributes:
         total: number of images of the data set; ``others``: number of label maps of other images.
         missing: keys without label map.
-        failed: key -> reason, of the images that could not be used.
+        failed: key -> reason, of the images that could not be used; ``num_failed``: their number, each tile counted.
         damaged: key -> what is wrong with the label map, its size included; ``repaired``: whether these have been removed.
     """
 
     total: int
     missing: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    num_failed: int = 0
     damaged: dict[str, str] = field(default_factory=dict)
     others: int = 0
     repaired: bool = False
@@ -50,9 +52,10 @@ class CheckResult:
 
     def lines(self, store: LabelMapStore) -> list[str]:
         """The result as text, with the commands to run."""
-        good = self.total - len(self.missing) - len(self.failed) - len(self.damaged)
+        good = self.total - len(self.missing) - self.num_failed - len(self.damaged)
+        unit = "images and tiles" if "tiles" in store.index else "images"
         lines = [
-            f"{self.total} images: {good} with label maps, {len(self.failed)} failed, {len(self.missing)} missing, "
+            f"{self.total} {unit}: {good} with label maps, {self.num_failed} failed, {len(self.missing)} missing, "
             f"{len(self.damaged)} damaged" + (f"; {self.others} label maps of other images" if self.others else "")
         ]
         lines += [f"FAILED {printable(key)}: {reason}" for key, reason in self.failed.items()]
@@ -71,20 +74,22 @@ def check(
 ) -> CheckResult:
     """Read all label maps of a data set: dataset dicts with "key", and "file_name" if the ``sizes`` are compared with those of the images;
     ``progress``: show a progress bar; ``reading``: how images are read."""
-    present, failed = store.keys(), read_failed(store.root)
+    present, reasons = store.keys(), read_failed(store.root)
+    failed = failed_keys(records, reasons)
     result = CheckResult(len(records), others=len(present - {record["key"] for record in records}))
     for record in tqdm(records, unit=" label maps", disable=not progress):
         key = record["key"]
         if key in present:
             try:
                 shapes = {store.read(key, layer).shape for layer in range(store.layers)}
-                if sizes and shapes != {expected := image_size(record["file_name"], recorded_size(record), reading)}:
+                if sizes and shapes != {expected := record_size(record, reading)}:
                     found = next(iter(shapes))
-                    raise ValueError(f"found a size of {found}; expected {expected} (height, width), that of {record['file_name']}")
+                    raise ValueError(f"found a size of {found}; expected {expected} (height, width), that of {record_name(record)}")
             except ValueError as error:
                 result.damaged[key] = str(error)
         elif key in failed:
-            result.failed[key] = failed[key]
+            result.failed[failed[key]] = reasons[failed[key]]
+            result.num_failed += 1
         else:
             result.missing.append(key)
     return result
@@ -98,7 +103,7 @@ def merge(
     result = check(store, records, sizes=sizes, progress=progress, reading=reading)
     if result.is_complete:
         remove_leftovers(store.root)
-        store.finish(sorted(records, key=lambda record: record["key"]), result.failed)
+        store.finish(sorted(records, key=lambda record: record["key"]), failed_keys(records, result.failed))
         store.write_failed(result.failed)
     return result
 
@@ -118,7 +123,7 @@ def take_over(output: str | os.PathLike, inputs: Iterable[str], file_format: str
     cls = type(open_store(output)) if os.path.exists(os.path.join(output, INDEX_NAME)) else STORES[file_format]
     for _, index, *_ in opened:
         arguments = index["generator"], index["params"], index["source"]
-        store = cls.create(output, *arguments, layers=index.get("layers", 1), **options)
+        store = cls.create(output, *arguments, layers=index.get("layers", 1), tiles=index.get("tiles", 0), **options)
     done, failed = store.keys(), read_failed(store.root)
     for one in opened:
         failed |= read_failed(one.root)

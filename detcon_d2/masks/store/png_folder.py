@@ -16,10 +16,12 @@ _FAILED_NAME = "failed.txt"
 
 
 class LabelMapStore:
-    """A folder ``root`` with ``index.json`` and with ``<root>/<key>.png`` for the image with a key (see :mod:`detcon_d2.masks.store.png`).
+    """A folder ``root`` with ``index.json`` and with ``<root>/<key>.png`` for the image or tile with a key (see
+    :mod:`detcon_d2.masks.store.png`).
 
     Attributes:
-        index: what ``index.json`` holds: format, generator, params, hash, source, versions, layers, and more for some formats.
+        index: what ``index.json`` holds: format, generator, params, hash, source, versions, layers, tiles (unless the label maps are of
+            whole images), and more for some formats.
         layers: label maps per image.
         format: short name of the format, as on the command line.
         options: what else the index of this format holds -> its default.
@@ -38,13 +40,15 @@ class LabelMapStore:
 
     @classmethod
     def create(
-        cls, root: str | os.PathLike, generator: str, params: dict, dataset: str, *, layers: int = 1, same_images: bool = False, **more: int
-    ) -> "LabelMapStore":
+        cls, root: str | os.PathLike, generator: str, params: dict, dataset: str, *,
+        layers: int = 1, tiles: int = 0, same_images: bool = False, **more: int,
+    ) -> "LabelMapStore":  # fmt: skip
         """Open a folder for writing; make it and its index if it does not exist.
 
         Args:
             generator, params: registered name, and parameters as plain values.
             dataset: data set spec or catalog name. Two data sets can have equal keys, so another one is refused.
+            tiles: side of the tiles that large images are cut into, pixels; 0: label maps of whole images.
             same_images: accept another ``dataset``: the same images at another place, or more of them.
             more: of a new folder of tars: ``images_per_file``, for images that are in no tar themselves. Other formats ignore it.
 
@@ -55,8 +59,8 @@ class LabelMapStore:
         options = {name: more.get(name, default) for name, default in cls.options.items()}
         if min(options.values(), default=1) < 1:
             raise ValueError(f"images per file: found {options['images_per_file']}; expected at least 1")
-        wanted = {"format": FORMATS[cls.format], "generator": generator, "params": params, "source": dataset, "layers": layers} | options
-        make_index(Path(root), wanted, same_images=same_images)
+        wanted = {"format": FORMATS[cls.format], "generator": generator, "params": params, "source": dataset, "layers": layers}
+        make_index(Path(root), wanted | ({"tiles": tiles} if tiles else {}) | options, same_images=same_images)
         return cls(root)
 
     def path(self, key: str) -> Path:
@@ -105,8 +109,8 @@ class LabelMapStore:
         those that failed (key -> reason)."""
 
     def write_failed(self, failed: dict[str, str], part: tuple[int, int] | None = None) -> None:
-        """Write ``failed.txt``: key (with escapes, such as \\t), TAB, reason; no file if nothing failed. A part of the work has
-        ``failed-0-of-16.txt`` instead, until the list of the whole replaces it."""
+        """Write ``failed.txt``: key of a tile or image (with escapes, such as \\t), TAB, reason; no file if nothing failed. A part of the
+        work has ``failed-0-of-16.txt`` instead, until the list of the whole replaces it."""
         path = self.root / (_FAILED_NAME if part is None else f"failed-{part[0]}-of-{part[1]}.txt")
         if failed:
             text = "".join(f"{escape_name(key)}\t{reason}\n" for key, reason in sorted(failed.items()))
@@ -118,7 +122,8 @@ class LabelMapStore:
 
 
 def read_failed(root: Path) -> dict[str, str]:
-    """Key -> reason of the images that the last run, or the runs of the parts, could not use."""
+    """Key -> reason of the images and tiles that the last run, or the runs of the parts, could not use; an image whose file could not be
+    read is named once (:func:`detcon_d2.io.tiles.failed_keys`)."""
     failed = {}
     for path in [root / _FAILED_NAME, *sorted(root.glob("failed-*-of-*.txt"))]:
         if path.exists():

@@ -2,7 +2,7 @@
 
 The label maps of an image are the member ``<key>.seg.png``, as WebDataset expects. WebDataset's keys have no extension, so a member whose
 image has a key with an extension holds that key in its pax header, as a comment. The comment of the whole tar (json: generator, params,
-hash, layers) describes how the label maps were made.
+hash, layers, and tiles where images are cut) describes how the label maps were made.
 
 The index of ``maps-00000.tar`` is ``maps-00000.tar.index.json``: where the data of each member begin and how long they are. Without an
 index, or with one of another tar, the members are listed from the tar itself, which takes 0.1 ms each.
@@ -20,6 +20,7 @@ from typing import NamedTuple
 from detcon_d2.io.atomic import atomic_file, write_bytes_atomically
 from detcon_d2.io.references import Range, read_range
 from detcon_d2.io.tar import COMMENT, members, split_member
+from detcon_d2.io.tiles import split_key
 
 _SUFFIX = ".seg.png"
 _END_BYTES = 1 << 16
@@ -29,7 +30,7 @@ class LabelMapTar(NamedTuple):
     """The label maps in a tar, whatever else is in it.
 
     Attributes:
-        description: generator, params, hash and layers; None if the tar was made by another program.
+        description: generator, params, hash, layers and perhaps tiles; None if the tar was made by another program.
         places: key -> where the label maps of the image are.
         has_index: whether the index next to it is up to date.
     """
@@ -91,7 +92,8 @@ def write_tar(path: Path, description: dict, items: Iterable[tuple[str, bytes]])
         tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT, pax_headers={COMMENT: comment}) as tar,
     ):
         for key, data in items:
-            stem = split_member(key)[0]
+            image, tile = split_key(key)
+            stem = split_member(image)[0] + tile
             member = tarfile.TarInfo((key if stem in stems else stem) + _SUFFIX)
             stems.add(stem)
             member.size = len(data)

@@ -107,7 +107,7 @@ class TarStore(LabelMapStore):
             )
         groups = self._groups(records, asked | places.keys() | failed)
         wanted = {name: present for name, keys in groups.items() if (present := [key for key in keys if key in places])}
-        description = {name: self.index[name] for name in ("generator", "params", "hash", "layers")}
+        description = {name: self.index[name] for name in ("generator", "params", "hash", "layers", "tiles") if name in self.index}
         written = []
         for name, keys in wanted.items():
             if old.get(name) != keys:
