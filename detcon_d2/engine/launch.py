@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import logging
 import multiprocessing
 import os
 import re
@@ -165,6 +166,11 @@ def _spawned(
     local_rank: int, init_method: str, errors: Connection, explained: Synchronized, main: Callable, args: argparse.Namespace
 ) -> None:
     threading.Thread(target=_stop_with_parent, daemon=True).start()
+    for name in (
+        "detectron2.engine.train_loop",
+        "detectron2.engine",
+    ):  # where Detectron2 logs a traceback of each Exception, and the subset
+        logging.getLogger(name).addFilter(lambda record: not (record.exc_info and explained.value))
     rank = args.machine_rank * args.num_gpus + local_rank
     values = {"RANK": rank, "WORLD_SIZE": args.num_gpus * args.num_machines, "LOCAL_RANK": local_rank, "LOCAL_WORLD_SIZE": args.num_gpus}
     try:

@@ -3,6 +3,7 @@
 import argparse
 import functools
 import importlib
+import logging
 import os
 import signal
 import socket
@@ -120,6 +121,33 @@ def test_a_process_that_fails_ends_the_others_and_its_error_is_the_last_line(mon
         launch(fail_on_one, arguments([], num_gpus=2))
     assert stopped.value.code == 1
     assert capfd.readouterr().err.rstrip().splitlines()[-1].endswith("process 1 failed: ValueError: the disk of process 1 is gone")
+
+
+def explain_on_one(args: argparse.Namespace) -> None:
+    if d2.comm.get_rank() == 1:
+        if args.explanation is None:
+            print("train_net.py: the reason", file=sys.stderr)
+            raise SystemExit(2)
+        raise SystemExit(args.explanation)
+    logging.basicConfig()
+    Waiting().train(0, 1)
+
+
+class Waiting(d2.TrainerBase):
+    """Waits for the other process."""
+
+    def run_step(self) -> None:
+        d2.comm.all_gather("a batch")
+
+
+@pytest.mark.parametrize(("explanation", "code"), [("train_net.py: the reason", 1), (None, 2)])
+def test_a_process_that_gives_a_reason_is_not_followed_by_tracebacks_of_those_that_wait_for_it(monkeypatch, capfd, explanation, code):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(SystemExit) as stopped:
+        launch(explain_on_one, arguments([], num_gpus=2, explanation=explanation))
+    printed = capfd.readouterr().err
+    assert stopped.value.code == code and printed.rstrip().endswith("train_net.py: the reason") and "Traceback" not in printed
+    assert printed.count("the reason") == 1
 
 
 def die(args: argparse.Namespace) -> None:
