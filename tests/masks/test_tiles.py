@@ -145,3 +145,5 @@ def test_the_commands_speak_of_the_same_tiles(scans, tmp_path, run_tool):
     assert done.returncode == 0 and f"{sheet}: 3 images" in done.stdout, done.stderr
     done = run_tool("visualize_masks.py", spec, "--output", sheet, "--masks", masks, "--tiles", 80)
     assert done.returncode == 2 and "m: found label maps of tiles of 64 px; expected those of tiles of 80 px" in done.stderr
+    done = run_tool("score_masks.py", "--coco", *write_coco(tmp_path).removeprefix("coco:").split(","), "--masks", masks)
+    assert done.returncode == 2 and "m: found label maps of tiles of 64 px; expected those of whole images" in done.stderr

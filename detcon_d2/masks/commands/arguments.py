@@ -15,6 +15,7 @@ from detcon_d2.io.annotated.kinds import is_annotated_spec
 from detcon_d2.io.annotated.read import read_annotated
 from detcon_d2.io.images import Reading
 from detcon_d2.io.specs import is_dataset_spec, list_images
+from detcon_d2.io.tiles import describe_tiles
 from detcon_d2.masks.command_lines import flag_of
 from detcon_d2.masks.generators.base import RegionGenerator, element_type, write_value
 from detcon_d2.masks.generators.registry import REGION_GENERATOR_REGISTRY, build_generator
@@ -146,3 +147,15 @@ def sources_from(args: argparse.Namespace, annotated: bool) -> dict[str, Source]
     names = [os.path.basename(os.path.abspath(root)) for root in args.masks]
     titles = [name if names.count(name) == 1 else root for name, root in zip(names, args.masks)]
     return sources | {title: StoredRegions(root) for title, root in zip(titles, args.masks)}
+
+
+def stored_tiles(sources: dict[str, Source]) -> dict[str, int]:
+    """Title -> side of the tiles of each folder of label maps, pixels; 0: of whole images."""
+    return {title: source.tiles for title, source in sources.items() if isinstance(source, StoredRegions)}
+
+
+def check_stored_tiles(sources: dict[str, Source], tiles: int, remedy: str) -> None:
+    """Raise ValueError for a folder of label maps of other tiles than of this side."""
+    for title, found in stored_tiles(sources).items():
+        if found != tiles:
+            raise ValueError(f"{title}: found label maps of {describe_tiles(found)}; expected those of {describe_tiles(tiles)}: {remedy}")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from detcon_d2.masks.commands.arguments import (
     add_reading_arguments,
     add_source_arguments,
+    check_stored_tiles,
     make_parser,
     reading_from,
     run_command,
@@ -54,6 +55,7 @@ def _run(args: argparse.Namespace) -> None:
     if args.chart and not args.chart.endswith(".svg"):
         raise ValueError(f"--chart: found {args.chart}; expected the name of an .svg")
     sources = sources_from(args, annotated=bool(args.coco))
+    check_stored_tiles(sources, 0, "make label maps of whole images to score them, as the ground truth is of these")
     records = list_coco(*args.coco) if args.coco else list_bsds(*args.bsds)
     if args.limit:
         records = evenly_spaced(records, args.limit)

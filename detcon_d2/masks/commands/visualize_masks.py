@@ -4,20 +4,21 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 
-from detcon_d2.io.images import Reading
 from detcon_d2.io.specs import list_images
-from detcon_d2.io.tiles import describe_tiles, tile_records
+from detcon_d2.io.tiles import tile_records
 from detcon_d2.masks.commands.arguments import (
     add_reading_arguments,
     add_source_arguments,
     add_tiles_argument,
+    check_stored_tiles,
     make_parser,
     reading_from,
     run_command,
     sources_from,
+    stored_tiles,
 )
 from detcon_d2.masks.generate import evenly_spaced
-from detcon_d2.masks.scoring.contact_sheet import Source, StoredRegions, write_contact_sheet
+from detcon_d2.masks.scoring.contact_sheet import write_contact_sheet
 from detcon_d2.masks.scoring.ground_truth import has_ground_truth, list_bsds
 
 _EPILOG = """
@@ -53,20 +54,8 @@ def _run(args: argparse.Namespace) -> None:
         raise ValueError(f"--num-images: found {args.num_images}; expected at least 1")
     images = evenly_spaced(list_bsds(*args.bsds) if args.bsds else list_images(args.spec), args.num_images)
     sources = sources_from(args, annotated=all("annotations" in record and has_ground_truth(record) for record in images))
-    reading = _as_stored(reading_from(args), sources)
+    reading = replace(reading_from(args), tiles=args.tiles or next(iter(stored_tiles(sources).values()), 0))
+    check_stored_tiles(sources, reading.tiles, "give --tiles as they have it, or show them in a sheet of their own")
     # Cut only these images: opening all of them for their sizes would take long.
     records = evenly_spaced(tile_records(images, reading, progress=True), args.num_images)
     print(write_contact_sheet(sources, records, args.output, args.spec or f"{args.bsds[0]} and {args.bsds[1]}", reading))
-
-
-def _as_stored(reading: Reading, sources: dict[str, Source]) -> Reading:
-    """With the tiles of the folders of label maps among the sources. Raises ValueError if these differ, also from those of ``reading``."""
-    stored = {title: source.tiles for title, source in sources.items() if isinstance(source, StoredRegions)}
-    tiles = reading.tiles or next(iter(stored.values()), 0)
-    for title, found in stored.items():
-        if found != tiles:
-            raise ValueError(
-                f"{title}: found label maps of {describe_tiles(found)}; expected those of {describe_tiles(tiles)}: show it in a sheet of "
-                f"its own, with --tiles {found}"
-            )
-    return replace(reading, tiles=tiles)
