@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import ctypes
 import logging
 import multiprocessing
 import os
@@ -16,7 +17,6 @@ from datetime import timedelta
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for_any
-from multiprocessing.sharedctypes import Synchronized
 
 import torch
 import torch.distributed as dist
@@ -107,7 +107,7 @@ def _spawn(init_method: str, main: Callable, args: argparse.Namespace) -> None:
     context = multiprocessing.get_context("spawn")
     errors, error_sender = context.Pipe(duplex=False)
     # Exit code of a process that has ended with a message for the user, or 0.
-    explained = context.Value("i", 0)
+    explained = context.RawValue(ctypes.c_int, 0)
     processes = [
         context.Process(target=_spawned, args=(local_rank, init_method, error_sender, explained, main, args))
         for local_rank in range(args.num_gpus)
@@ -163,7 +163,7 @@ def _handled(handler: Callable | int) -> Iterator[None]:
 
 
 def _spawned(
-    local_rank: int, init_method: str, errors: Connection, explained: Synchronized, main: Callable, args: argparse.Namespace
+    local_rank: int, init_method: str, errors: Connection, explained: ctypes.c_int, main: Callable, args: argparse.Namespace
 ) -> None:
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     for name in (

@@ -72,7 +72,7 @@ class Reading:
     def describe(self, records: Sequence[dict]) -> list[str]:
         """Lines for the log: on tiles, and on samples wider than 8 bits, if one of eight evenly spaced images has them."""
         cut = [record["file_name"] for record in records if "tile" in record]
-        text = f"DETCON.DATA.TILES {self.tiles}: {len(set(cut))} larger images are cut into {len(cut)} tiles; all others stay whole."
+        text = f"{len(set(cut))} larger images are cut into {len(cut)} tiles of {self.tiles} px (DETCON.DATA.TILES, --tiles)."
         lines = [text] if cut else []
         for record in records[:: max(len(records) // 8, 1)]:
             # An image that cannot be read is reported where it is used.

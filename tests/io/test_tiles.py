@@ -106,7 +106,7 @@ def test_a_number_of_tiles_is_refused(tiles):
 
 def test_the_log_says_how_many_images_are_cut(tmp_path):
     parts = tile_records([record for record in pictures(tmp_path) if record["key"] != "wide.png"], TILED)
-    assert TILED.describe(parts) == ["DETCON.DATA.TILES 64: 2 larger images are cut into 8 tiles; all others stay whole."]
+    assert TILED.describe(parts) == ["2 larger images are cut into 8 tiles of 64 px (DETCON.DATA.TILES, --tiles)."]
 
 
 def test_an_image_that_failed_stands_for_its_tiles():

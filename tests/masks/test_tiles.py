@@ -140,7 +140,7 @@ def test_the_commands_speak_of_the_same_tiles(scans, tmp_path, run_tool):
     assert done.returncode == 1 and f"MISSING {ONE_PHOTO[1]}" in done.stdout and "--generator grid --grid 2 --tiles 64" in done.stdout
     assert run_tool("generate_masks.py", spec, masks, "--tiles", 64, "--generator", "grid", "--workers", 1).returncode == 0
     done = run_tool("check_data.py", spec, "--tiles", 64)
-    assert "3 images, which are not annotated\npretraining: 1 whole images and 8 tiles of 2 larger images\n" in done.stdout
+    assert "3 images, which are not annotated\npretraining has 9 images: 1 whole and 8 tiles of 2 larger ones\n" in done.stdout
     done = run_tool("visualize_masks.py", spec, "--output", sheet, "--masks", masks, "--source", "grid size=3", "--num-images", 3)
     assert done.returncode == 0 and f"{sheet}: 3 images" in done.stdout, done.stderr
     done = run_tool("visualize_masks.py", spec, "--output", sheet, "--masks", masks, "--tiles", 80)

@@ -85,7 +85,8 @@ def _tiles(records: list[dict], reading: Reading) -> str:
         return ""
     parts = tile_records(records, reading, progress=True)
     tiles = sum("tile" in part for part in parts)
-    return f"pretraining: {len(parts) - tiles} whole images and {tiles} tiles of {len(records) - len(parts) + tiles} larger images\n"
+    whole = len(parts) - tiles
+    return f"pretraining has {len(parts)} images: {whole} whole and {tiles} tiles of {len(records) - whole} larger ones\n"
 
 
 def _pictures(kind: str, pictures: list[tuple[dict, dict | None]], reading: Reading) -> list[tuple[np.ndarray, str]]:
