@@ -148,7 +148,6 @@ def test_a_second_run_in_the_same_folder_is_refused_in_one_line(photos, tmp_path
         ("DETCON.SOLVER.OPTIMIZER", "SGD"),
         ("SOLVER.AMP.ENABLED", True),
         ("DETCON.MICRO_BATCH", 2),
-        ("DETCON.DATA.TILES", 64),
         ("DETCON.AUG.HUE", 0.0),
     ],
 )
