@@ -175,7 +175,7 @@ def regions_of(source: Callable[..., np.ndarray], image: np.ndarray, record: dic
     ``image``: uint8 (H, W, 3), the whole image, also for the record of a tile. Raises ValueError as the source, and for label maps of
     another size.
     """
-    used = whole_record(record) if source.of_whole_image else record
+    used = whole_record(record) if "tile" in record and source.of_whole_image else record
     pixels = pixels_of(used, image)
     label_map = source(pixels, image_rng(used["key"]), used)
     if label_map.shape[-2:] != pixels.shape[:2]:
