@@ -26,6 +26,8 @@ from detcon_d2.engine.setup import load_config
 TIMEOUT = timedelta(minutes=30)
 GRACE_SECONDS = 60.0
 """How long the other processes may take to end when one has failed: they may be writing a checkpoint, or wait for the failed one."""
+START = multiprocessing.get_context("spawn")
+"""Processes start as new interpreters, because CUDA does not survive a fork. Tests on the CPU replace this by what starts faster."""
 
 
 def cluster_environment(environ: Mapping[str, str]) -> dict[str, str] | None:
@@ -101,10 +103,9 @@ def _on_gpus(args: argparse.Namespace) -> bool:
 
 
 def _spawn(init_method: str, main: Callable, args: argparse.Namespace) -> None:
-    context = multiprocessing.get_context("spawn")
-    errors, error_sender = context.Pipe(duplex=False)
+    errors, error_sender = START.Pipe(duplex=False)
     processes = [
-        context.Process(target=_spawned, args=(local_rank, init_method, error_sender, main, args)) for local_rank in range(args.num_gpus)
+        START.Process(target=_spawned, args=(local_rank, init_method, error_sender, main, args)) for local_rank in range(args.num_gpus)
     ]
 
     def forward(*_: object) -> None:

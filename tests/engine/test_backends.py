@@ -11,7 +11,7 @@ import torch
 from tests import detectors
 from tests.conftest import tiny_opts
 from tests.detectors import detector_opts
-from tests.engine.runs import BASE, final_state, finetuner, metrics, output_of, pretrainer, results, start
+from tests.engine.runs import BASE, final_state, finetuner, metrics, output_of, pretrainer, results, start_anew
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("detectron2") is None,
@@ -23,7 +23,7 @@ BACKENDS = ("subset", "detectron2")
 def run_both(folder: Path, opts: Callable[[Path], list[str]], *flags: str, config: str = BASE) -> list[Path]:
     """Run the tool on both backends; returns their OUTPUT_DIRs."""
     folders = [folder / name for name in BACKENDS]
-    for process in [start(opts(path), *flags, config=config, DETCON_D2_BACKEND=path.name) for path in folders]:
+    for process in [start_anew(opts(path), *flags, config=config, DETCON_D2_BACKEND=path.name) for path in folders]:
         output_of(process)
     return folders
 

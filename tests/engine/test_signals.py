@@ -10,7 +10,7 @@ import pytest
 
 from detcon_d2.checkpoint import load_checkpoint_file
 from tests.conftest import PATIENCE, tiny_opts
-from tests.engine.runs import output_of, pretrainer, start
+from tests.engine.runs import output_of, pretrainer, start_anew
 
 
 def wait_for_metrics(process: subprocess.Popen, folder: Path) -> None:
@@ -51,7 +51,7 @@ def test_a_signal_to_a_job_saves_and_stops_it_and_it_resumes(photos, tmp_path, n
     opts = tiny_opts(
         photos, tmp_path, SOLVER__MAX_ITER=10_000, DATALOADER__NUM_WORKERS=1, SOLVER__CHECKPOINT_PERIOD=0, DETCON__LOG_PERIOD=2
     )
-    process = start(opts, "--num-gpus", str(processes), new_session=True)
+    process = start_anew(opts, "--num-gpus", str(processes), new_session=True)
     wait_for_metrics(process, tmp_path)
     if target == "group":
         os.killpg(process.pid, number)
