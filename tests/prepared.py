@@ -19,11 +19,14 @@ from unittest import mock
 import torch
 
 # ``detcon_d2.engine.launch`` names the function, too.
-_launch_module = importlib.import_module("detcon_d2.engine.launch")
+LAUNCH_MODULE = importlib.import_module("detcon_d2.engine.launch")
 
 
 class _Process(context.ForkServerProcess):
     """``outputs``: file descriptors of standard output and error, by default those of this process."""
+
+    # Processes that this one starts, such as data workers, are forked, as by a new interpreter.
+    _start_method = None
 
     def __init__(self, *args: object, outputs: tuple[int, int] = (1, 2), environ: Mapping[str, str] | None = None, **kwargs: object):
         super().__init__(*args, **kwargs)
@@ -58,14 +61,14 @@ def start_processes(job: Callable, args: tuple, count: int) -> None:
 
 def launch(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
     """:func:`detcon_d2.engine.launch` with processes of :data:`PREPARED`."""
-    with mock.patch.object(_launch_module, "START", PREPARED):
-        _launch_module.launch(main, args)
+    with mock.patch.object(LAUNCH_MODULE, "START", PREPARED):
+        LAUNCH_MODULE.launch(main, args)
 
 
 class PreparedTool:
     """A file of ``tools`` that runs as ``python PATH ARGUMENTS`` does, and starts its own processes by :data:`PREPARED`, too.
 
-    ``returncode``, ``poll``, ``kill`` and ``communicate`` are those of :class:`subprocess.Popen` with both outputs in one pipe.
+    ``pid``, ``returncode``, ``poll``, ``kill`` and ``communicate`` are those of :class:`subprocess.Popen` with both outputs in one pipe.
     """
 
     def __init__(self, command: Sequence[str], environ: Mapping[str, str]):
@@ -76,7 +79,7 @@ class PreparedTool:
         self._output = ""
         self._reader = threading.Thread(target=self._read, args=(read,), daemon=True)
         self._reader.start()
-        self.kill = self._process.kill
+        self.pid, self.kill = self._process.pid, self._process.kill
 
     def _read(self, read: int) -> None:
         with open(read, errors="replace") as pipe:
@@ -99,5 +102,5 @@ class PreparedTool:
 def _run_tool(command: list[str]) -> None:
     sys.argv = command
     sys.path.insert(0, os.path.dirname(command[0]))
-    _launch_module.START = PREPARED
+    LAUNCH_MODULE.START = PREPARED
     runpy.run_path(command[0], run_name="__main__")

@@ -159,6 +159,8 @@ def _handled(handler: Callable | int) -> Iterator[None]:
 
 def _spawned(local_rank: int, init_method: str, errors: Connection, main: Callable, args: argparse.Namespace) -> None:
     threading.Thread(target=_stop_with_parent, daemon=True).start()
+    # A spawned process would spawn its data workers, too, and each of them import everything again. They are forked, as under torchrun.
+    multiprocessing.set_start_method(None, force=True)
     rank = args.machine_rank * args.num_gpus + local_rank
     values = {"RANK": rank, "WORLD_SIZE": args.num_gpus * args.num_machines, "LOCAL_RANK": local_rank, "LOCAL_WORLD_SIZE": args.num_gpus}
     try:

@@ -70,9 +70,8 @@ def test_a_resumed_run_in_bf16_with_a_worker_is_bit_exact(photos, tmp_path):
 
 def test_compiled_encoders_train_as_plain_ones_do(photos, tmp_path):
     # aot_eager builds the compiler's graphs of forward and backward, but does not spend minutes on machine code for them.
-    plain, compiled = (
-        tiny_opts(photos, tmp_path / name, DETCON__COMPILE=name, DETCON__SOLVER__OPTIMIZER="SGD") for name in ("", "aot_eager")
-    )
+    extra = {"DETCON__SOLVER__OPTIMIZER": "SGD", "MODEL__RESNETS__DEPTH": 18, "MODEL__RESNETS__RES2_OUT_CHANNELS": 64}
+    plain, compiled = (tiny_opts(photos, tmp_path / name, DETCON__COMPILE=name, **extra) for name in ("", "aot_eager"))
     train(pretrainer(plain))
     torch.compiler.reset()
     torch._dynamo.utils.counters.clear()
