@@ -8,6 +8,7 @@ has the environment, the folder and the outputs of the process that starts it. T
 import argparse
 import importlib
 import os
+import random
 import runpy
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import context, forkserver, reduction
 from unittest import mock
 
+import numpy as np
 import torch
 
 # ``detcon_d2.engine.launch`` names the function, too.
@@ -41,6 +43,7 @@ class _Process(context.ForkServerProcess):
             os.dup2(output.detach(), number)
         os.environ.clear()
         os.environ.update(self._environ)
+        _seed()
         # Python would start another server for the processes of this one.
         forkserver._forkserver.ensure_running = lambda: None
         super().run()
@@ -56,7 +59,18 @@ PREPARED.set_forkserver_preload(["tests.prepared_imports"])
 
 def start_processes(job: Callable, args: tuple, count: int) -> None:
     """``job(rank, *args)`` in ``count`` processes, waited for; the first that fails ends the others and raises."""
-    torch.multiprocessing.start_processes(job, args, count, start_method="forkserver")
+    torch.multiprocessing.start_processes(_seed_and_run, (job, args), count, start_method="forkserver")
+
+
+def _seed_and_run(rank: int, job: Callable, args: tuple) -> None:
+    _seed()
+    job(rank, *args)
+
+
+def _seed() -> None:
+    """As Python and numpy do it in each new interpreter: what is sampled without a seed differs from process to process."""
+    random.seed()
+    np.random.seed()
 
 
 def launch(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:

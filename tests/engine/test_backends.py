@@ -26,9 +26,10 @@ def run_both(folder: Path, opts: Callable[[Path], list[str]], *flags: str, confi
     folders = [folder / name for name in BACKENDS]
     processes = []
     for path in folders:
-        # A process of the other backend cannot be a copy of one of this.
-        other = {"DETCON_D2_BACKEND": path.name} if path.name != d2.BACKEND else None
-        processes.append(start_anew(opts(path), *flags, config=config, **other) if other else start(opts(path), *flags, config=config))
+        if path.name == d2.BACKEND:
+            processes.append(start(opts(path), *flags, config=config))
+        else:
+            processes.append(start_anew(opts(path), *flags, config=config, DETCON_D2_BACKEND=path.name))
     for process in processes:
         output_of(process)
     return folders
