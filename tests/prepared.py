@@ -41,6 +41,9 @@ class _Process(context.ForkServerProcess):
     def run(self) -> None:
         for number, output in enumerate(self._outputs, start=1):
             os.dup2(output.detach(), number)
+        # The server's objects would take a pipe for what the server had, perhaps a file.
+        sys.stdout = open(1, "w", closefd=False)
+        sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)
         os.environ.clear()
         os.environ.update(self._environ)
         _seed()
