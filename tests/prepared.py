@@ -42,8 +42,8 @@ class _Process(context.ForkServerProcess):
         for number, output in enumerate(self._outputs, start=1):
             os.dup2(output.detach(), number)
         # The server's objects would take a pipe for what the server had, perhaps a file.
-        sys.stdout = open(1, "w", closefd=False)
-        sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115  (until the process ends)
+        sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
         os.environ.clear()
         os.environ.update(self._environ)
         _seed()
