@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from detcon_d2 import d2
 from tests.conftest import PATIENCE, REPO, TINY
 from tests.detectors import NARROW, SHORT, flat
+from tests.engine.runs import output_of
+from tests.prepared import PreparedTool
 
 BACKENDS = ["subset", *(["detectron2"] if importlib.util.find_spec("detectron2") else [])]
 # Low scores are kept, because a detector has no others after three iterations.
@@ -23,9 +26,12 @@ DETECTOR = (
 
 
 def run(backend: str, tool: str, *words: object) -> str:
+    command = [str(REPO / "tools" / tool), *map(str, words)]
+    if backend == d2.BACKEND:
+        return output_of(PreparedTool(command, os.environ))
     environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPO), *sys.path]), "OMP_NUM_THREADS": "1", "DETCON_D2_BACKEND": backend}
-    command = [sys.executable, str(REPO / "tools" / tool), *map(str, words)]
-    result = subprocess.run(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=PATIENCE)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    result = subprocess.run([sys.executable, *command], env=environ, timeout=PATIENCE, **pipes)
     assert result.returncode == 0, result.stdout[-3000:]
     return result.stdout
 

@@ -28,6 +28,8 @@ from detcon_d2.engine.setup import load_config
 TIMEOUT = timedelta(minutes=30)
 GRACE_SECONDS = 60.0
 """How long the other processes may take to end when one has failed: they may be writing a checkpoint, or wait for the failed one."""
+START = multiprocessing.get_context("spawn")
+"""Processes start as new interpreters, because CUDA does not survive a fork. Tests on the CPU replace this by what starts faster."""
 
 
 def cluster_environment(environ: Mapping[str, str]) -> dict[str, str] | None:
@@ -104,12 +106,11 @@ def _on_gpus(args: argparse.Namespace) -> bool:
 
 
 def _spawn(init_method: str, main: Callable, args: argparse.Namespace) -> None:
-    context = multiprocessing.get_context("spawn")
-    errors, error_sender = context.Pipe(duplex=False)
+    errors, error_sender = START.Pipe(duplex=False)
     # Exit code of a process that has ended with a message for the user, or 0.
-    explained = context.RawValue(ctypes.c_int, 0)
+    explained = START.RawValue(ctypes.c_int, 0)
     processes = [
-        context.Process(target=_spawned, args=(local_rank, init_method, error_sender, explained, main, args))
+        START.Process(target=_spawned, args=(local_rank, init_method, error_sender, explained, main, args))
         for local_rank in range(args.num_gpus)
     ]
 
@@ -166,11 +167,11 @@ def _spawned(
     local_rank: int, init_method: str, errors: Connection, explained: ctypes.c_int, main: Callable, args: argparse.Namespace
 ) -> None:
     threading.Thread(target=_stop_with_parent, daemon=True).start()
-    for name in (
-        "detectron2.engine.train_loop",
-        "detectron2.engine",
-    ):  # where Detectron2 logs a traceback of each Exception, and the subset
+    # Where Detectron2 logs a traceback of each Exception, and where the subset does.
+    for name in ("detectron2.engine.train_loop", "detectron2.engine"):
         logging.getLogger(name).addFilter(lambda record: not (record.exc_info and explained.value))
+    # A spawned process would spawn its data workers, too, and each of them import everything again. They are forked, as under torchrun.
+    multiprocessing.set_start_method(None, force=True)
     rank = args.machine_rank * args.num_gpus + local_rank
     values = {"RANK": rank, "WORLD_SIZE": args.num_gpus * args.num_machines, "LOCAL_RANK": local_rank, "LOCAL_WORLD_SIZE": args.num_gpus}
     try:

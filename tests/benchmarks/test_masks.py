@@ -1,14 +1,10 @@
 """The benchmark of masks on tiny images: every section gives numbers and a line, and other regions are an error."""
 
 import json
-import subprocess
-import sys
 
 import masks
 import numpy as np
 import pytest
-
-from tests.conftest import REPO
 
 
 @pytest.fixture
@@ -50,10 +46,12 @@ def test_other_regions_than_scikit_images_are_an_error(tiny, monkeypatch):
         list(masks.compare_fh(tiny, 1))
 
 
-def test_the_tool_writes_what_it_prints(photos, tmp_path):
-    command = [sys.executable, "tools/benchmarks/masks.py", "--sections", "storage", "--rounds", "1", "--limit", "1"]
-    command += ["--images", str(photos), "--json", str(tmp_path / "numbers.json")]
-    printed = subprocess.run(command, cwd=REPO, env={"PYTHONPATH": str(REPO)}, check=True, capture_output=True, text=True).stdout
+def test_the_tool_writes_what_it_prints(photos, tmp_path, run_tool, monkeypatch):
+    for library in ("OMP", "OPENBLAS", "MKL"):  # the tool sets them, and this test restores them
+        monkeypatch.setenv(f"{library}_NUM_THREADS", "1")
+    options = ["--sections", "storage", "--rounds", "1", "--limit", "1"]
+    done = run_tool("benchmarks/masks.py", *options, "--images", photos, "--json", tmp_path / "numbers.json")
+    assert done.returncode == 0, done.stderr
     written = json.loads((tmp_path / "numbers.json").read_text())
     assert [row["section"] for row in written["rows"]] == ["storage", "storage"] and written["machine"]["fh"] == "numba"
-    assert all(masks.describe_row(row) in printed for row in written["rows"])
+    assert all(masks.describe_row(row) in done.stdout for row in written["rows"])

@@ -4,8 +4,8 @@ import logging
 import multiprocessing
 import os
 import pickle
+import signal
 import subprocess
-import sys
 import time
 from itertools import islice
 
@@ -14,9 +14,10 @@ import torch
 
 from detcon_d2 import d2
 from detcon_d2.data import load_training_records
-from tests.conftest import PATIENCE, REPO
+from tests.conftest import PATIENCE
 from tests.data.samples import loader_of
 from tests.data.test_mapper import assert_equal_samples
+from tests.prepared import PreparedTool
 
 
 def batches(cfg, count: int, **arguments) -> list[list[dict]]:
@@ -143,22 +144,26 @@ print("got", sum(len(batch) for batch in kept))
 """
 
 
-def test_large_batches_need_few_file_descriptors(painted_set):
+def run_script(path, code, painted_set):
+    """Exit code and output of a process with this code."""
+    path.write_text(code)
+    process = PreparedTool([str(path), painted_set.name], os.environ)
+    output, _ = process.communicate(PATIENCE)
+    return process.returncode, output
+
+
+def test_large_batches_need_few_file_descriptors(painted_set, tmp_path):
     """Eight tensors a record, each with a descriptor, would exhaust the usual 1,024 at batch 128."""
-    environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPO), *sys.path])}
-    command = [sys.executable, "-c", _FEW_FILES, painted_set.name]
-    result = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=PATIENCE)
-    assert "got 512" in result.stdout, result.stderr[-2000:]
+    _, output = run_script(tmp_path / "script.py", _FEW_FILES, painted_set)
+    assert "got 512" in output, output[-2000:]
 
 
-def test_workers_end_when_their_parent_is_killed(painted_set):
+def test_workers_end_when_their_parent_is_killed(painted_set, tmp_path):
     code = _FEW_FILES + "import multiprocessing, os, signal\n"
     code += "print(*(p.pid for p in multiprocessing.active_children()), flush=True)\nos.kill(os.getpid(), signal.SIGKILL)\n"
-    environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPO), *sys.path])}
-    result = subprocess.run(
-        [sys.executable, "-c", code, painted_set.name], env=environ, stdout=subprocess.PIPE, text=True, timeout=PATIENCE
-    )
-    pids = result.stdout.splitlines()[-1].split()
+    exit_code, output = run_script(tmp_path / "script.py", code, painted_set)
+    assert exit_code == -signal.SIGKILL, output[-2000:]
+    pids = output.splitlines()[-1].split()
     assert len(pids) == 2
     deadline = time.monotonic() + PATIENCE
     while any(_runs(pid) for pid in pids) and time.monotonic() < deadline:

@@ -14,8 +14,10 @@ from detcon_d2.checkpoint import load_checkpoint_file
 from detcon_d2.engine import DetConTrainer, FinetuneTrainer, setup_finetuning, setup_pretraining
 from tests import detectors
 from tests.conftest import PATIENCE, REPO
+from tests.prepared import PreparedTool
 
 BASE = str(REPO / "configs" / "Base-DetCon.yaml")
+_TRAIN_NET = str(REPO / "tools" / "train_net.py")
 
 
 def arguments(opts: list[str], **flags: object) -> argparse.Namespace:
@@ -57,15 +59,20 @@ class StopAfter(d2.HookBase):
             raise Stopped
 
 
-def start(opts: list[str], *flags: str, config: str = BASE, new_session: bool = False, **environ: str) -> subprocess.Popen:
-    """Start tools/train_net.py."""
-    command = [sys.executable, str(REPO / "tools" / "train_net.py"), "--config-file", config, *flags, *opts]
+def start(opts: list[str], *flags: str, config: str = BASE) -> PreparedTool:
+    """Start tools/train_net.py in a process that has imported everything already."""
+    return PreparedTool([_TRAIN_NET, "--config-file", config, *flags, *opts], os.environ)
+
+
+def start_anew(opts: list[str], *flags: str, config: str = BASE, new_session: bool = False, **environ: str) -> subprocess.Popen:
+    """Start tools/train_net.py as users do, in a new interpreter, for tests of signals and of the environment."""
+    command = [sys.executable, _TRAIN_NET, "--config-file", config, *flags, *opts]
     environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPO), *sys.path]), "OMP_NUM_THREADS": "1"} | environ
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, env=environ, start_new_session=new_session, **pipes)
 
 
-def output_of(process: subprocess.Popen, code: int = 0) -> str:
+def output_of(process: subprocess.Popen | PreparedTool, code: int = 0) -> str:
     """What a process that ends with ``code`` printed."""
     try:
         output, _ = process.communicate(timeout=PATIENCE)

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from detcon_d2 import d2
 from tests import detectors
 from tests.conftest import tiny_opts
 from tests.detectors import detector_opts
-from tests.engine.runs import BASE, final_state, finetuner, metrics, output_of, pretrainer, results, start
+from tests.engine.runs import BASE, final_state, finetuner, metrics, output_of, pretrainer, results, start, start_anew
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("detectron2") is None,
@@ -23,7 +24,13 @@ BACKENDS = ("subset", "detectron2")
 def run_both(folder: Path, opts: Callable[[Path], list[str]], *flags: str, config: str = BASE) -> list[Path]:
     """Run the tool on both backends; returns their OUTPUT_DIRs."""
     folders = [folder / name for name in BACKENDS]
-    for process in [start(opts(path), *flags, config=config, DETCON_D2_BACKEND=path.name) for path in folders]:
+    processes = []
+    for path in folders:
+        if path.name == d2.BACKEND:
+            processes.append(start(opts(path), *flags, config=config))
+        else:
+            processes.append(start_anew(opts(path), *flags, config=config, DETCON_D2_BACKEND=path.name))
+    for process in processes:
         output_of(process)
     return folders
 

@@ -13,7 +13,7 @@ import torch
 from detcon_d2.checkpoint import DetConCheckpointer
 from detcon_d2.data import PretrainingMapper
 from tests.conftest import REPO, tiny_opts, write_photos
-from tests.engine.runs import BASE, assert_same_state, final_state, output_of, pretrainer, start, train
+from tests.engine.runs import BASE, assert_same_state, final_state, output_of, pretrainer, start, start_anew, train
 
 
 def limited(size: int) -> str:
@@ -31,7 +31,7 @@ def test_a_disk_that_fills_up_ends_the_run_in_one_line_and_it_continues(photos, 
     (tmp_path / "two" / "last_checkpoint").write_text("model_0000001.pth")
     (tmp_path / "sitecustomize.py").write_text(limited((tmp_path / "two" / "model_0000001.pth").stat().st_size // 2))
     path = os.pathsep.join([str(tmp_path), str(REPO), *sys.path])
-    output = output_of(start(tiny_opts(photos, tmp_path / "two", **extra), "--resume", PYTHONPATH=path), code=1)
+    output = output_of(start_anew(tiny_opts(photos, tmp_path / "two", **extra), "--resume", PYTHONPATH=path), code=1)
     last = output.rstrip().splitlines()[-1]
     assert last.startswith("Stopped at iteration 3: ") and "model_0000003.pth: File too large" in last and "--resume" in last, output
     assert "Traceback" not in output and not list((tmp_path / "two").glob(".tmp-*"))

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from detcon_d2 import d2
-from detcon_d2.engine import launch
 from detcon_d2.engine.hooks import EMAHook, PreciseBNHook, StopOnSignalHook, ThroughputHook
 from detcon_d2.modeling.ema import ema_momentum
 from tests.detectors import arguments
+from tests.prepared import launch
 
 
 class Trainer(d2.TrainerBase):

@@ -4,6 +4,7 @@ import argparse
 import functools
 import importlib
 import logging
+import multiprocessing
 import os
 import signal
 import socket
@@ -16,8 +17,10 @@ import pytest
 
 from detcon_d2 import d2
 from detcon_d2.engine.launch import _first_host, cluster_environment, launch
+from tests import prepared
 from tests.conftest import PATIENCE, REPO
 from tests.detectors import arguments
+from tests.engine.runs import output_of
 
 # ``detcon_d2.engine.launch`` names the function, too.
 launch_module = importlib.import_module("detcon_d2.engine.launch")
@@ -59,11 +62,13 @@ def test_first_host_of_a_nodelist(nodelist, host):
 
 def report(args: argparse.Namespace) -> None:
     place = d2.comm.get_world_size(), d2.comm.get_local_rank(), d2.comm.get_local_size(), d2.comm.all_gather(d2.comm.get_rank())
-    Path(args.folder, str(d2.comm.get_rank())).write_text(" ".join(map(str, place)))
+    # Data workers start alike, however the job was started.
+    Path(args.folder, str(d2.comm.get_rank())).write_text(" ".join(map(str, [*place, multiprocessing.get_start_method()])))
 
 
 def assert_two_processes_reported(folder: Path) -> None:
-    assert {rank: (folder / rank).read_text() for rank in "01"} == {"0": "2 0 2 [0, 1]", "1": "2 1 2 [0, 1]"}
+    method = multiprocessing.get_start_method()
+    assert {rank: (folder / rank).read_text() for rank in "01"} == {"0": f"2 0 2 [0, 1] {method}", "1": f"2 1 2 [0, 1] {method}"}
 
 
 def test_two_cpu_processes_form_one_job(tmp_path, monkeypatch):
@@ -102,9 +107,10 @@ def test_sruns_environment_starts_the_job(tmp_path):
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    command = [sys.executable, job_script(tmp_path)]
-    tasks = [subprocess.Popen(command, env=job_environment(SLURM_PROCID=rank, SLURM_LOCALID=rank, **step)) for rank in "01"]
-    assert [task.wait(PATIENCE) for task in tasks] == [0, 0]
+    command = [job_script(tmp_path)]
+    tasks = [prepared.PreparedTool(command, job_environment(SLURM_PROCID=rank, SLURM_LOCALID=rank, **step)) for rank in "01"]
+    for task in tasks:
+        output_of(task)
     assert_two_processes_reported(tmp_path)
 
 
@@ -118,7 +124,7 @@ def test_a_process_that_fails_ends_the_others_and_its_error_is_the_last_line(mon
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr(launch_module, "GRACE_SECONDS", 0.5)
     with pytest.raises(SystemExit) as stopped:
-        launch(fail_on_one, arguments([], num_gpus=2))
+        prepared.launch(fail_on_one, arguments([], num_gpus=2))
     assert stopped.value.code == 1
     assert capfd.readouterr().err.rstrip().splitlines()[-1].endswith("process 1 failed: ValueError: the disk of process 1 is gone")
 
@@ -157,7 +163,7 @@ def die(args: argparse.Namespace) -> None:
 def test_a_process_that_is_killed_is_reported(monkeypatch, capfd):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(SystemExit) as stopped:
-        launch(die, arguments([], num_gpus=2))
+        prepared.launch(die, arguments([], num_gpus=2))
     assert stopped.value.code == 128 + signal.SIGKILL and "was ended by signal 9" in capfd.readouterr().err
 
 

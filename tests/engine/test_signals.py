@@ -10,10 +10,11 @@ import pytest
 
 from detcon_d2.checkpoint import load_checkpoint_file
 from tests.conftest import PATIENCE, tiny_opts
-from tests.engine.runs import output_of, pretrainer, start
+from tests.engine.runs import output_of, pretrainer, start, start_anew
+from tests.prepared import PreparedTool
 
 
-def wait_for_metrics(process: subprocess.Popen, folder: Path) -> None:
+def wait_for_metrics(process: subprocess.Popen | PreparedTool, folder: Path) -> None:
     """Until the run has written its first metrics."""
     deadline, written = time.monotonic() + PATIENCE, folder / "metrics.json"
     while not (written.exists() and written.stat().st_size) and process.poll() is None and time.monotonic() < deadline:
@@ -51,7 +52,9 @@ def test_a_signal_to_a_job_saves_and_stops_it_and_it_resumes(photos, tmp_path, n
     opts = tiny_opts(
         photos, tmp_path, SOLVER__MAX_ITER=10_000, DATALOADER__NUM_WORKERS=1, SOLVER__CHECKPOINT_PERIOD=0, DETCON__LOG_PERIOD=2
     )
-    process = start(opts, "--num-gpus", str(processes), new_session=True)
+    flags = ["--num-gpus", str(processes)]
+    # Signals to all and to one of the started processes meet the processes that users have.
+    process = start(opts, *flags) if target == "launcher" else start_anew(opts, *flags, new_session=True)
     wait_for_metrics(process, tmp_path)
     if target == "group":
         os.killpg(process.pid, number)

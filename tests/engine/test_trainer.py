@@ -1,7 +1,6 @@
 """A run depends only on its config: resumed, killed, or over two processes, it gives the same numbers. It stops on NaN."""
 
 import argparse
-import multiprocessing
 import os
 import signal
 import warnings
@@ -12,7 +11,6 @@ import torch
 
 from detcon_d2 import d2
 from detcon_d2.checkpoint import load_checkpoint_file
-from detcon_d2.engine import launch
 from detcon_d2.engine.step import NonFiniteLossError
 from tests.conftest import PATIENCE, tiny_opts, write_photos
 from tests.engine.runs import (
@@ -29,6 +27,7 @@ from tests.engine.runs import (
     start,
     train,
 )
+from tests.prepared import PREPARED, launch
 
 both_methods = pytest.mark.parametrize("architecture", ["DetConB", "DetConS"])
 
@@ -71,9 +70,8 @@ def test_a_resumed_run_in_bf16_with_a_worker_is_bit_exact(photos, tmp_path):
 
 def test_compiled_encoders_train_as_plain_ones_do(photos, tmp_path):
     # aot_eager builds the compiler's graphs of forward and backward, but does not spend minutes on machine code for them.
-    plain, compiled = (
-        tiny_opts(photos, tmp_path / name, DETCON__COMPILE=name, DETCON__SOLVER__OPTIMIZER="SGD") for name in ("", "aot_eager")
-    )
+    extra = {"DETCON__SOLVER__OPTIMIZER": "SGD", "MODEL__RESNETS__DEPTH": 18, "MODEL__RESNETS__RES2_OUT_CHANNELS": 64}
+    plain, compiled = (tiny_opts(photos, tmp_path / name, DETCON__COMPILE=name, **extra) for name in ("", "aot_eager"))
     train(pretrainer(plain))
     torch.compiler.reset()
     torch._dynamo.utils.counters.clear()
@@ -98,7 +96,7 @@ def run_and_be_killed(opts: list[str]) -> None:
 def test_20_iterations_equal_13_a_sigkill_and_10_more_from_the_last_checkpoint(photos, tmp_path):
     extra = {"SOLVER__MAX_ITER": 20, "SOLVER__CHECKPOINT_PERIOD": 10}
     whole = start(tiny_opts(photos, tmp_path / "one", **extra))
-    killed = multiprocessing.get_context("spawn").Process(target=run_and_be_killed, args=[tiny_opts(photos, tmp_path / "two", **extra)])
+    killed = PREPARED.Process(target=run_and_be_killed, args=[tiny_opts(photos, tmp_path / "two", **extra)])
     killed.start()
     killed.join(PATIENCE)
     assert killed.exitcode == -signal.SIGKILL and (tmp_path / "two" / "last_checkpoint").read_text() == "model_0000009.pth"

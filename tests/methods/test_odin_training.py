@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from detcon_d2 import d2
-from detcon_d2.engine import DetConTrainer, launch, setup_pretraining
+from detcon_d2.engine import DetConTrainer, setup_pretraining
 from detcon_d2.methods import odin_hook
 from tests.conftest import tiny_opts, write_photos
 from tests.engine.runs import StopAfter, Stopped, arguments, assert_same_state, final_state, run
 from tests.engine.test_trainer import run_main
+from tests.prepared import launch
 
 # Of 128 px images, 4 x 4 cells.
 KMEANS = {"SOLVER__WARMUP_ITERS": 0, "DETCON__MASKS__SOURCE": "kmeans", "DETCON__MASKS__KMEANS__K": 5, "DETCON__MASKS__KMEANS__SIZE": 128}

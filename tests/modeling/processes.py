@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 from torch import distributed as dist
-from torch import multiprocessing
 
 from detcon_d2.engine.launch import leave_process_group
+from tests.prepared import start_processes
 
 
 def run_processes(job: Callable, count: int, folder: Path, *args: Any) -> list[Any]:
     """``job(rank, *args)`` of each of ``count`` processes; a job is a module's function and returns tensors and plain values."""
-    multiprocessing.spawn(_enter, args=(job, count, str(folder), args), nprocs=count)
+    start_processes(_enter, (job, count, str(folder), args), count)
     return [torch.load(folder / f"rank{rank}.pth", weights_only=True) for rank in range(count)]
 
 

@@ -6,13 +6,13 @@ import math
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from tests.detectron2_subset.coco_dataset import CATEGORIES, NAME, predict, registered, write_dataset
 from tests.detectron2_subset.evaluation.processes import Predictions, batches, evaluate_share
+from tests.prepared import start_processes
 
 SIX = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
 
@@ -103,7 +103,7 @@ def test_both_backends_agree_on_photographs_of_coco(subset, real, shared_dir, tm
 
 
 def test_two_processes_together_evaluate_as_one_does(backend, dataset, tmp_path):
-    mp.spawn(evaluate_share, (backend, 2, str(tmp_path)), nprocs=2)
+    start_processes(evaluate_share, (backend, 2, str(tmp_path)), 2)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert second == {}
     assert_equal_scores(first, evaluate(backend, dataset, tmp_path / "alone"))

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 
 from detcon_d2.engine.launch import leave_process_group
+from tests.prepared import start_processes
 
 # stats_mode, numbers of images of the two processes.
 CASES = [("", (2, 2)), ("N", (3, 1)), ("N", (4, 0))]
@@ -41,7 +41,7 @@ def run_process(rank: int, package: str, folder: str) -> None:
 def results(backend, tmp_path: Path) -> list[list[dict]]:
     """The results of both processes, for each case."""
     package = backend.get().__name__
-    mp.start_processes(run_process, args=(package, str(tmp_path)), nprocs=2, start_method="spawn")
+    start_processes(run_process, (package, str(tmp_path)), 2)
     return list(zip(*(torch.load(tmp_path / f"{rank}.pt") for rank in range(2))))
 
 

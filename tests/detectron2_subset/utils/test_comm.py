@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from tests.detectron2_subset.utils.processes import join_and_report
+from tests.prepared import start_processes
 
 
 def test_one_process_needs_no_group(backend):
@@ -35,5 +35,5 @@ def check_reports(folder, per_machine):
 
 @pytest.mark.parametrize("per_machine", [1, 2])
 def test_two_processes_exchange_objects_and_tensors(backend, tmp_path, per_machine):
-    mp.spawn(join_and_report, (backend, 2, per_machine, str(tmp_path)), nprocs=2)
+    start_processes(join_and_report, (backend, 2, per_machine, str(tmp_path)), 2)
     check_reports(tmp_path, per_machine)

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from detcon_d2 import d2
-from detcon_d2.engine import launch
 from detcon_d2.engine.generators import generator_states, kept_generators, set_generator_states
 from tests.detectors import arguments, detector_opts, spec
 from tests.engine.runs import StopAfter, Stopped, assert_same_state, final_state, finetuner, train
+from tests.prepared import launch
 
 
 @pytest.fixture(scope="module")

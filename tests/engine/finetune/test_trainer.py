@@ -11,10 +11,11 @@ import torch
 
 from detcon_d2 import d2
 from detcon_d2.checkpoint import load_checkpoint_file
-from detcon_d2.engine import launch, main
+from detcon_d2.engine import main
 from detcon_d2.engine.step import NonFiniteLossError
 from tests.detectors import arguments, detector_opts, flat, spec
 from tests.engine.runs import StopAfter, Stopped, final_state, finetuner, metrics, momenta, output_of, results, start, train
+from tests.prepared import launch
 
 
 def run(opts: list[str], resume: bool = False):
