@@ -5,6 +5,7 @@ from pathlib import Path
 import yaml
 
 from detcon_d2.io.annotated.dataset import LEFT_OUT, WRONG, AnnotatedData, Findings, normal_id
+from detcon_d2.io.annotated.foreign import describe_file, describe_folder
 from detcon_d2.io.annotated.text import excerpt, read_text
 from detcon_d2.io.images import ImageReadError, image_size
 from detcon_d2.io.specs import list_images
@@ -21,7 +22,7 @@ def read_yolo(path: Path, split: str, name: str) -> AnnotatedData:
         name: of the data set, in messages.
 
     Raises:
-        ValueError: a damaged yaml, no such split, or no images.
+        ValueError: a damaged yaml, no such split, no images, or no text file of any.
     """
     yaml_path = path if path.is_file() else next((one for one in (path / "data.yaml", path / "dataset.yaml") if one.is_file()), None)
     content = _read_yaml(yaml_path) if yaml_path else {}
@@ -32,6 +33,15 @@ def read_yolo(path: Path, split: str, name: str) -> AnnotatedData:
         raise ValueError(f"{yaml_path}: found names {excerpt(names)}; expected a text each")
     names = {number: str(one) for number, one in names.items()}
     listed = list_images(f"{'list' if folder.is_file() else 'folder'}:{folder}")
+    texts = [path for one in listed if (path := label_file(Path(one["file_name"]))).is_file()]
+    if not texts:
+        expected = label_file(Path(listed[0]["file_name"]))
+        raise ValueError(
+            f"{name}: found no text file of any of the {len(listed)} images; expected for example {expected}"
+            f"{describe_folder(path if path.is_dir() else path.parent)}"
+        )
+    if kind := describe_file(texts[0]):
+        raise ValueError(f"{name}: {texts[0]} is {kind}")
     findings, records = Findings(), []
     for number, one in enumerate(listed, 1):
         record = {"file_name": one["file_name"], "key": one["key"], "image_id": number, "annotations": []}
