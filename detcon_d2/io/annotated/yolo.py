@@ -7,11 +7,11 @@ import yaml
 from detcon_d2.io.annotated.dataset import LEFT_OUT, WRONG, AnnotatedData, Findings, normal_id
 from detcon_d2.io.annotated.foreign import describe_file, describe_folder
 from detcon_d2.io.annotated.text import excerpt, read_text
-from detcon_d2.io.images import ImageReadError, image_size
+from detcon_d2.io.images import PLAIN, ImageReadError, Reading, image_size
 from detcon_d2.io.specs import list_images
 
 
-def read_yolo(path: Path, split: str, name: str) -> AnnotatedData:
+def read_yolo(path: Path, split: str, name: str, reading: Reading = PLAIN) -> AnnotatedData:
     """The images of one split. An image without a text file, or with an empty one, has no objects.
 
     A row is ``class x y w h`` (centre and size) or ``class x1 y1 x2 y2 x3 y3 ...`` (a polygon), as fractions of the image.
@@ -20,6 +20,7 @@ def read_yolo(path: Path, split: str, name: str) -> AnnotatedData:
         path: ``data.yaml`` (keys ``path``, ``train``, ``val``, ``test``, ``names``), or a folder with ``images`` and ``labels``.
         split: a key of the yaml, or a folder in ``images``; "": "train" of a yaml, all images of a folder.
         name: of the data set, in messages.
+        reading: how images are read.
 
     Raises:
         ValueError: a damaged yaml, no such split, no images, or no text file of any.
@@ -47,7 +48,7 @@ def read_yolo(path: Path, split: str, name: str) -> AnnotatedData:
         record = {"file_name": one["file_name"], "key": one["key"], "image_id": number, "annotations": []}
         records.append(record)
         try:
-            record["height"], record["width"] = image_size(record["file_name"])
+            record["height"], record["width"] = image_size(record["file_name"], reading=reading)
         except ImageReadError as error:
             findings.note("it cannot be read", WRONG, record, detail=error.reason, unit="image")
             continue

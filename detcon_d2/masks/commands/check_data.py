@@ -12,10 +12,10 @@ from detcon_d2.io.annotated.checks import check_annotations, class_difference, r
 from detcon_d2.io.annotated.dataset import AnnotatedData
 from detcon_d2.io.annotated.kinds import is_annotated_spec
 from detcon_d2.io.annotated.read import read_annotated
-from detcon_d2.io.images import ImageReadError, read_image
+from detcon_d2.io.images import ImageReadError, Reading, read_record
 from detcon_d2.io.segmentations import read_segmentation
 from detcon_d2.io.specs import list_images
-from detcon_d2.masks.commands.arguments import make_parser, run_command
+from detcon_d2.masks.commands.arguments import add_reading_arguments, make_parser, reading_from, run_command
 from detcon_d2.masks.overlay import draw_sheet, fit, picture_format, write_sheet
 
 _EPILOG = """
@@ -41,24 +41,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--max-left-out", type=float, default=0.1, metavar="SHARE", help="of annotations that may be odd (default: %(default)s)"
     )
     parser.add_argument("--output", metavar="FILE", help="picture of what is odd to write: .png or .jpg")
+    add_reading_arguments(parser)
     return run_command(parser, argv, _run)
 
 
 def _run(args: argparse.Namespace) -> int:
     if args.output:
         picture_format(args.output)  # before the work
-    wrong, rows, first = [], [], None
+    wrong, rows, first, reading = [], [], None, reading_from(args)
     for spec in args.specs:
         if not is_annotated_spec(spec):
             print(f"{spec}: {len(list_images(spec))} images, which are not annotated\n")
             continue
-        data = read_annotated(spec)
-        check_annotations(data, masks=not args.boxes)
+        data = read_annotated(spec, reading)
+        check_annotations(data, masks=not args.boxes, reading=reading)
         print(_table(data) + "\n")
         wrong += refusals(data, args.max_left_out, no_masks="give --boxes if you train a detector of boxes", key="--max-left-out")
         first = first or data
         wrong += [difference] if (difference := class_difference(data, first.class_names(), first.name)) else []
-        rows += [_pictures(finding.kind, finding.pictures) for finding in data.findings if finding.pictures]
+        rows += [_pictures(finding.kind, finding.pictures, reading) for finding in data.findings if finding.pictures]
     print("\n".join(f"TO CORRECT {line}" for line in wrong) or "all data sets can be used")
     if args.output and rows:
         headings = ["first", "second", "third"][: max(map(len, rows))]
@@ -75,12 +76,12 @@ def _table(data: AnnotatedData) -> str:
     )
 
 
-def _pictures(kind: str, pictures: list[tuple[dict, dict | None]]) -> list[tuple[np.ndarray, str]]:
+def _pictures(kind: str, pictures: list[tuple[dict, dict | None]], reading: Reading) -> list[tuple[np.ndarray, str]]:
     """Images with the box and mask of an annotation, and captions."""
     drawn = []
     for record, annotation in pictures[:_COLUMNS]:
         try:
-            image = read_image(record["file_name"])
+            image = read_record(record, reading)
         except ImageReadError:
             image = np.full((_SIDE // 2, _SIDE, 3), 200, np.uint8)
         picture = Image.fromarray(fit(image, _SIDE))
