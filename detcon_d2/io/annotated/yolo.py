@@ -33,13 +33,14 @@ def read_yolo(path: Path, split: str, name: str, reading: Reading = PLAIN) -> An
     if not all(isinstance(one, str | int | float) for one in names.values()):
         raise ValueError(f"{yaml_path}: found names {excerpt(names)}; expected a text each")
     names = {number: str(one) for number, one in names.items()}
-    listed = list_images(f"{'list' if folder.is_file() else 'folder'}:{folder}")
+    alone = f"{'list' if folder.is_file() else 'folder'}:{folder}"
+    listed = list_images(alone)
     texts = [path for one in listed if (path := label_file(Path(one["file_name"]))).is_file()]
     if not texts:
         expected = label_file(Path(listed[0]["file_name"]))
         raise ValueError(
-            f"{name}: found no text file of any of the {len(listed)} images; expected for example {expected}"
-            f"{describe_folder(path if path.is_dir() else path.parent)}"
+            f"{name}: found no text file of any of the {len(listed)} images; expected for example {expected}, or "
+            f"{alone} for images alone{describe_folder(path if path.is_dir() else path.parent)}"
         )
     if kind := describe_file(texts[0]):
         raise ValueError(f"{name}: {texts[0]} is {kind}")

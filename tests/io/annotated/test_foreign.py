@@ -64,5 +64,7 @@ def test_turned_boxes_of_yolo_are_polygons(tmp_path):
 
 def test_images_without_any_file_of_yolo_are_refused_with_what_was_looked_for(tmp_path):
     write_images(tmp_path / "images")
-    with pytest.raises(ValueError, match=r"no text file of any of the 3 images; expected for example .*/labels/p0\.txt"):
+    with pytest.raises(
+        ValueError, match=r"no text file of any of the 3 images; expected for example .*/labels/p0\.txt, or folder:.*images for"
+    ):
         read_annotated(f"yolo:{tmp_path}")
