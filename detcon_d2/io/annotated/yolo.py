@@ -35,7 +35,7 @@ def read_yolo(path: Path, split: str, name: str, reading: Reading = PLAIN) -> An
     names = {number: str(one) for number, one in names.items()}
     alone = f"{'list' if folder.is_file() else 'folder'}:{folder}"
     listed = list_images(alone)
-    texts = [path for one in listed if (path := label_file(Path(one["file_name"]))).is_file()]
+    texts = [text for one in listed if (text := label_file(Path(one["file_name"]))).is_file()]
     if not texts:
         expected = label_file(Path(listed[0]["file_name"]))
         raise ValueError(
