@@ -60,7 +60,8 @@ def load_training_records(cfg: "d2.CfgNode", regions: bool = True) -> list[dict]
                 f"DETCON.MASKS.ROOTS has {len(roots)} folders ({', '.join(roots)}), DATASETS.TRAIN {len(names)} data sets; expected one "
                 "folder of label maps for each data set, in the same order (or DETCON.MASKS.SOURCE grid, which needs none)."
             )
-        datasets = [attach_label_maps(*entry, cfg.DETCON.MASKS.LAYER) for entry in zip(datasets, roots, names)]
+        options = cfg.DETCON.MASKS.LAYER, cfg.DETCON.ON_BAD_IMAGE == "skip"
+        datasets = [attach_label_maps(*entry, *options) for entry in zip(datasets, roots, names)]
     # Annotations are not used here, and those of COCO would take gigabytes in every process.
     records = [{key: record[key] for key in _TRAINING_KEYS if key in record} for dataset in datasets for record in dataset]
     if any("label" in record for record in records) and not _labels_agree(names, datasets):

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from detcon_d2 import d2
+from detcon_d2.io.names import printable
 from detcon_d2.io.references import LabelMapReference
 from detcon_d2.io.specs import canonical_spec
 from detcon_d2.masks.command_lines import generate_command, merge_command
 from detcon_d2.masks.generators.base import RegionGenerator
 from detcon_d2.masks.store.formats import open_store
 from detcon_d2.masks.store.png import read_label_map
+from detcon_d2.masks.store.png_folder import read_failed
 from detcon_d2.views.position import Stream, position_rng
 
 logger = logging.getLogger(__name__)
@@ -20,7 +22,7 @@ logger = logging.getLogger(__name__)
 _NAMED_EXAMPLES = 5
 
 
-def attach_label_maps(records: list[dict], root: str, name: str, layer: int = -1) -> list[dict]:
+def attach_label_maps(records: list[dict], root: str, name: str, layer: int = -1, skip_failed: bool = False) -> list[dict]:
     """Copies of ``records`` with ``label_map_file_name``: a reference to a file or into a tar (:class:`LabelMapReference`).
 
     Args:
@@ -28,6 +30,7 @@ def attach_label_maps(records: list[dict], root: str, name: str, layer: int = -1
         root: output folder of tools/generate_masks.py for it.
         name: of the data set, as in DATASETS.TRAIN.
         layer: that training uses, or -1.
+        skip_failed: leave out the images that generate_masks lists as unreadable, unless that is all of them.
 
     Raises:
         ValueError: no such folder, no index in it, no such layer, or label maps missing: how many, the first of them, and the command that
@@ -50,13 +53,19 @@ def attach_label_maps(records: list[dict], root: str, name: str, layer: int = -1
         logger.warning("The label maps in %s were made for %s and are used for %s.", root, store.index.get("source"), source)
     references = store.references()
     missing = [record["key"] for record in records if record["key"] not in references]
+    failed = read_failed(store.root) if missing and skip_failed else {}
+    if 0 < len(skipped := [key for key in missing if key in failed]) < len(records):
+        text = "%d of the %d images of %s are left out (DETCON.ON_BAD_IMAGE skip), as generate_masks could not use them: %s"
+        logger.warning(text, len(skipped), len(records), name, ", ".join(map(printable, skipped[:_NAMED_EXAMPLES])))
+        records = [record for record in records if record["key"] in references or record["key"] not in failed]
+        missing = [key for key in missing if key not in failed]
     if missing:
         examples = ", ".join(missing[:_NAMED_EXAMPLES]) + (", ..." if len(missing) > _NAMED_EXAMPLES else "")
         unmerged = len(store.keys().intersection(missing))
         raise ValueError(
             f"{len(missing)} of the {len(records)} images of {name!r} have no label map in {root!r}: {examples}. Make them with: "
             f"{generate_command(name, root, store.index)} (it continues where it stopped). Images that it lists in failed.txt are "
-            f"unreadable: repair or remove them.{f' {unmerged} of them are made but not merged: {merge_command(root)}' if unmerged else ''}"
+            f"unreadable: repair or remove them, or set DETCON.ON_BAD_IMAGE skip to leave them out.{f' {unmerged} of them are made but not merged: {merge_command(root)}' if unmerged else ''}"
         )
     return [{**record, "label_map_file_name": references[record["key"]]} for record in records]
 
