@@ -65,7 +65,8 @@ def attach_label_maps(records: list[dict], root: str, name: str, layer: int = -1
         raise ValueError(
             f"{len(missing)} of the {len(records)} images of {name!r} have no label map in {root!r}: {examples}. Make them with: "
             f"{generate_command(name, root, store.index)} (it continues where it stopped). Images that it lists in failed.txt are "
-            f"unreadable: repair or remove them, or set DETCON.ON_BAD_IMAGE skip to leave them out.{f' {unmerged} of them are made but not merged: {merge_command(root)}' if unmerged else ''}"
+            "unreadable: repair or remove them, or set DETCON.ON_BAD_IMAGE skip to leave them out."
+            f"{f' {unmerged} of them are made but not merged: {merge_command(root)}' if unmerged else ''}"
         )
     return [{**record, "label_map_file_name": references[record["key"]]} for record in records]
 

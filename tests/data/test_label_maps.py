@@ -148,5 +148,5 @@ def test_images_that_failed_are_left_out_if_bad_images_are_skipped(painted_set, 
     assert f"2 of the 10 images of folder:{painted_set.folder} are left out" in caplog.text
     # What is neither there nor listed has not been tried.
     store.write_failed({records[2]["key"]: "damaged"})
-    with pytest.raises(ValueError, match="^1 of the 9 images"):
+    with pytest.raises(ValueError, match=r"^1 of the 9 images"):
         load_training_records(cfg)
