@@ -17,7 +17,7 @@ def describe_json(content: object) -> str:
     """What the content of a json is, if it is of a known kind that is no COCO instances json, with what to do; else ""."""
     if isinstance(content, list):
         results = content and all(isinstance(one, dict) and {"image_id", "category_id"} <= one.keys() for one in islice(content, 3))
-        return f"a list of COCO results, not a data set; {_ADVICE}" if results else ""
+        return "a list of COCO results, not a data set; give the instances json that they belong to" if results else ""
     if not isinstance(content, dict):
         return ""
     if isinstance(content.get("shapes"), list) and "imagePath" in content:

@@ -25,7 +25,9 @@ DOTA = "imagesource:GoogleEarth\ngsd:0.26\n5.0 6.0 35.0 6.0 35.0 26.0 5.0 26.0 s
 def test_a_json_of_another_kind_is_named_with_what_to_do(tmp_path, content, kind):
     write_images(tmp_path / "images")
     (tmp_path / "a.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=rf"a\.json is {kind}.*; (convert it to COCO, YOLO or VOC|convert it to instances)") as caught:
+    with pytest.raises(
+        ValueError, match=rf"a\.json is {kind}.*; (convert it to COCO, YOLO or VOC|convert it to instances|give the instances json)"
+    ) as caught:
         read_annotated(f"coco:{tmp_path}/a.json,{tmp_path}/images")
     assert "\n" not in str(caught.value)
 
