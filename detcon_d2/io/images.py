@@ -265,9 +265,9 @@ def _wide_color_to_rgb(image: Image.Image, path: str | os.PathLike, reading: Rea
     with _open(path) as file:
         data = np.frombuffer(file.read(), np.uint8)
     # OpenCV prints a line for each tag of a TIFF that it does not know, such as those of GeoTIFF, whenever it reads one.
-    level = cv2.setLogLevel(0)
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     samples = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-    cv2.setLogLevel(level)
+    cv2.utils.logging.setLogLevel(level)
     if samples is None or samples.dtype != np.uint16 or samples.ndim != 3 or samples.shape[:2] != high.shape[:2]:
         raise ValueError("OpenCV cannot decode its colours of 16 bits; convert the file to 8 bits, or to 16-bit PNG")
     colors = reading.to_eight_bits(samples[..., 2::-1])
