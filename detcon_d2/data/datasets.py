@@ -64,7 +64,8 @@ def load_training_records(cfg: "d2.CfgNode", regions: bool = True) -> list[dict]
         )
     datasets = [tile_records(records, reading, progress=d2.comm.is_main_process()) for records in datasets]
     if regions and source == "files":
-        datasets = [attach_label_maps(*entry, cfg.DETCON.MASKS.LAYER, reading.tiles) for entry in zip(datasets, roots, names)]
+        options = cfg.DETCON.MASKS.LAYER, reading.tiles, cfg.DETCON.ON_BAD_IMAGE == "skip"
+        datasets = [attach_label_maps(*entry, *options) for entry in zip(datasets, roots, names)]
     # Annotations are not used here, and those of COCO would take gigabytes in every process.
     records = [{key: record[key] for key in _TRAINING_KEYS if key in record} for dataset in datasets for record in dataset]
     if any("label" in record for record in records) and not _labels_agree(names, datasets):

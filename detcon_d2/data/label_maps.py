@@ -7,13 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from detcon_d2 import d2
+from detcon_d2.io.names import printable
 from detcon_d2.io.references import LabelMapReference
 from detcon_d2.io.specs import canonical_spec
-from detcon_d2.io.tiles import describe_tiles, record_name, split_key
+from detcon_d2.io.tiles import describe_tiles, failed_keys, record_name, split_key
 from detcon_d2.masks.command_lines import generate_command, merge_command
 from detcon_d2.masks.generators.base import RegionGenerator
 from detcon_d2.masks.store.formats import open_store
 from detcon_d2.masks.store.png import read_label_map
+from detcon_d2.masks.store.png_folder import read_failed
 from detcon_d2.views.position import Stream, position_rng
 
 logger = logging.getLogger(__name__)
@@ -21,7 +23,7 @@ logger = logging.getLogger(__name__)
 _NAMED_EXAMPLES = 5
 
 
-def attach_label_maps(records: list[dict], root: str, name: str, layer: int = -1, tiles: int = 0) -> list[dict]:
+def attach_label_maps(records: list[dict], root: str, name: str, layer: int = -1, tiles: int = 0, skip_failed: bool = False) -> list[dict]:
     """Copies of ``records`` with ``label_map_file_name``: a reference to a file or into a tar (:class:`LabelMapReference`).
 
     Args:
@@ -30,6 +32,7 @@ def attach_label_maps(records: list[dict], root: str, name: str, layer: int = -1
         name: of the data set, as in DATASETS.TRAIN.
         layer: that training uses, or -1.
         tiles: DETCON.DATA.TILES, by which the records were cut.
+        skip_failed: leave out the images that generate_masks lists as unreadable, unless that is all of them.
 
     Raises:
         ValueError: no such folder, no index in it, no such layer, or label maps missing: how many, the first of them, and the command that
@@ -52,6 +55,12 @@ def attach_label_maps(records: list[dict], root: str, name: str, layer: int = -1
         logger.warning("The label maps in %s were made for %s and are used for %s.", root, store.index.get("source"), source)
     references = store.references()
     missing = [record["key"] for record in records if record["key"] not in references]
+    failed = failed_keys(records, read_failed(store.root)) if missing and skip_failed else {}
+    if 0 < len(skipped := [key for key in missing if key in failed]) < len(records):
+        text = "%d of the %d images of %s are left out (DETCON.ON_BAD_IMAGE skip), as generate_masks could not use them: %s"
+        logger.warning(text, len(skipped), len(records), name, ", ".join(map(printable, skipped[:_NAMED_EXAMPLES])))
+        records = [record for record in records if record["key"] in references or record["key"] not in failed]
+        missing = [key for key in missing if key not in failed]
     if missing:
         # One example an image: an image that cannot be read has many tiles.
         named = list({split_key(key)[0]: key for key in reversed(missing)}.values())[::-1]
@@ -68,7 +77,8 @@ def attach_label_maps(records: list[dict], root: str, name: str, layer: int = -1
         raise ValueError(
             f"{len(missing)} of the {len(records)} images of {name!r} have no label map in {root!r}: {examples}. Make them with: "
             f"{generate_command(name, root, store.index)} (it continues where it stopped). Images that it lists in failed.txt are "
-            f"unreadable: repair or remove them.{f' {unmerged} of them are made but not merged: {merge_command(root)}' if unmerged else ''}"
+            "unreadable: repair or remove them, or set DETCON.ON_BAD_IMAGE skip to leave them out."
+            f"{f' {unmerged} of them are made but not merged: {merge_command(root)}' if unmerged else ''}"
         )
     return [{**record, "label_map_file_name": references[record["key"]]} for record in records]
 

@@ -6,6 +6,7 @@ import os
 import re
 import stat
 import struct
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -34,13 +35,14 @@ _TRANSPOSE = {
     8: Image.Transpose.ROTATE_90,
 }
 _BACK = {5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_270}
-# Modes in which Pillow gives the numbers of a label image as they are in the file.
-_LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "RGB")
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # OpenCV refuses larger images.
 _MAX_FAST_PIXELS = 2**30
 # Pixels. Less is most likely meant as a number of tiles.
 _SMALLEST_TILE = 64
+# Pillow warns of damaged metadata, odd palettes and large images, which changes no pixel. The texts differ from image to image, so Python
+# would print one for each image of a data set.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 @dataclass(frozen=True)
@@ -145,8 +147,6 @@ def read_image(path: str | os.PathLike, size: tuple[int, int] | None = None, rea
             turn = _turn(image, orientation or _orientation(image), size)
             rgb = _to_rgb(image, reading) if not wide_color else _wide_color_to_rgb(image, path, reading)
             return np.array(rgb if turn is None else rgb.transpose(turn))
-    except UnidentifiedImageError as error:
-        raise ImageReadError(path, _why_unidentified(path)) from error
     except Exception as error:
         raise _read_error(path, error) from error
 
@@ -210,19 +210,6 @@ def _turn(image: Image.Image, orientation: int, size: tuple[int, int] | None) ->
     return None if done else _TRANSPOSE.get(orientation)
 
 
-def read_labels(data: bytes) -> np.ndarray:
-    """The numbers in a label image, as they are in the file: integer (H, W) of a grey or palette image, uint8 (H, W, 3) of an RGB image.
-    Raises ValueError for a damaged image, or one of another kind."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            mode, labels = image.mode, np.array(image)
-    except Exception as error:  # as in read_image
-        raise ValueError(f"found a damaged file ({error}); expected an image of labels") from error
-    if mode not in _LABEL_MODES:
-        raise ValueError(f"found an image of mode {mode}; expected 8 or 16 bits of label, a palette, or RGB without alpha")
-    return labels
-
-
 def _open(path: str | os.PathLike) -> BinaryIO:
     """A file, or an image in a tar. Raises OSError, and ValueError for a pipe or device, which could be read without end."""
     place = parse_image(path)
@@ -237,8 +224,15 @@ def _read_error(path: str | os.PathLike, error: Exception) -> ImageReadError:
     """Damaged files make the decoders raise almost any error (OSError, SyntaxError, struct.error, IndexError, MemoryError, ...)."""
     if isinstance(error, FileNotFoundError):
         return ImageReadError(path, "no such file")
-    advice = "; set DETCON.DATA.MAX_PIXELS or --max-pixels if you mean it" if isinstance(error, Image.DecompressionBombError) else ""
-    return ImageReadError(path, f"{error or type(error).__name__}{advice}")
+    if isinstance(error, UnidentifiedImageError):
+        return ImageReadError(path, _why_unidentified(path))
+    reason = f"{error or type(error).__name__}".rstrip(".")
+    if isinstance(error, Image.DecompressionBombError):
+        reason += "; set DETCON.DATA.MAX_PIXELS or --max-pixels if you mean it"
+    # Pillow's decoders raise an OSError without a number, of which "decoder error -2" is one.
+    elif isinstance(error, OSError) and error.errno is None:
+        reason = f"damaged, or of a kind that Pillow does not decode ({reason})"
+    return ImageReadError(path, reason)
 
 
 def _is_wide_color(image: Image.Image) -> bool:
@@ -257,7 +251,7 @@ def _to_rgb(image: Image.Image, reading: Reading) -> Image.Image:
 def _wide_grey_to_rgb(image: Image.Image, reading: Reading) -> Image.Image:
     integers = image.mode != "I" or image.format in _SIXTEEN_BIT_AS_I
     if not reading.wide_range and (image.mode == "F" or not integers):
-        kind = "floating-point" if image.mode == "F" else "32-bit integer"
+        kind = "floating-point" if image.mode == "F" else "signed or 32-bit integer"
         raise ValueError(
             f"{kind} samples have no defined white; convert the file to 8 or 16 bits, or set DETCON.DATA.WIDE_RANGE or --wide-range"
         )
@@ -274,7 +268,11 @@ def _wide_color_to_rgb(image: Image.Image, path: str | os.PathLike, reading: Rea
     if not reading.wide_range and high[..., :3].max(initial=0) >= 128:
         return _to_rgb(image, reading)
     with _open(path) as file:
-        samples = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+        data = np.frombuffer(file.read(), np.uint8)
+    # OpenCV prints a line for each tag of a TIFF that it does not know, such as those of GeoTIFF, whenever it reads one.
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    samples = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    cv2.utils.logging.setLogLevel(level)
     if samples is None or samples.dtype != np.uint16 or samples.ndim != 3 or samples.shape[:2] != high.shape[:2]:
         raise ValueError("OpenCV cannot decode its colours of 16 bits; convert the file to 8 bits, or to 16-bit PNG")
     colors = reading.to_eight_bits(samples[..., 2::-1])
@@ -297,4 +295,4 @@ def _why_unidentified(path: str | os.PathLike) -> str:
         return "the file is empty (0 bytes)"
     if start.startswith(_TIFF_MAGIC):
         return "a TIFF whose samples Pillow cannot read (floating point, 24-bit, ...); convert it to 8 or 16 bits per RGB or grey channel"
-    return f"not an image that Pillow knows (the file begins with {start[:8]!r})"
+    return f"damaged, or not an image that Pillow knows (the file begins with {start[:8]!r})"

@@ -127,3 +127,26 @@ def test_a_damaged_label_map_is_named_with_its_image(layered_set, make_cfg):
     Path(path).write_bytes(data)
     with pytest.raises(ValueError, match=rf"{path}: .*damaged.*generate_masks.py again \(image {dataset.folder}/0.png\)"):
         mapper_of(cfg)(record, 0)
+
+
+@formats
+def test_images_that_failed_are_left_out_if_bad_images_are_skipped(painted_set, make_cfg, tmp_path, caplog, file_format):
+    cfg = make_cfg(painted_set)
+    records = load_training_records(cfg)
+    store = STORES[file_format].create(tmp_path / "m", "grid", {"size": 2}, f"folder:{painted_set.folder}")
+    failed = {record["key"]: "damaged" for record in records[2:4]}
+    for record in records:
+        if record["key"] not in failed:
+            store.write(record["key"], painted_set.store.read(record["key"]))
+    store.write_failed(failed)
+    store.finish(records, failed)
+    cfg.DETCON.MASKS.ROOTS = (str(tmp_path / "m"),)
+    with pytest.raises(ValueError, match=r"^2 of the 10 images .*or set DETCON\.ON_BAD_IMAGE skip to leave them out"):
+        load_training_records(cfg)
+    cfg.DETCON.ON_BAD_IMAGE = "skip"
+    assert [one["key"] for one in load_training_records(cfg)] == [one["key"] for one in records if one["key"] not in failed]
+    assert f"2 of the 10 images of folder:{painted_set.folder} are left out" in caplog.text
+    # What is neither there nor listed has not been tried.
+    store.write_failed({records[2]["key"]: "damaged"})
+    with pytest.raises(ValueError, match=r"^1 of the 9 images"):
+        load_training_records(cfg)

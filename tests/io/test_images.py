@@ -105,7 +105,7 @@ def test_cmyk_has_the_right_colours(tmp_path, extension):
 
 
 @pytest.mark.parametrize(
-    ("mode", "reason"), [("F", "floating-point samples have no defined white"), ("I", "32-bit integer samples have no defined white")]
+    ("mode", "reason"), [("F", "floating-point samples have no defined white"), ("I", "signed or 32-bit integer samples have no")]
 )
 def test_samples_without_a_white_are_refused(tmp_path, mode, reason):
     path = saved(tmp_path / "a.tif", Image.new(mode, (8, 8), 7))

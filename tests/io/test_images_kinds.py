@@ -3,6 +3,8 @@
 import io
 import os
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from PIL import Image
 from detcon_d2.io.images import ImageReadError, Reading, image_size, read_image, read_image_fast
 from detcon_d2.io.references import parse_image
 from detcon_d2.io.tiles import read_record
+from tests.conftest import PATIENCE, REPO
 
 both = pytest.mark.parametrize("read", [read_image, read_image_fast])
 
@@ -112,20 +115,24 @@ def test_a_range_makes_floating_point_and_long_integers_readable(tmp_path):
         assert read_image(tmp_path / name, reading=Reading((0, high)))[..., 0].tolist() == [[0, 0, 128], [255, 255, 0]]
 
 
+def add_tags(path: Path, *tags: tuple[int, int, int]) -> None:
+    """Add tags (number, type, value) of two bytes to a little-endian TIFF, or replace them."""
+    data = path.read_bytes()
+    start = int.from_bytes(data[4:8], "little")
+    count = int.from_bytes(data[start : start + 2], "little")
+    entries = [data[start + 2 + 12 * i : start + 14 + 12 * i] for i in range(count)]
+    by_number = {int.from_bytes(entry[:2], "little"): entry for entry in entries}
+    by_number |= {number: struct.pack("<HHIHH", number, kind, 1, value, 0) for number, kind, value in tags}
+    directory = struct.pack("<H", len(by_number)) + b"".join(by_number[number] for number in sorted(by_number)) + b"\0\0\0\0"
+    path.write_bytes(data[:4] + struct.pack("<I", len(data)) + data[8:] + directory)
+
+
 @pytest.mark.parametrize("orientation", [3, 6, 8])
 def test_a_wide_tiff_is_turned_as_others_are(tmp_path, orientation):
     narrow, wide = tmp_path / "n.tif", tmp_path / "w.tif"
     stored = turned(narrow, orientation)
     cv2.imwrite(str(wide), stored.astype(np.uint16)[..., ::-1] * 16, [cv2.IMWRITE_TIFF_COMPRESSION, 1])
-    data = wide.read_bytes()
-    # OpenCV writes no orientation, but the tags of ours are: 0x0112, SHORT, 1 value.
-    start = int.from_bytes(data[4:8], "little")
-    count = int.from_bytes(data[start : start + 2], "little")
-    entries = [data[start + 2 + 12 * i : start + 14 + 12 * i] for i in range(count)]
-    kept = [entry for entry in entries if entry[:2] != b"\x12\x01"] + [struct.pack("<HHIHH", 0x0112, 3, 1, orientation, 0)]
-    kept.sort(key=lambda entry: int.from_bytes(entry[:2], "little"))
-    directory = struct.pack("<H", len(kept)) + b"".join(kept) + b"\0\0\0\0"
-    wide.write_bytes(data[:4] + struct.pack("<I", len(data)) + data[8:] + directory)
+    add_tags(wide, (0x0112, 3, orientation))  # OpenCV writes none
     for size in (None, (20, 30)):
         np.testing.assert_array_equal(read_image(wide, size), read_image(narrow, size))
 
@@ -188,3 +195,36 @@ def test_a_file_of_avif_is_an_image_where_pillow_reads_it(tmp_path):
     Image.new("RGB", (8, 8), (200, 30, 30)).save(buffer, "AVIF")
     (tmp_path / "a.avif").write_bytes(buffer.getvalue())
     assert np.abs(read_image(tmp_path / "a.avif").astype(int) - (200, 30, 30)).max() < 8
+
+
+READ_ALL = """
+import sys
+from pathlib import Path
+from PIL import Image
+from detcon_d2.io.images import image_size, read_image, read_image_fast
+Image.MAX_IMAGE_PIXELS = 600
+for path in Path(sys.argv[1]).iterdir():
+    for read in (read_image, read_image_fast, image_size):
+        read(path)
+        print(path.name)
+"""
+
+
+def test_unknown_tags_damaged_metadata_and_large_images_print_nothing(tmp_path):
+    cv2.imwrite(str(tmp_path / "geo.tif"), ramp(12, 3), [cv2.IMWRITE_TIFF_COMPRESSION, 1])
+    add_tags(tmp_path / "geo.tif", (33550, 3, 7), (42113, 3, 7))
+    Image.new("RGB", (30, 30)).save(tmp_path / "large.png")
+    Image.new("RGB", (4, 4)).save(tmp_path / "damaged.png", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x03\x01\x12garbage")
+    # In a process of its own, because pytest has its own filters of warnings.
+    done = subprocess.run([sys.executable, "-c", READ_ALL, str(tmp_path)], capture_output=True, text=True, cwd=REPO, timeout=PATIENCE)
+    assert (done.stderr, done.stdout.count("\n")) == ("", 9)
+
+
+@both
+def test_what_a_decoder_refuses_is_said_in_words(tmp_path, read):
+    path = tmp_path / "a.tif"
+    Image.new("RGB", (64, 64)).save(path, compression="tiff_lzw")
+    data = path.read_bytes()
+    path.write_bytes(data[:8] + b"\xff" * 40 + data[48:])
+    with pytest.raises(ImageReadError, match="damaged, or of a kind that Pillow does not decode"):
+        read(path)

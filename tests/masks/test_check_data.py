@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.annotated import each, write_coco, write_voc, write_yolo
+from tests.annotated import HEIGHT, WIDTH, each, write_coco, write_voc, write_yolo
 
 
 def test_good_data_sets_are_counted(run_tool, tmp_path):
@@ -66,3 +66,24 @@ def test_an_unreadable_image_is_drawn_as_a_blank(run_tool, tmp_path):
     (tmp_path / "images" / "p0.png").write_bytes(b"")
     done = run_tool("check_data.py", spec, "--output", tmp_path / "odd.jpg")
     assert done.returncode == 1 and "it has neither a box nor a mask" in done.stdout and (tmp_path / "odd.jpg").is_file()
+
+
+def test_annotations_for_the_stored_pixels_are_drawn_on_them(run_tool, tmp_path):
+    spec = write_coco(tmp_path, each(lambda one: one.pop("area")))
+    sheets = []
+    for orientation in (1, 6):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        for path in (tmp_path / "images").iterdir():
+            Image.open(path).save(path, exif=exif)
+        assert run_tool("check_data.py", spec, "--output", tmp_path / "odd.png").returncode == 0
+        sheets.append(np.asarray(Image.open(tmp_path / "odd.png")))
+    np.testing.assert_array_equal(*sheets)
+
+
+def test_images_above_pillows_limit_need_the_option_that_the_message_names(run_tool, tmp_path, monkeypatch):
+    spec = write_yolo(tmp_path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", WIDTH * HEIGHT // 3)
+    done = run_tool("check_data.py", spec, "--boxes")
+    assert done.returncode == 1 and "--max-pixels if you mean it" in done.stdout
+    assert run_tool("check_data.py", spec, "--boxes", "--max-pixels", WIDTH * HEIGHT).returncode == 0

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from detcon_d2 import d2
+from detcon_d2.data.reading import reading_from_config
 from detcon_d2.io.annotated.checks import check_annotations, class_difference, refusals
 from detcon_d2.io.annotated.dataset import AnnotatedData
 from detcon_d2.io.annotated.kinds import FORMS, is_annotated_spec
 from detcon_d2.io.annotated.read import read_annotated
 from detcon_d2.io.atomic import write_bytes_atomically
+from detcon_d2.io.images import Reading
 
 _NO_MASKS = "set MODEL.MASK_ON False to train a detector of boxes"
 _JSON_KEYS = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation", "keypoints", "num_keypoints")
@@ -29,7 +31,7 @@ def look_at_data(
     names in another order, a spec gets the order of the reference, which is the checkpoint, or else the first data set.
 
     Args:
-        cfg: MODEL.MASK_ON, INPUT.MASK_FORMAT, DETCON.DATA.MAX_LEFT_OUT, DETCON.ON_BAD_IMAGE and OUTPUT_DIR are read.
+        cfg: MODEL.MASK_ON, INPUT.MASK_FORMAT, DETCON.DATA, DETCON.ON_BAD_IMAGE and OUTPUT_DIR are read.
         train, test: names of data sets to train and evaluate on.
         classes: of the checkpoint from which the run starts; empty if unknown.
         resumed: whether that checkpoint is continued, and its classes must be these.
@@ -40,7 +42,8 @@ def look_at_data(
     Raises:
         ValueError: a data set that is unknown or cannot be read, classes that differ, or annotations that a detector cannot be trained on.
     """
-    found = {name: _read(name, cfg.MODEL.MASK_ON) for name in dict.fromkeys([*train, *test])}
+    reading = reading_from_config(cfg)
+    found = {name: _read(name, cfg.MODEL.MASK_ON, reading) for name in dict.fromkeys([*train, *test])}
     lines = [line for data in found.values() for line in data.summary()]
     skip = cfg.DETCON.ON_BAD_IMAGE == "skip"
     wrong = [line for data in found.values() for line in refusals(data, cfg.DETCON.DATA.MAX_LEFT_OUT, no_masks=_NO_MASKS, skip_images=skip)]
@@ -74,10 +77,10 @@ def spec_categories(spec: str) -> tuple[list[str], list]:
     return data.class_names(), list(data.categories)
 
 
-def _read(name: str, masks: bool) -> AnnotatedData:
+def _read(name: str, masks: bool, reading: Reading) -> AnnotatedData:
     if is_annotated_spec(name):
-        data = read_annotated(name)
-        check_annotations(data, masks=masks)
+        data = read_annotated(name, reading)
+        check_annotations(data, masks=masks, reading=reading)
         return data
     if name not in d2.DatasetCatalog.list():
         if re.match(r"(folder|list|tar):", name):
@@ -88,10 +91,10 @@ def _read(name: str, masks: bool) -> AnnotatedData:
         records = _unchecked(name)()
     except (AssertionError, KeyError, OSError, json.JSONDecodeError) as error:
         raise ValueError(f"The data set {name} cannot be read: {error}") from error
-    return _from_records(records, name, masks)
+    return _from_records(records, name, masks, reading)
 
 
-def _from_records(records: list[dict], name: str, masks: bool) -> AnnotatedData:
+def _from_records(records: list[dict], name: str, masks: bool, reading: Reading) -> AnnotatedData:
     """Detectron2's records as data that can be checked: boxes become x, y, width, height."""
     copies = []
     for record in records:
@@ -106,7 +109,7 @@ def _from_records(records: list[dict], name: str, masks: bool) -> AnnotatedData:
     # Rotated boxes have five numbers.
     if all(annotation.get("bbox_mode") == d2.BoxMode.XYWH_ABS for annotation in data.annotations()):
         given = {key for annotation in data.annotations() for key in annotation}
-        check_annotations(data, masks=masks)
+        check_annotations(data, masks=masks, reading=reading)
         for annotation in data.annotations():
             if "area" not in given:
                 del annotation["area"]

@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 _COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
 _OPACITY = 0.45
 _WRITE_SECONDS = 10
+# JPEG_MAX_DIMENSION of libjpeg; a larger image gets a smaller picture.
+_MAX_JPEG_SIDE = 65500
 
 
 class Predictor:
@@ -160,8 +162,10 @@ def predict(predictor: Predictor, images: dict[str, Path], output: Path) -> list
             results += [result | {"category_id": predictor.category_ids[result["category_id"]]} for result in coco]
             target = output / "pictures" / picture
             target.parent.mkdir(parents=True, exist_ok=True)
+            shown = Image.fromarray(drawn)
+            shown.thumbnail((_MAX_JPEG_SIDE, _MAX_JPEG_SIDE))
             with atomic_file(target) as file:
-                Image.fromarray(drawn).save(file, "JPEG", quality=92)
+                shown.save(file, "JPEG", quality=92)
             if time.monotonic() - written > _WRITE_SECONDS:
                 write_lists()
                 written = time.monotonic()

@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 from detcon_d2.io.annotated.coco import FILE_MISSING
 from detcon_d2.io.annotated.dataset import DOUBTFUL, LEFT_OUT, REPAIRED, WRONG, AnnotatedData, Findings
 from detcon_d2.io.annotated.text import excerpt
-from detcon_d2.io.images import ImageReadError, image_size
+from detcon_d2.io.images import PLAIN, ImageReadError, Reading, image_size
 from detcon_d2.io.segmentations import encode_segmentation, extent, read_segmentation
 
 SAMPLE = 1000
@@ -24,7 +24,7 @@ _MARGIN = 1.5
 _SAME_OBJECT = 0.5
 
 
-def check_annotations(data: AnnotatedData, *, masks: bool, boxes: bool = True, files: bool = True) -> None:
+def check_annotations(data: AnnotatedData, *, masks: bool, boxes: bool = True, files: bool = True, reading: Reading = PLAIN) -> None:
     """Check and repair all annotations in place; what is odd is added to ``data.findings``.
 
     Afterwards each annotation has a finite ``bbox`` of x, y, width, height inside or near the image, ``iscrowd`` 0 or 1, ``area``, and if
@@ -35,14 +35,15 @@ def check_annotations(data: AnnotatedData, *, masks: bool, boxes: bool = True, f
         masks: whether an annotation without a usable mask cannot be used.
         boxes: whether the box of an annotation matters that has a mask.
         files: compare the sizes of an even sample of the files with the annotations'.
+        reading: how images are read.
     """
     for record in data.records:
-        _fill_size(record, data.findings)
+        _fill_size(record, data.findings, reading)
         if "height" in record and "width" in record:
             checked = [_check(annotation, record, masks, boxes, data.findings) for annotation in record["annotations"]]
             record["annotations"] = [annotation for annotation in checked if annotation is not None]
     if files:
-        _compare_sizes(data)
+        _compare_sizes(data, reading)
     names = Counter(data.class_names())
     for name in [name for name, count in names.items() if count > 1]:
         data.findings.note("several have one name", WRONG, detail=f"{names[name]} are called {name!r}", unit="category")
@@ -105,11 +106,11 @@ def _list(names: Iterable[str]) -> str:
     return f"{len(shown)} ({', '.join(shown[:20])}{', ...' if len(shown) > 20 else ''})" if shown else "none"
 
 
-def _fill_size(record: dict, findings: Findings) -> None:
+def _fill_size(record: dict, findings: Findings, reading: Reading) -> None:
     if "height" in record and "width" in record:
         return
     try:
-        record["height"], record["width"] = image_size(record["file_name"])
+        record["height"], record["width"] = image_size(record["file_name"], reading=reading)
     except ImageReadError as error:
         if os.path.isfile(record["file_name"]):  # that a file is absent has been noted
             findings.note(UNREADABLE, WRONG, record, detail=error.reason, unit="image")
@@ -117,12 +118,12 @@ def _fill_size(record: dict, findings: Findings) -> None:
     findings.note("the annotations give no size: it is that of the file", REPAIRED, record, unit="image")
 
 
-def _compare_sizes(data: AnnotatedData) -> None:
+def _compare_sizes(data: AnnotatedData, reading: Reading) -> None:
     there = [record for record in data.records if "height" in record and os.path.isfile(record["file_name"])]
     for index in np.unique(np.linspace(0, len(there) - 1, SAMPLE).astype(int)) if there else ():
         record = there[index]
         try:
-            found = image_size(record["file_name"], (record["height"], record["width"]))
+            found = image_size(record["file_name"], (record["height"], record["width"]), reading)
         except ImageReadError as error:
             data.findings.note(UNREADABLE, WRONG, record, detail=error.reason, unit="image")
             continue

@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from detcon_d2.io.annotated.dataset import LEFT_OUT, REPAIRED, WRONG, AnnotatedData, Findings, normal_id, unique_ids, whole_size
+from detcon_d2.io.annotated.foreign import describe_file, describe_folder, describe_json
 from detcon_d2.io.annotated.names import ImageFiles
 from detcon_d2.io.annotated.text import excerpt, read_json
 
@@ -27,7 +28,14 @@ def read_coco(json_path: Path, root: Path, name: str) -> AnnotatedData:
         ValueError: no json of this kind, an image or category without a needed key, ids or file names that repeat, or annotations of which
             none belongs to any image.
     """
-    content = read_json(json_path)
+    if json_path.is_dir():
+        raise ValueError(f"{json_path} is a folder; expected a COCO instances json{describe_folder(json_path)}")
+    try:
+        content = read_json(json_path)
+    except ValueError as error:
+        raise ValueError(f"{error}{f': it is {kind}' if (kind := describe_file(json_path)) else ''}") from error
+    if kind := describe_json(content):
+        raise ValueError(f"{json_path} is {kind}")
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise ValueError(f'{json_path}: found no list "images"; expected a COCO instances json')
     findings = Findings()
@@ -42,10 +50,10 @@ def read_coco(json_path: Path, root: Path, name: str) -> AnnotatedData:
 
 
 def _read_images(images: list, files: ImageFiles, json_path: Path, findings: Findings) -> list[dict]:
-    names = [_image_name(image, number, json_path) for number, image in enumerate(images)]
+    names = [_image_names(image, number, json_path) for number, image in enumerate(images)]
     records = []
-    for image, name, image_id in zip(images, names, unique_ids([image["id"] for image in images])):
-        path = files.find(name)
+    for image, (name, *others), image_id in zip(images, names, unique_ids([image["id"] for image in images])):
+        path = next((found for one in (name, *others) if (found := files.find(one))), None)
         record = {"file_name": str(path or files.literal(name)), "image_id": image_id, "annotations": []}
         record["key"] = files.key(path) if path else PurePosixPath(name.replace("\\", "/")).as_posix()
         if path is None:
@@ -64,16 +72,17 @@ def _read_images(images: list, files: ImageFiles, json_path: Path, findings: Fin
     return records
 
 
-def _image_name(image: object, number: int, json_path: Path) -> str:
+def _image_names(image: object, number: int, json_path: Path) -> list[str]:
+    """``file_name``, and the end of ``coco_url``: LVIS 1 has only the latter, and the names of LVIS 0.5 are those of other splits."""
     if not isinstance(image, dict):
         raise ValueError(f"{json_path}: images[{number}] is {excerpt(image)}; expected an object with id and file_name")
-    name = image.get("file_name")
-    if not name and isinstance(image.get("coco_url"), str):
-        name = "/".join(image["coco_url"].split("/")[-2:])  # LVIS
-    missing = ([] if isinstance(image.get("id"), _ID) else ["id"]) + ([] if name else ["file_name"])
+    names = [str(image["file_name"])] if image.get("file_name") else []
+    if isinstance(image.get("coco_url"), str):
+        names.append("/".join(image["coco_url"].split("/")[-2:]))
+    missing = ([] if isinstance(image.get("id"), _ID) else ["id"]) + ([] if names else ["file_name"])
     if missing:
         raise ValueError(f"{json_path}: an image without {' and '.join(missing)}: images[{number}] is {excerpt(image)}")
-    return str(name)
+    return names
 
 
 def _read_categories(categories: object, json_path: Path) -> dict:

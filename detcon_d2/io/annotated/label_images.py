@@ -5,19 +5,19 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from detcon_d2.io.annotated.dataset import LEFT_OUT, WRONG, AnnotatedData, Findings, unique_ids
-from detcon_d2.io.images import read_labels
+from detcon_d2.io.labels import NO_LABEL, read_labels
 from detcon_d2.io.segmentations import encode_mask, extent
 from detcon_d2.io.specs import list_images
 
 # The classes of Cityscapes with instances that its benchmark scores, by label id (cityscapesscripts/helpers/labels.py).
 _CITYSCAPES = {24: "person", 25: "rider", 26: "car", 27: "truck", 28: "bus", 31: "train", 32: "motorcycle", 33: "bicycle"}
-_NO_REGION = 65535
 
 
 def read_masks(images: Path, masks: Path, name: str) -> AnnotatedData:
     """A folder of images and one of PNGs ``<key without extension>.png`` or ``<key>.png``, of one class, "object".
 
-    Each value of a grey or palette PNG, or colour of an RGB one, is an object; 0 (black) is the background and 65535 no object.
+    Each value of a grey or palette PNG, or colour of an RGB one, is an object; 0 (black) is the background, and 65535 no object, nor
+    is 255 in the palette of Pascal VOC.
 
     Args:
         images: folder of the images, with sub-folders.
@@ -32,7 +32,7 @@ def read_masks(images: Path, masks: Path, name: str) -> AnnotatedData:
         pure = PurePosixPath(record["key"])
         pairs.append((record, next((one for one in (masks / pure.with_suffix(".png"), masks / f"{pure}.png") if one.is_file()), None)))
     expected = f"{masks}/{PurePosixPath(pairs[0][0]['key']).with_suffix('.png')}"
-    return _read_pairs(pairs, {1: "object"}, lambda value: (1, 0) if value not in (0, _NO_REGION) else None, name, expected)
+    return _read_pairs(pairs, {1: "object"}, lambda value: (1, 0) if value not in (0, NO_LABEL) else None, name, expected)
 
 
 def read_cityscapes(root: Path, split: str, name: str) -> AnnotatedData:

@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 
 from detcon_d2.io.annotated.coco import FILE_MISSING
 from detcon_d2.io.annotated.dataset import REPAIRED, WRONG, AnnotatedData, Findings, unique_ids, whole_size
+from detcon_d2.io.annotated.foreign import describe_folder
 from detcon_d2.io.annotated.names import ImageFiles
 from detcon_d2.io.annotated.text import excerpt, read_text
 
@@ -30,7 +31,9 @@ def read_voc(root: Path, split: str, name: str) -> AnnotatedData:
     folder = next((root / sub for sub in ("Annotations", "annotations") if (root / sub).is_dir()), root)
     paths = sorted(folder.rglob("*.xml"))
     if not paths:
-        raise ValueError(f"{name}: found no xml file in {folder}; expected {root}/Annotations/*.xml and {root}/JPEGImages")
+        instances = root / "SegmentationObject"
+        advice = f" (for its masks give masks:{root}/JPEGImages,{instances})" if instances.is_dir() else describe_folder(root)
+        raise ValueError(f"{name}: found no xml file in {folder}; expected {root}/Annotations/*.xml and {root}/JPEGImages{advice}")
     images = next((root / sub for sub in ("JPEGImages", "images") if (root / sub).is_dir()), root)
     trees = {path.stem: _parse(path) for path in paths}
     names = sorted({_text(thing, "name") for tree in trees.values() for thing in tree.iter("object")} - {""})

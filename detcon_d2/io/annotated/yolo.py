@@ -5,12 +5,13 @@ from pathlib import Path
 import yaml
 
 from detcon_d2.io.annotated.dataset import LEFT_OUT, WRONG, AnnotatedData, Findings, normal_id
+from detcon_d2.io.annotated.foreign import describe_file, describe_folder
 from detcon_d2.io.annotated.text import excerpt, read_text
-from detcon_d2.io.images import ImageReadError, image_size
+from detcon_d2.io.images import PLAIN, ImageReadError, Reading, image_size
 from detcon_d2.io.specs import list_images
 
 
-def read_yolo(path: Path, split: str, name: str) -> AnnotatedData:
+def read_yolo(path: Path, split: str, name: str, reading: Reading = PLAIN) -> AnnotatedData:
     """The images of one split. An image without a text file, or with an empty one, has no objects.
 
     A row is ``class x y w h`` (centre and size) or ``class x1 y1 x2 y2 x3 y3 ...`` (a polygon), as fractions of the image.
@@ -19,9 +20,10 @@ def read_yolo(path: Path, split: str, name: str) -> AnnotatedData:
         path: ``data.yaml`` (keys ``path``, ``train``, ``val``, ``test``, ``names``), or a folder with ``images`` and ``labels``.
         split: a key of the yaml, or a folder in ``images``; "": "train" of a yaml, all images of a folder.
         name: of the data set, in messages.
+        reading: how images are read.
 
     Raises:
-        ValueError: a damaged yaml, no such split, or no images.
+        ValueError: a damaged yaml, no such split, no images, or no text file of any.
     """
     yaml_path = path if path.is_file() else next((one for one in (path / "data.yaml", path / "dataset.yaml") if one.is_file()), None)
     content = _read_yaml(yaml_path) if yaml_path else {}
@@ -31,13 +33,23 @@ def read_yolo(path: Path, split: str, name: str) -> AnnotatedData:
     if not all(isinstance(one, str | int | float) for one in names.values()):
         raise ValueError(f"{yaml_path}: found names {excerpt(names)}; expected a text each")
     names = {number: str(one) for number, one in names.items()}
-    listed = list_images(f"{'list' if folder.is_file() else 'folder'}:{folder}")
+    alone = f"{'list' if folder.is_file() else 'folder'}:{folder}"
+    listed = list_images(alone)
+    texts = [text for one in listed if (text := label_file(Path(one["file_name"]))).is_file()]
+    if not texts:
+        expected = label_file(Path(listed[0]["file_name"]))
+        raise ValueError(
+            f"{name}: found no text file of any of the {len(listed)} images; expected for example {expected}, or "
+            f"{alone} for images alone{describe_folder(path if path.is_dir() else path.parent)}"
+        )
+    if kind := describe_file(texts[0]):
+        raise ValueError(f"{name}: {texts[0]} is {kind}")
     findings, records = Findings(), []
     for number, one in enumerate(listed, 1):
         record = {"file_name": one["file_name"], "key": one["key"], "image_id": number, "annotations": []}
         records.append(record)
         try:
-            record["height"], record["width"] = image_size(record["file_name"])
+            record["height"], record["width"] = image_size(record["file_name"], reading=reading)
         except ImageReadError as error:
             findings.note("it cannot be read", WRONG, record, detail=error.reason, unit="image")
             continue

@@ -13,7 +13,7 @@ from dataclasses import fields
 from detcon_d2.io.annotated.checks import check_annotations, refusals
 from detcon_d2.io.annotated.kinds import is_annotated_spec
 from detcon_d2.io.annotated.read import read_annotated
-from detcon_d2.io.images import Reading
+from detcon_d2.io.images import PLAIN, Reading
 from detcon_d2.io.specs import is_dataset_spec, list_images
 from detcon_d2.io.tiles import describe_tiles
 from detcon_d2.masks.command_lines import flag_of
@@ -45,16 +45,16 @@ def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None, run
         return 2
 
 
-def load_records(spec: str, generator: RegionGenerator | None = None, max_left_out: float = 0.1) -> list[dict]:
+def load_records(spec: str, generator: RegionGenerator | None = None, max_left_out: float = 0.1, reading: Reading = PLAIN) -> list[dict]:
     """The images of a data set spec, or of a name in Detectron2's catalog; for a generator that needs annotations, with checked ones.
 
     Raises:
         ValueError: as :func:`list_images`, or annotations of which too many cannot be used (see :func:`refusals`).
     """
     if generator is not None and generator.needs_annotations and is_annotated_spec(spec):
-        data = read_annotated(spec)
+        data = read_annotated(spec, reading)
         # The generator compares each size with that of the decoded image.
-        check_annotations(data, masks=not generator.params().get("boxes"), boxes=False, files=False)
+        check_annotations(data, masks=not generator.params().get("boxes"), boxes=False, files=False, reading=reading)
         print("\n".join(data.summary()))
         if wrong := refusals(data, max_left_out, no_masks=_NO_MASKS, skip_images=True, categories=False, key="--max-left-out"):
             raise ValueError("\n".join(wrong))

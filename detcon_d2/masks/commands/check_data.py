@@ -12,10 +12,10 @@ from detcon_d2.io.annotated.checks import check_annotations, class_difference, r
 from detcon_d2.io.annotated.dataset import AnnotatedData
 from detcon_d2.io.annotated.kinds import is_annotated_spec
 from detcon_d2.io.annotated.read import read_annotated
-from detcon_d2.io.images import ImageReadError, Reading, read_image
+from detcon_d2.io.images import ImageReadError, Reading
 from detcon_d2.io.segmentations import read_segmentation
 from detcon_d2.io.specs import list_images
-from detcon_d2.io.tiles import tile_records
+from detcon_d2.io.tiles import read_record, tile_records
 from detcon_d2.masks.commands.arguments import add_reading_arguments, add_tiles_argument, make_parser, reading_from, run_command
 from detcon_d2.masks.overlay import draw_sheet, fit, picture_format, write_sheet
 
@@ -56,8 +56,8 @@ def _run(args: argparse.Namespace) -> int:
             records = list_images(spec)
             print(f"{spec}: {len(records)} images, which are not annotated\n{_tiles(records, reading)}")
             continue
-        data = read_annotated(spec)
-        check_annotations(data, masks=not args.boxes)
+        data = read_annotated(spec, reading)
+        check_annotations(data, masks=not args.boxes, reading=reading)
         print(f"{_table(data)}\n{_tiles(data.records, reading)}")
         wrong += refusals(data, args.max_left_out, no_masks="give --boxes if you train a detector of boxes", key="--max-left-out")
         first = first or data
@@ -94,7 +94,7 @@ def _pictures(kind: str, pictures: list[tuple[dict, dict | None]], reading: Read
     drawn = []
     for record, annotation in pictures[:_COLUMNS]:
         try:
-            image = read_image(record["file_name"], reading=reading)
+            image = read_record(record, reading)
         except ImageReadError:
             image = np.full((_SIDE // 2, _SIDE, 3), 200, np.uint8)
         picture = Image.fromarray(fit(image, _SIDE))

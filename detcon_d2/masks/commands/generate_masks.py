@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     generator, reading, part = generator_from(args), reading_from(args), parse_part(args.shard) if args.shard else None
     check_output_outside(args.spec, args.output)
-    records = load_records(args.spec, generator, args.max_left_out)
+    records = load_records(args.spec, generator, args.max_left_out, reading)
     if args.limit:
         records = evenly_spaced(records, args.limit)
     records = tile_records(records, reading, progress=True)

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from detcon_d2.io.annotated.text import read_json
-from detcon_d2.io.images import read_labels
+from detcon_d2.io.labels import read_labels
 from detcon_d2.masks.cells import NO_REGION
 from detcon_d2.masks.generators.annotations import annotation_label_map
 from detcon_d2.masks.generators.base import RegionGenerator, parameter, to_label_map

@@ -10,7 +10,8 @@ import numpy as np
 from tqdm import tqdm
 
 from detcon_d2.io.atomic import remove_leftovers
-from detcon_d2.io.images import PLAIN, Reading, read_labels
+from detcon_d2.io.images import PLAIN, Reading
+from detcon_d2.io.labels import read_labels
 from detcon_d2.io.names import printable
 from detcon_d2.io.references import read_range
 from detcon_d2.io.tar import expand_pattern

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from detcon_d2 import d2
 from detcon_d2.engine import load_config, setup_finetuning
@@ -15,7 +16,7 @@ from detcon_d2.engine.finetune.evaluate import evaluate
 from detcon_d2.engine.finetune.look import look_at_data
 from detcon_d2.engine.main import main
 from detcon_d2.io.segmentations import rle_runs
-from tests.annotated import OBJECTS, each, write_coco, write_voc, write_yolo
+from tests.annotated import HEIGHT, OBJECTS, WIDTH, each, write_coco, write_voc, write_yolo
 from tests.detectors import BASE, arguments, detector_opts
 
 
@@ -226,6 +227,19 @@ def test_a_correct_json_gives_the_records_of_the_backends_own_loader(shared_dir,
     contents = [json.loads(Path(path).read_text())["annotations"] for path in (d2.MetadataCatalog.get(spec).json_file, json_file)]
     first, second = (sorted([one[key] for key in keys] for one in annotations) for annotations in contents)
     assert first == second
+
+
+def without_sizes(content):
+    content["images"] = [{key: one[key] for key in ("id", "file_name")} for one in content["images"]]
+
+
+@pytest.mark.parametrize("write", [write_yolo, lambda root: write_coco(root, without_sizes)], ids=["yolo", "coco"])
+def test_the_look_has_the_limit_of_pixels_of_the_run(tmp_path, monkeypatch, write):
+    spec = write(tmp_path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", WIDTH * HEIGHT // 3)
+    with pytest.raises(ValueError, match=r"DETCON\.DATA\.MAX_PIXELS"):
+        look(tmp_path, [spec], MODEL__MASK_ON=False)
+    look(tmp_path, [spec], MODEL__MASK_ON=False, DETCON__DATA__MAX_PIXELS=WIDTH * HEIGHT)
 
 
 def _with_runs(record):

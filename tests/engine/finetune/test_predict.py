@@ -180,6 +180,14 @@ def test_an_image_that_fails_does_not_lose_the_others(shapes, tmp_path):
     assert len(bad) == 2 and all(line.isprintable() for line in bad) and "out of" in bad[0] and "gone" in bad[1]
 
 
+def test_the_picture_of_an_image_that_no_jpeg_can_hold_is_smaller(tmp_path):
+    Image.new("RGB", (65501, 2)).save(tmp_path / "long.png")
+    found = instances(2, 65501)
+    assert predict(fake(found[found.scores > 1]), {"long.png": tmp_path / "long.png"}, tmp_path / "out") == []
+    (image,), _ = lists(tmp_path / "out")
+    assert image["width"] == 65501 and Image.open(tmp_path / "out" / image["picture"]).size == (65500, 2)
+
+
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError])
 def test_a_run_that_is_stopped_leaves_the_results_that_it_has(shapes, tmp_path, stop):
     image = shapes / "images" / "val" / "000000.jpg"

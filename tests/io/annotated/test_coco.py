@@ -311,3 +311,14 @@ def test_names_cannot_write_to_the_terminal(tmp_path):
 
     for line in read(write_coco(tmp_path, change)).summary():
         assert line.isprintable()
+
+
+@pytest.mark.parametrize("change", [lambda name: f"COCO_val2014_{name}", lambda name: ""], ids=["0.5", "1"])
+def test_images_of_lvis_are_found_by_the_end_of_their_address(tmp_path, change):
+    def lvis(content):
+        for image in content["images"]:
+            image |= {"coco_url": f"http://images.cocodataset.org/val2017/{image['file_name']}", "file_name": change(image["file_name"])}
+
+    data = read(write_coco(tmp_path, lvis))
+    assert [record["key"] for record in data.records] == ["p0.png", "p1.png", "p2.png"]
+    assert not list(data.findings)
