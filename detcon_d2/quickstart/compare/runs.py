@@ -16,6 +16,8 @@ from detcon_d2.methods import pretraining_class
 from detcon_d2.quickstart.results import Points, read_series
 
 KINDS = ("pretraining", "fine-tuning", "evaluation")
+_CONVERTED = {"encoder", "style"}
+"""Entries of the metadata that a conversion changes; it adds others and keeps the rest."""
 _DEPTH = 2
 """How deep runs are looked for below a folder that is none."""
 
@@ -70,7 +72,11 @@ class Run:
     def is_consistent(self) -> bool:
         """Whether the other parts started from the pretraining that is next to them; True where that is not known."""
         source = self.parts.get("pretraining")
-        return source is None or all(_made_from(source, part) for kind, part in self.parts.items() if kind != "pretraining")
+        return (
+            source is None
+            or not source.metadata
+            or all(_made_from(source, part) for kind, part in self.parts.items() if kind != "pretraining")
+        )
 
 
 def read_part(folder: Path) -> Part | None:
@@ -121,7 +127,7 @@ def read_runs(arguments: Sequence[str]) -> list[Run]:
             found += _parts_below(Path(argument))
     groups: list[list[Part]] = []
     for part in sorted(found, key=lambda part: part.kind != "pretraining"):
-        fitting = [group for group in groups if _made_from(group[0], part) or (part.origin and _same_start(group[0], part))]
+        fitting = [group for group in groups if _made_from(group[0], part) or _same_start(group[0], part)]
         if len(fitting) > 1:
             shown = ", ".join(str(group[0].folder) for group in fitting)
             raise ValueError(f"{part.folder} may have started from each of {shown}. Give the runs as NAME=DIR,DIR.")
@@ -137,14 +143,16 @@ def read_runs(arguments: Sequence[str]) -> list[Run]:
 
 
 def _made_from(source: Part, part: Part) -> bool:
-    """Whether the part started from the last checkpoint of the pretraining. A conversion keeps all metadata but the names of branches."""
-    origin = part.origin
-    return source.kind == "pretraining" and all(origin.get(key) == value for key, value in source.metadata.items() if key != "encoder")
+    """Whether the part started from the last checkpoint of the pretraining."""
+    known, origin = source.metadata, part.origin
+    return source.kind == "pretraining" and bool(known) and all(origin.get(key) == known[key] for key in known.keys() - _CONVERTED)
 
 
 def _same_start(first: Part, part: Part) -> bool:
-    """Whether both started from the same pretraining, which is not among the folders."""
-    return "pretraining" not in (first.kind, part.kind) and first.kind != part.kind and first.origin == part.origin
+    """Whether a fine-tuning and an evaluation started from the same pretraining, which is not among the folders."""
+    a, b = first.origin, part.origin
+    shared = a.keys() & b.keys() - _CONVERTED
+    return {first.kind, part.kind} == set(KINDS[1:]) and bool(shared) and all(a[key] == b[key] for key in shared)
 
 
 def _together(name: str, parts: Sequence[Part]) -> dict[str, Part]:

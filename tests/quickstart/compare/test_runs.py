@@ -74,6 +74,7 @@ def test_a_run_that_is_not_finished_is_shown_as_such(tmp_path):
     part = read_part(tmp_path / "p")
     assert (part.kind, part.finished, part.progress()) == ("pretraining", False, "0 of ? (not finished)")
     write_finetuning(tmp_path / "f", {})
+    assert len(read_runs([str(tmp_path)])) == 2, "what has no metadata has no origin"
     (tmp_path / "f" / "results.json").unlink()
     assert (read_part(tmp_path / "f").kind, read_part(tmp_path / "f").finished) == ("fine-tuning", False)
 
