@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from detcon_d2 import d2
+from detcon_d2.checkpoint.budget import Budget
 from detcon_d2.checkpoint.convert.spec import IMAGE_KEYS, BackboneSpec, read_key
 from detcon_d2.checkpoint.safe_load.files import load_checkpoint_file
 
@@ -23,27 +24,30 @@ _BEFORE = {"padding": "symmetric"}
 class CheckpointMetadata:
     """The checkpointable ``metadata``: written with every checkpoint, compared on resume.
 
-    Its ``values`` are str, int, float or lists of them, see :func:`pretraining_metadata` and :func:`finetuning_metadata`.
+    Its ``values`` are str, int, float or lists of them, see :func:`pretraining_metadata` and :func:`finetuning_metadata`; those of the
+    ``budget``, which the run counts, are among them.
     """
 
     def __init__(self, values: dict[str, Any], strict: bool = True):
         """With ``strict``, a checkpoint made with another seed, batch, list of images, length or masks is not resumed."""
         self.values, self.strict = dict(values), strict
+        self.budget = Budget()
 
     def state_dict(self) -> dict[str, Any]:
         return dict(self.values)
 
     def completed(self, iterations: int) -> None:
-        """Record the progress of the run."""
+        """Record the progress of the run, and its budget so far."""
         images = iterations * self.values["ims_per_batch"]
-        self.values |= {"iterations": iterations, "epochs": images / self.values["dataset_size"]}
+        self.values |= {"iterations": iterations, "epochs": images / self.values["dataset_size"], **self.budget.metadata()}
 
     def take_over(self, pretrained: Mapping[str, Any] | None) -> None:
         """Keep the metadata of the weights that the run starts from, each entry under ``pretrained_<key>``."""
         self.values |= {f"{PRETRAINED}{key}": value for key, value in (pretrained or {}).items()}
 
     def load_state_dict(self, found: dict[str, Any]) -> None:
-        """Compare with the metadata of the checkpoint that is resumed, and keep what it reports about the weights that it started from.
+        """Compare with the metadata of the checkpoint that is resumed, continue its budget, and keep what it reports about the weights that
+        it started from.
 
         Raises ValueError: listing each entry that must stay fixed and does not, found and expected.
         """
@@ -51,6 +55,7 @@ class CheckpointMetadata:
         differing = [(key, before[key], now.get(key)) for key in _FIXED_ON_RESUME if key in before and before[key] != now.get(key)]
         if differing and self.strict:
             raise refused_resume(differing)
+        self.budget.restore(found)
         self.values |= {key: value for key, value in found.items() if key.startswith(PRETRAINED)}
 
 

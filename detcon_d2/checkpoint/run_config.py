@@ -1,7 +1,7 @@
 """The config in a checkpoint: a resumed run reports every key that has changed, and refuses those that make it another run."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -47,7 +47,7 @@ class RunConfig:
         """
         before, now = (dict(_leaves(yaml.safe_load(text))) for text in (found["yaml"], self._text))
         changed = [(key, before[key], now[key]) for key in now if key in before and not _is_same(before[key], now[key])]
-        fixed = [change for change in changed if not f"{change[0]}.".startswith(tuple(f"{node}." for node in _MAY_CHANGE))]
+        fixed = [change for change in changed if not _may_change(change[0])]
         if fixed and self._strict:
             raise refused_resume(fixed)
         for key, old, new in changed:
@@ -60,6 +60,18 @@ def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
+
+
+def differing_settings(configs: Sequence[str]) -> dict[str, list[Any]]:
+    """The keys that not all of the configs (YAML) have alike, each with its value in every one of them, None where it has none. Keys that
+    a resumed run may change are left out: they say where and how a run was made."""
+    known = [dict(_leaves(yaml.safe_load(text))) for text in configs]
+    values = {key: [settings.get(key) for settings in known] for key in sorted(set().union(*known))}
+    return {key: found for key, found in values.items() if not _may_change(key) and not all(_is_same(found[0], one) for one in found)}
+
+
+def _may_change(key: str) -> bool:
+    return f"{key}.".startswith(tuple(f"{node}." for node in _MAY_CHANGE))
 
 
 def _is_same(before: Any, now: Any) -> bool:

@@ -16,6 +16,7 @@ COMMANDS = {
     "visualize_views": ("detcon_d2.cli.visualize_views", "draw the views and regions that pretraining sees"),
     "convert_to_d2": ("detcon_d2.checkpoint.convert.command", "convert a checkpoint of any known style to a backbone"),
     "evaluate_encoder": ("detcon_d2.cli.evaluate_encoder", "what a frozen encoder is worth: kNN and linear probe"),
+    "compare": ("detcon_d2.quickstart.compare.command", "lay finished runs side by side: curves, budgets, AP, probes"),
     "zoo": ("detcon_d2.checkpoint.zoo.command", "list, download and check published checkpoints"),
     "predict": ("detcon_d2.cli.predict", "draw a detector's boxes and masks on images"),
     "quickstart": ("detcon_d2.quickstart.quickstart", "the whole job on built-in images, in minutes"),

@@ -1,8 +1,9 @@
-"""What happens after a step: update of the target network, throughput, stop on a signal, statistics of BatchNorm."""
+"""What happens around a step: budget, update of the target network, throughput, stop on a signal, statistics of BatchNorm."""
 
 import itertools
 import logging
 import signal
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import FrameType
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from detcon_d2 import d2
+from detcon_d2.checkpoint.budget import Budget, describe_budget
 from detcon_d2.engine.generators import kept_generators
 from detcon_d2.methods.base import PretrainingModel
 from detcon_d2.modeling.ema import ema_momentum
@@ -68,6 +70,79 @@ class StepHook(d2.HookBase):
 
 
 @dataclass(eq=False)
+class BudgetHook(d2.HookBase):
+    """Counts what the run costs, by what the encoders of a pretraining method are called with; the same for every method.
+
+    It must be the first hook: its seconds are those from the start of all hooks' ``before_step``, where regions are learned, to the end of
+    the optimizer's step. The scalar ``seconds`` is their sum so far. Processes count their own passes, and take the others to be as many.
+
+    Attributes:
+        budget: to count into.
+        model: not wrapped by DDP; a pretraining method or a detector, of which forward passes are not counted.
+        images_per_step: IMS_PER_BATCH.
+    """
+
+    budget: Budget
+    model: nn.Module
+    images_per_step: int
+    _handles: list[torch.utils.hooks.RemovableHandle] = field(default_factory=list, init=False)
+    _start: float = field(default=0.0, init=False)
+
+    def before_train(self) -> None:
+        """Watch the encoders; note the device and the parameters that are trained."""
+        device, processes = next(self.model.parameters()).device, d2.comm.get_world_size()
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        self.budget.run_on(f"{processes} x {name}")
+        if isinstance(self.model, PretrainingModel):
+            self.budget.facts |= trained_parameters(self.model)
+            targets = [target for target, online in self.model.target_pairs() if online is self.model.encoder]
+            hooks = {self.model.encoder: self._count_online} | dict.fromkeys(targets, self._count_other)
+            # torch.compile would compile the hooks together with the encoder.
+            self._handles = [encoder.register_forward_pre_hook(torch.compiler.disable(hook)) for encoder, hook in hooks.items()]
+
+    def before_step(self) -> None:
+        """Start the clock."""
+        self._start = time.perf_counter()
+
+    def after_step(self) -> None:
+        """Count the step."""
+        self.budget.seconds += time.perf_counter() - self._start
+        self.budget.images += self.images_per_step
+        self.trainer.storage.put_scalar("seconds", self.budget.seconds, smoothing_hint=False)
+
+    def after_train(self) -> None:
+        """Leave the encoders; log the budget of a run that has ended."""
+        for handle in self._handles:
+            handle.remove()
+        if self.trainer.iter >= self.trainer.max_iter:
+            logger.info(describe_budget(self.budget.metadata()))
+
+    def _count_online(self, encoder: nn.Module, images: tuple[torch.Tensor]) -> None:
+        if torch.is_grad_enabled():
+            self.budget.trained_pixels += _pixels(*images)
+        # The first pass of DETCON.MICRO_BATCH is in training mode without gradients. It does not count, because the second repeats it.
+        elif not encoder.training:
+            self._count_other(encoder, images)
+
+    def _count_other(self, encoder: nn.Module, images: tuple[torch.Tensor]) -> None:
+        self.budget.other_pixels += _pixels(*images)
+
+
+def _pixels(images: torch.Tensor) -> int:
+    """Pixels of (N, 3, H, W) in all processes together."""
+    return images[:, 0].numel() * d2.comm.get_world_size()
+
+
+def trained_parameters(model: PretrainingModel) -> dict[str, int]:
+    """Numbers of parameters with gradients: ``parameters_encoder``, and ``parameters_heads`` for all others without the online probe."""
+    counts = {"encoder": 0, "heads": 0}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not name.startswith("probe."):
+            counts["encoder" if name.startswith("encoder.") else "heads"] += parameter.numel()
+    return {f"parameters_{name}": count for name, count in counts.items()}
+
+
+@dataclass(eq=False)
 class ThroughputHook(d2.HookBase):
     """Logs images/s of all processes together, from the ``time`` that IterationTimer logs; it comes after that hook."""
 
@@ -75,9 +150,9 @@ class ThroughputHook(d2.HookBase):
 
     def after_step(self) -> None:
         """Log ``images_per_second``, except for the first iterations, which IterationTimer leaves out."""
-        time = self.trainer.storage.histories().get("time")
-        if time is not None:
-            self.trainer.storage.put_scalar("images_per_second", self.images_per_step / time.latest())
+        seconds = self.trainer.storage.histories().get("time")
+        if seconds is not None:
+            self.trainer.storage.put_scalar("images_per_second", self.images_per_step / seconds.latest())
 
 
 @dataclass(eq=False)

@@ -18,7 +18,7 @@ from detcon_d2.checkpoint import (
     pretraining_metadata,
 )
 from detcon_d2.data import build_pretraining_loader, records_digest
-from detcon_d2.engine.hooks import EMAHook, StepHook
+from detcon_d2.engine.hooks import BudgetHook, EMAHook, StepHook
 from detcon_d2.engine.micro_batch import MicroBatches
 from detcon_d2.engine.step import StepTrainer
 from detcon_d2.solver import build_detcon_optimizer
@@ -30,7 +30,7 @@ class DetConTrainer(StepTrainer):
     """Pretrains ``MODEL.META_ARCHITECTURE`` on ``records``.
 
     The position in the stream of images follows from the iteration alone, so a resumed run sees exactly what an uninterrupted one sees.
-    The hooks of the method come before all others.
+    The hooks of the method come before all others but that of the budget.
     """
 
     def __init__(self, cfg: "d2.CfgNode", records: list[dict]):
@@ -41,19 +41,21 @@ class DetConTrainer(StepTrainer):
         self.records = records
         self.micro_batches = self._build_micro_batches()
         self.method_hooks = self.network.hooks(cfg, records)
-        metadata = pretraining_metadata(cfg, len(records), records_digest(records), self.network.describe(cfg))
+        values = pretraining_metadata(cfg, len(records), records_digest(records), self.network.describe(cfg))
+        metadata = CheckpointMetadata(values, strict=cfg.DETCON.SOLVER.STRICT_RESUME)
         self.checkpointer = DetConCheckpointer(
             self.network,
             cfg.OUTPUT_DIR,
             max_to_keep=cfg.DETCON.SOLVER.MAX_TO_KEEP,
-            metadata=CheckpointMetadata(metadata, strict=cfg.DETCON.SOLVER.STRICT_RESUME),
+            metadata=metadata,
             config=RunConfig(cfg),
             trainer=weakref.proxy(self),
         )
         keys = cfg.DETCON.EMA
         ema = [EMAHook(self.network, keys.MOMENTUM, self.max_iter, keys.SCHEDULE)] if self.network.target_pairs() else []
         step = StepHook(self.network, len(records) / cfg.SOLVER.IMS_PER_BATCH)
-        self.register_hooks([*self.method_hooks, step, *self.build_hooks(ema)])
+        budget = BudgetHook(metadata.budget, self.network, cfg.SOLVER.IMS_PER_BATCH)
+        self.register_hooks([budget, *self.method_hooks, step, *self.build_hooks(ema)])
 
     def _build_micro_batches(self) -> MicroBatches | None:
         size, images = self.cfg.DETCON.MICRO_BATCH, self.cfg.SOLVER.IMS_PER_BATCH // d2.comm.get_world_size()

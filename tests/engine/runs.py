@@ -103,3 +103,9 @@ def assert_same_state(a: dict, b: dict) -> None:
     """Weights and optimizer are equal to the last bit."""
     torch.testing.assert_close(a["model"], b["model"], rtol=0, atol=0)
     torch.testing.assert_close(a["trainer"]["optimizer"]["state"], b["trainer"]["optimizer"]["state"], rtol=0, atol=0)
+
+
+def counts_of(folder: Path) -> dict[str, object]:
+    """The budget of a finished run, without what depends on the clock and the device."""
+    names = ("images_seen", "forwards_trained", "forwards_no_grad", "parameters_encoder", "parameters_heads")
+    return {name: final_state(folder)["metadata"][name] for name in names}

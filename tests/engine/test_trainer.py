@@ -18,6 +18,7 @@ from tests.engine.runs import (
     Stopped,
     arguments,
     assert_same_state,
+    counts_of,
     final_state,
     metrics,
     momenta,
@@ -48,6 +49,9 @@ def test_a_run_logs_every_metric_and_its_checkpoint_describes_it(finished):
     found = final_state(finished)["metadata"]
     assert (found["method"], found["iterations"], found["channel_order"]) == ("DetConB", 4, "RGB")
     assert found["epochs"] == pytest.approx(4 * 4 / 12) and found["backend"].startswith(d2.BACKEND)
+    assert (found["images_seen"], found["forwards_trained"], found["forwards_no_grad"]) == (16, *[pytest.approx(32 * (64 / 224) ** 2)] * 2)
+    assert "device" in found and 0 < found["seconds"] == pytest.approx(metrics(finished)[-1]["seconds"], abs=1e-3)
+    assert "Budget: 16 images seen; forward passes" in (finished / "log.txt").read_text()
 
 
 def test_only_the_newest_checkpoints_are_kept(finished):
@@ -64,8 +68,10 @@ def test_a_resumed_run_in_bf16_with_a_worker_is_bit_exact(photos, tmp_path):
     trainer.register_hooks([StopAfter(2)])
     with pytest.raises(Stopped):
         trainer.train()
+    before = load_checkpoint_file(tmp_path / "two" / "model_0000001.pth")["metadata"]["seconds"]
     assert train(pretrainer(interrupted), resume=True).start_iter == 2
     assert_same_state(final_state(tmp_path / "one"), final_state(tmp_path / "two"))
+    assert counts_of(tmp_path / "one") == counts_of(tmp_path / "two") and final_state(tmp_path / "two")["metadata"]["seconds"] > before
 
 
 def test_compiled_encoders_train_as_plain_ones_do(photos, tmp_path):
@@ -78,6 +84,7 @@ def test_compiled_encoders_train_as_plain_ones_do(photos, tmp_path):
     train(pretrainer(compiled))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
     torch.testing.assert_close(final_state(tmp_path / "aot_eager")["model"], final_state(tmp_path)["model"], rtol=1e-4, atol=1e-5)
+    assert counts_of(tmp_path / "aot_eager") == counts_of(tmp_path)
 
 
 class KillAfter(d2.HookBase):
@@ -120,6 +127,7 @@ def test_two_processes_equal_one_with_the_double_batch(photos, tmp_path, archite
     launch(run_main, arguments(tiny_opts(photos, tmp_path / "two", **extra), num_gpus=2))
     one, two = (metrics(tmp_path / name)[-1]["total_loss"] for name in ("one", "two"))
     assert two == pytest.approx(one, abs=1e-4)
+    assert counts_of(tmp_path / "one") == counts_of(tmp_path / "two")
     one, two = final_state(tmp_path / "one"), final_state(tmp_path / "two")
     # LARS's momenta hold the gradients; a step changes the weights too little for a comparison.
     assert len(momenta(one)) == len(momenta(two)) > 100

@@ -13,7 +13,7 @@ from detcon_d2.engine.finetune.best import BestCheckpointHook, StoppedEarly
 from detcon_d2.engine.finetune.data import annotations_digest, build_finetune_loader, catalog_categories
 from detcon_d2.engine.finetune.evaluate import evaluate, write_results
 from detcon_d2.engine.generators import GeneratorsHook, States, kept_generators, set_generator_states
-from detcon_d2.engine.hooks import PreciseBNHook
+from detcon_d2.engine.hooks import BudgetHook, PreciseBNHook
 from detcon_d2.engine.step import StepTrainer
 from detcon_d2.solver import build_finetuning_optimizer
 
@@ -55,7 +55,8 @@ class FinetuneTrainer(StepTrainer):
             self._best = BestCheckpointHook(self.checkpointer, best, period, patience, lambda: trainer.metrics())
             evaluation.append(self._best)
         self._generators = GeneratorsHook(cfg.SOLVER.CHECKPOINT_PERIOD)
-        self.register_hooks(self.build_hooks([*precise_bn, self._generators], evaluation))
+        budget = BudgetHook(self.metadata.budget, self.network, cfg.SOLVER.IMS_PER_BATCH)
+        self.register_hooks([budget, *self.build_hooks([*precise_bn, self._generators], evaluation)])
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Continue from the last checkpoint of OUTPUT_DIR if ``resume`` is set and there is one. Otherwise start from MODEL.WEIGHTS, or, if

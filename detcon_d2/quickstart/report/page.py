@@ -54,6 +54,16 @@ def card(heading: str, content: str) -> str:
     return f'<div class="card"><h3>{escape(heading)}</h3>{content}</div>'
 
 
+def switch(name: str, panels: Sequence[tuple[str, str]]) -> str:
+    """Up to four panels of HTML, of which one is shown; buttons with their labels (plain text) choose. The name is unique in the page."""
+    buttons = []
+    for index, (label, _) in enumerate(panels):
+        chosen = 'checked="checked" ' if index == 0 else ""
+        button = f'<input type="radio" {chosen}name="{name}" id="{name}{index}"/>'
+        buttons.append(f'{button}<label for="{name}{index}">{escape(label)}</label>')
+    return f'<div class="switch">{"".join(buttons)}{"".join(f"<div>{content}</div>" for _, content in panels)}</div>'
+
+
 def number(value: float) -> str:
     """A value with one decimal; a dash for NaN."""
     return "–" if math.isnan(value) else f"{value:.1f}"

@@ -6,7 +6,6 @@ One file that needs no network: pictures are embedded. ``report.html`` in this f
 import argparse
 import json
 import platform
-import re
 import shlex
 import statistics
 import sys
@@ -19,11 +18,11 @@ from detcon_d2 import d2
 from detcon_d2.checkpoint import read_metadata
 from detcon_d2.evaluation.encoders import encode_images, load_encoder
 from detcon_d2.io.atomic import write_bytes_atomically
-from detcon_d2.io.charts import Line
 from detcon_d2.io.images import read_image
 from detcon_d2.quickstart.quickstart import quickstart_runs
+from detcon_d2.quickstart.report.curves import BUDGET_HEAD, Scalars, budget_cells, curve_cards
 from detcon_d2.quickstart.report.inputs import PREDICTIONS, LabelledImages, check_inputs
-from detcon_d2.quickstart.report.page import bars, card, curves, legend, number, page, photo, signed, table
+from detcon_d2.quickstart.report.page import bars, card, number, page, photo, signed, table
 from detcon_d2.quickstart.report.pictures import choose_pairs, draw_detections, draw_similarity, mean_separations
 from detcon_d2.quickstart.results import read_evaluation, read_predictions, read_series
 from detcon_d2.quickstart.runs import Run
@@ -34,15 +33,6 @@ _NUM_DETECTIONS, _NUM_ENCODED = 8, 32
 _ZOOM = 3.0
 _TASKS = {"bbox": "box", "segm": "mask"}
 _METRICS = [(task, metric) for task in _TASKS for metric in ("AP", "AP50", "AP75")]
-# Scalar of training -> title, range of the axis, meaning. Losses and learning/* that are not listed here are shown by their names.
-_MEANINGS = {
-    "learning/retrieval_top1": ("Retrieval, top-1", None, "Share of regions whose nearest target in the other view is the same region."),
-    "learning/projection_std": ("Spread of projections", (0.0, 1.0), "Near 1: spread over all directions. Towards 0: collapse."),
-    "learning/positive_fraction": ("Positives", (0.0, 1.0), "Share of sampled regions that are also sampled in the other view."),
-    "learning/regions_per_view": ("Regions per view", None, "Different regions among those that are sampled."),
-    "bbox/AP": ("Box AP on the validation images", None, ""),
-    "segm/AP": ("Mask AP on the validation images", None, ""),
-}
 
 
 def main(argv: list[str] | None = None) -> int | None:
@@ -75,6 +65,7 @@ def write_report(folder: Path, runs: Sequence[Run], output: Path) -> None:
         gains=parts.gains(),
         agreement=f"{parts.images.agreement:g}",
         views=photo(read_image(folder / "views.png"), "images, regions and views"),
+        budgets=parts.budgets(),
         pretraining=parts.curves("pretrain", ("loss_.*", "learning/.*")),
         fine_tuning=parts.curves("finetune", ("total_loss", "(bbox|segm)/AP")),
         precision=parts.precision(),
@@ -110,16 +101,14 @@ class _Parts:
     def curves(self, kind: str, patterns: Sequence[str]) -> str:
         """Scalars of "pretrain" or "finetune" over the iterations, one chart for each name that one of the regular expressions matches."""
         folders = {index: folder for index, run in enumerate(self.runs) if (folder := getattr(run, kind)) is not None}
-        series = {index: read_series(folder / "metrics.json") for index, folder in folders.items()}
-        names = dict.fromkeys(name for pattern in patterns for found in series.values() for name in found if re.fullmatch(pattern, name))
-        cards = []
-        for name in names:
-            lines = [Line(self.titles[index], found[name], index) for index, found in series.items() if name in found]
-            title, y_range, meaning = _MEANINGS.get(name, (name, None, ""))
-            # The tables contain a single evaluation already.
-            if max(len(line.points) for line in lines) > 1:
-                cards.append(card(title, f'{curves(lines, title, y_range)}<div class="soft">{meaning}</div>'))
-        return f'{legend([(self.titles[index], index) for index in series])}<div class="cards charts">{"".join(cards)}</div>'
+        runs = [Scalars(self.titles[index], index, read_series(folder / "metrics.json")) for index, folder in folders.items()]
+        return curve_cards(runs, patterns)
+
+    def budgets(self) -> str:
+        return table(["", *BUDGET_HEAD], [[run.method.title, *budget_cells(self.metadata(run))] for run in self.pretrained])
+
+    def metadata(self, run: Run) -> dict[str, object]:
+        return read_metadata(run.pretrain / "model_final.pth") or {}
 
     def precision(self) -> str:
         head = ["", *(f"{_TASKS[task]} {metric}" for task, metric in _METRICS)]
@@ -161,8 +150,7 @@ class _Parts:
         system = f"{d2.describe_backend().split(' (')[0]}, Python {platform.python_version()}, {platform.machine()}"
         rows = [("Detectron2", backends), ("report by", system)]
         for run in self.pretrained:
-            metadata = read_metadata(run.pretrain / "model_final.pth") or {}
-            facts = [f"{name.replace('_', ' ')} {_plain(value)}" for name, value in metadata.items()]
+            facts = [f"{name.replace('_', ' ')} {_plain(value)}" for name, value in self.metadata(run).items()]
             rows.append((run.method.title, "; ".join(facts + _duration(run.pretrain))))
         for run, found in zip(self.runs, self.evaluations):
             facts = [f"{found.iteration} iterations", *_duration(run.finetune), f"evaluated on {found.data_set}"]

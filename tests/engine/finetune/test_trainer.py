@@ -64,6 +64,9 @@ def test_log_results_and_checkpoint_describe_the_run(shapes, finished):
     assert (found["dataset_size"], found["channel_order"], found["depth"], found["norm"]) == (6, "RGB", 50, "BN")
     assert found["classes"][0] == "disc" and found["category_ids"] == list(range(1, 9))
     assert found["backend"].startswith(d2.BACKEND)
+    assert (
+        found["images_seen"] == 4 * found["ims_per_batch"] and 0 < found["seconds"] < content["seconds"] and "forwards_trained" not in found
+    )
 
 
 def test_eval_only_gives_the_ap_of_the_end_of_training_and_takes_the_last_checkpoint_on_resume(shapes, finished, tmp_path):
