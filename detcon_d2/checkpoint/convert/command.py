@@ -23,6 +23,8 @@ examples
     %(prog)s resnet50_detcon_b_coco.npy weights.pkl --statistics unit
   for torchvision.models.resnet50().load_state_dict(torch.load("weights.pth"), strict=False), where only fc is missing
     %(prog)s model_final.pth weights.pth --to torchvision
+  weights from large learning rates or LARS that fine-tune worse than random ones: try this, and a sweep of SOLVER.BASE_LR
+    %(prog)s simclr.ckpt weights.pkl --rescale
 
 OUTPUT's suffix is the format
   .pkl .pth       what MODEL.WEIGHTS of any Detectron2 takes (.pth alone for torchvision and timm)
@@ -53,11 +55,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--list-styles", action=_ListStyles, nargs=0, help="print the known styles and exit")
     parser.add_argument("--statistics", choices=sorted(STATISTICS), help="pixels in pretraining: ImageNet's statistics, or unit, [0, 1]")
     parser.add_argument("--to", choices=TARGETS, default="detectron2", help="whose key names OUTPUT has (default: detectron2)")
+    parser.add_argument("--rescale", action="store_true", help="give convolutions the norms of a fresh initialisation; same features")
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT and the file next to it")
     parser.add_argument("--no-check", action="store_true", help="do not compare features before and after")
     args = parser.parse_args(argv)
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    options = {"style": args.style, "branch": args.encoder, "prefix": args.prefix, "target": args.to}
+    options = {"style": args.style, "branch": args.encoder, "prefix": args.prefix, "target": args.to, "rescaled": args.rescale}
     options["facts"] = STATISTICS.get(args.statistics)
     try:
         print("\n".join(convert(args.input, args.output, **options, overwrite=args.overwrite, check=not args.no_check)))

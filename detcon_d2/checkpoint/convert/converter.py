@@ -14,6 +14,7 @@ import yaml
 from detcon_d2 import d2
 from detcon_d2.checkpoint.convert.key_maps import TARGETS, target_keys
 from detcon_d2.checkpoint.convert.readers import read_checkpoint
+from detcon_d2.checkpoint.convert.rescale import rescale
 from detcon_d2.checkpoint.convert.spec import ASSUMED, IMAGE_KEYS, KEYS, BackboneSpec
 from detcon_d2.checkpoint.convert.verify import verify_conversion
 from detcon_d2.checkpoint.safe_load.files import require_safetensors
@@ -39,6 +40,7 @@ def convert(
     check: bool = False,
     facts: Mapping[str, Any] | None = None,
     prefix: str | None = None,
+    rescaled: bool = False,
 ) -> list[str]:
     """Write ``output`` and next to it the matching YAML (detectron2) or the metadata as JSON (other targets).
 
@@ -52,6 +54,7 @@ def convert(
         target: one of :data:`~detcon_d2.checkpoint.convert.key_maps.TARGETS`.
         overwrite: replace files that exist.
         check: compare features before and after, see :func:`~detcon_d2.checkpoint.convert.verify.verify_conversion`.
+        rescaled: with :func:`~detcon_d2.checkpoint.convert.rescale.rescale`.
 
     Returns:
         Lines to print: metadata, notes, results of the check, what was written.
@@ -76,17 +79,21 @@ def convert(
     _check_paths(source, companion, overwrite)
     output.parent.mkdir(parents=True, exist_ok=True)
     keys = target_keys(target, spec)
+    tensors, changes = backbone.tensors, []
+    if rescaled:
+        tensors, line = rescale(tensors, spec)
+        metadata["rescaled"], changes = True, [line]
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
         staged, staged_companion = Path(folder) / output.name, Path(folder) / companion.name
-        write_weights(staged, {keys[name]: tensor for name, tensor in backbone.tensors.items()}, metadata, target)
+        write_weights(staged, {keys[name]: tensor for name, tensor in tensors.items()}, metadata, target)
         with atomic_file(staged_companion, sync=True) as file:
             file.write((detectron2_yaml(spec, metadata, output) if has_yaml else metadata_json(metadata)).encode())
-        checked = verify_conversion(backbone, target, staged, staged_companion) if check else ["features: not compared"]
+        checked = verify_conversion(backbone, target, staged, staged_companion, rescaled) if check else ["features: not compared"]
         # The weights come last: if they are in place, everything is.
         os.replace(staged_companion, companion)
         os.replace(staged, output)
     lines = [f"{source}: {spec.describe()}, {branch} encoder, to {target}", "metadata", *(f"  {k}: {v}" for k, v in metadata.items())]
-    lines += backbone.notes + _padding_notes(spec, target) + checked
+    lines += backbone.notes + changes + _padding_notes(spec, target) + checked
     return lines + [f"wrote {output} ({len(backbone.tensors)} tensors)", f"wrote {companion}"]
 
 

@@ -21,7 +21,7 @@ LIMITS = {"detectron2": 1e-6, "torchvision": 1e-5, "timm": 1e-5}
 Features = dict[str, torch.Tensor]
 
 
-def verify_conversion(backbone: Backbone, target: str, weights: Path, companion: Path) -> list[str]:
+def verify_conversion(backbone: Backbone, target: str, weights: Path, companion: Path, rounded: bool = False) -> list[str]:
     """Compare every stage (res2..res5 as a rule) for two fixed random images with pixels in 0..255.
 
     Their sides are no multiples of 32, so that the padding matters. Before: the pretraining encoder with its own pixel statistics. After:
@@ -33,6 +33,7 @@ def verify_conversion(backbone: Backbone, target: str, weights: Path, companion:
         backbone: what was converted.
         target: whose names the weights have.
         weights, companion: the two written files.
+        rounded: the weights were computed anew, so that rounding makes features differ as between libraries.
 
     Raises ValueError: features differ, naming stage and difference, or are not finite.
     """
@@ -48,7 +49,7 @@ def verify_conversion(backbone: Backbone, target: str, weights: Path, companion:
         after = detectron2_features(weights, companion, images)
     else:
         after = library_features(backbone, target, weights, images)
-    return compare_features(before, after, LIMITS[target])
+    return compare_features(before, after, max(LIMITS.values()) if rounded else LIMITS[target])
 
 
 def compare_features(before: Features, after: Features, limit: float) -> list[str]:
