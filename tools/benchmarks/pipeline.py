@@ -73,14 +73,20 @@ def write_dataset(folder: Path, size: tuple[int, int]) -> None:
         folder: an existing folder.
         size: (width, height) of the images in pixels.
     """
-    (folder / "images").mkdir()
-    for name in _PHOTOS:
-        with Image.open(resources.files("skimage") / "data" / name) as photo:
-            fitted = ImageOps.fit(photo.convert("RGB"), size, Image.Resampling.LANCZOS)
-        fitted.save(folder / "images" / Path(name).with_suffix(".jpg"), quality=_QUALITY)
+    write_images(folder / "images", size)
     source, generator = f"folder:{folder / 'images'}", build_generator("fh")
     for file_format in ("png", "tar"):
         generate(list_images(source), generator, create_store(folder / file_format, generator, source, file_format), progress=False)
+
+
+def write_images(folder: Path, size: tuple[int, int], copies: int = 1) -> None:
+    """Write scikit-image's photographs, each ``copies`` times, as JPEGs of ``size`` (width, height) into a new folder."""
+    folder.mkdir(parents=True)
+    for name in _PHOTOS:
+        with Image.open(resources.files("skimage") / "data" / name) as photo:
+            fitted = ImageOps.fit(photo.convert("RGB"), size, Image.Resampling.LANCZOS)
+        for copy in range(copies):
+            fitted.save(folder / f"{Path(name).stem}_{copy}.jpg", quality=_QUALITY)
 
 
 def make_config(folder: Path, label_maps: str = "png", **aug: str) -> "d2.CfgNode":
