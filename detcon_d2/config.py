@@ -190,11 +190,10 @@ def add_detcon_config(cfg: "d2.CfgNode") -> None:
     cfg.DETCON.SEM_SEG.WINDOW = 0
     cfg.DETCON.SEM_SEG.WINDOW_STRIDE = 0
 
-    # Registers what fine-tuning configs name.
-    from detcon_d2.modeling import res5_heads, segmentation  # noqa: F401
-
-    # Keys of the methods; registering them needs all methods, which is why they are imported here and not above.
+    # Keys of the methods; registering them needs all methods, which is why they are imported here and not above. The parts of detectors and
+    # segmentors that configs name are registered, too.
     from detcon_d2.methods import pretraining_class, pretraining_names
+    from detcon_d2.modeling import res5_heads, segmentation  # noqa: F401
 
     for name in pretraining_names():
         pretraining_class(name).add_config(cfg.DETCON)

@@ -1,6 +1,6 @@
 """From epochs and batch size to iterations and learning rate.
 
-The schedule of pretraining is Detectron2's ``build_lr_scheduler`` with ``WarmupCosineLR``, ``WARMUP_FACTOR 0.0`` and ``RESCALE_INTERVAL True``:
+Pretraining's schedule is Detectron2's ``build_lr_scheduler`` with ``WarmupCosineLR``, ``WARMUP_FACTOR 0.0`` and ``RESCALE_INTERVAL True``:
 linear from 0 over SOLVER.WARMUP_ITERS, then a cosine to 0 at SOLVER.MAX_ITER (method.md, "Optimisation").
 """
 

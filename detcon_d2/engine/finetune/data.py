@@ -78,8 +78,9 @@ def catalog_categories(name: str, semantic: bool = False) -> tuple[list[str], li
 
 
 def build_detection_mapper(cfg: "d2.CfgNode") -> DetectionMapper:
-    """The training mapper with DETCON.FINETUNE.AUGMENTATION, or that of semantic segmentation; "default" is Detectron2's own mapper, configured by the INPUT keys.
+    """The training mapper with DETCON.FINETUNE.AUGMENTATION, or that of semantic segmentation.
 
+    "default" is Detectron2's own mapper, configured by the INPUT keys.
     "scale_jitter" resizes the long side to JITTER_SIZE times a factor that is uniform in JITTER_SCALE, crops a square of side JITTER_SIZE,
     padded where the image is smaller, and flips.
     """

@@ -1,4 +1,4 @@
-"""AP of a detector, or mIoU of a segmentor, on the data sets of DATASETS.TEST, and ``results.json``, which holds it together with its origin."""
+"""AP of a detector or mIoU of a segmentor on the data sets of DATASETS.TEST, and ``results.json``, which holds it and its origin."""
 
 import json
 import logging
@@ -35,9 +35,9 @@ def evaluate(cfg: "d2.CfgNode", model: nn.Module) -> dict[str, dict[str, dict[st
         model: not wrapped by DDP; in evaluation mode during the call.
 
     Returns:
-        data set -> "bbox", "segm" or "sem_seg" -> metric -> value in percent (NaN if the data set has no such objects) on the main process; an empty
-        dict on the others. Where images could not be read and DETCON.ON_BAD_IMAGE is "skip", "images" -> "left_out" is their number; the
-        metrics are those of the other images, except for PASCAL VOC's, which count their objects as missed.
+        data set -> "bbox", "segm" or "sem_seg" -> metric -> value in percent (NaN if the data set has no such objects) on the main process;
+        an empty dict on the others. Where images could not be read and DETCON.ON_BAD_IMAGE is "skip", "images" -> "left_out" is their
+        number; the metrics are those of the other images, except for PASCAL VOC's, which count the objects in them as missed.
     """
     if is_semantic(cfg):
         model = WindowedSegmentor(model, cfg.DETCON.SEM_SEG.WINDOW, cfg.DETCON.SEM_SEG.WINDOW_STRIDE)

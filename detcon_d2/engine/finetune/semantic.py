@@ -27,7 +27,7 @@ def is_semantic(cfg: "d2.CfgNode") -> bool:
 
 
 def look_at_labels(cfg: "d2.CfgNode", train: Sequence[str], test: Sequence[str]) -> list[str]:
-    """Read and register data sets; each is a spec (:func:`~detcon_d2.io.annotated.semantic.read_semantic`) or a name in Detectron2's catalog.
+    """Read and register data sets; each is a spec of :func:`~detcon_d2.io.annotated.semantic.read_semantic` or a name in the catalog.
 
     Label images are checked when they are loaded.
 
@@ -59,7 +59,7 @@ def _look(name: str, cfg: "d2.CfgNode") -> str:
         classes = classes or tuple(f"class {number}" for number in range(expected))
         register_records(name, records)
         d2.MetadataCatalog.pop(name, None)
-        d2.MetadataCatalog.get(name).set(stuff_classes=list(classes), evaluator_type="sem_seg", ignore_label=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
+        d2.MetadataCatalog.get(name).set(stuff_classes=list(classes), ignore_label=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
     if len(classes) != expected:
         raise ValueError(f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {expected}, but {name} has {len(classes)} classes; set it to {len(classes)}.")
     return f"{name}: {len(records)} images with label images, {len(classes)} classes ({', '.join(classes[:10])}{', ...' * (expected > 10)})"

@@ -62,7 +62,7 @@ def read_label_image(path: str | Path, num_classes: int, ignored: int, size: tup
         raise ValueError(f"the label image {path} has {found} pixels; expected {wanted}, as its image")
     other = labels[(labels >= num_classes) & (labels != ignored)]
     if other.size:
-        raise ValueError(f"the label image {path} has the number {other[0]}; expected classes 0 to {num_classes - 1}, or {ignored} for none")
+        raise ValueError(f"the label image {path} has the number {other[0]}; expected 0 to {num_classes - 1}, or {ignored} for no class")
     return labels.astype(np.uint8)
 
 
