@@ -1,4 +1,4 @@
-"""RoI heads of the C4 transfer protocol: Detectron2's, with one more norm after res5 (He et al. 2020, appendix "Details")."""
+"""RoI heads of the C4 transfer protocol of MoCo (He et al. 2020): Detectron2's, with one more norm after res5."""
 
 from torch import nn
 
@@ -8,7 +8,7 @@ from detcon_d2 import d2
 def build_res5_norm_roi_heads(cfg: "d2.CfgNode", input_shape: "dict[str, d2.ShapeSpec]") -> nn.Module:
     """Detectron2's ``Res5ROIHeads`` with ``res5.norm``, a MODEL.RESNETS.NORM of all channels, between res5 and the predictors.
 
-    The features that are pretrained have no scale that the newly initialised predictors could rely on; a trained norm gives them one.
+    A trained norm between pretrained and newly initialised layers gives features the scale that the latter expect.
 
     Raises AttributeError on the subset, which has no ``Res5ROIHeads``.
     """

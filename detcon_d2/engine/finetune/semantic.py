@@ -26,6 +26,18 @@ def is_semantic(cfg: "d2.CfgNode") -> bool:
     return cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor"
 
 
+def check_semantic(cfg: "d2.CfgNode") -> list[tuple[bool, str, object, str]]:
+    """What semantic segmentation requires, for :func:`~detcon_d2.engine.setup.check_config`."""
+    classes, crop, augmentation = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, cfg.INPUT.CROP.TYPE, cfg.DETCON.FINETUNE.AUGMENTATION
+    window, stride = cfg.DETCON.SEM_SEG.WINDOW, cfg.DETCON.SEM_SEG.WINDOW_STRIDE
+    return [
+        (0 < classes < 256, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", classes, "1 to 255"),
+        (crop == "absolute", "INPUT.CROP.TYPE", crop, "'absolute', with the INPUT.CROP.SIZE of all training images"),
+        (augmentation == "default", "DETCON.FINETUNE.AUGMENTATION", augmentation, "'default': the INPUT keys"),
+        (window == 0 or 0 < stride <= window, "DETCON.SEM_SEG.WINDOW_STRIDE", stride, f"1 to {window}, the WINDOW"),
+    ]
+
+
 def look_at_labels(cfg: "d2.CfgNode", train: Sequence[str], test: Sequence[str]) -> list[str]:
     """Read and register data sets; each is a spec of :func:`~detcon_d2.io.annotated.semantic.read_semantic` or a name in the catalog.
 

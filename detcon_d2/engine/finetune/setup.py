@@ -10,7 +10,7 @@ from detcon_d2 import d2
 from detcon_d2.checkpoint import DetConCheckpointer, check_weights, read_metadata
 from detcon_d2.engine.finetune.best import check_best
 from detcon_d2.engine.finetune.data import annotations_digest, load_detection_records, look_at_data_sets
-from detcon_d2.engine.finetune.windows import window_checks
+from detcon_d2.engine.finetune.semantic import check_semantic, is_semantic
 from detcon_d2.engine.setup import DETECTOR_NORMS, LEARNING_RATE, check_config, resolve_norms, setup_job
 from detcon_d2.methods import pretraining_names
 
@@ -67,7 +67,7 @@ def check_finetuning_config(cfg: "d2.CfgNode", world_size: int) -> None:
         (0 <= cfg.DETCON.DATA.MAX_LEFT_OUT <= 1, "DETCON.DATA.MAX_LEFT_OUT", cfg.DETCON.DATA.MAX_LEFT_OUT, "a share in [0, 1]"),
         (cfg.SOLVER.BASE_LR > 0, "SOLVER.BASE_LR", cfg.SOLVER.BASE_LR, LEARNING_RATE),
         *check_best(cfg),
-        *window_checks(cfg),
+        *(check_semantic(cfg) if is_semantic(cfg) else []),
         (not cfg.TEST.AUG.ENABLED, "TEST.AUG.ENABLED", True, "False: test-time augmentation is not supported here"),
     ]
     check_config(cfg, world_size, checks)

@@ -5,8 +5,6 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from detcon_d2 import d2
-
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
     """First pixels of windows along an axis: multiples of ``stride``; the last window ends with the axis and overlaps more."""
@@ -57,10 +55,3 @@ class WindowedSegmentor(nn.Module):
     def _logits(self, image: torch.Tensor) -> torch.Tensor:
         logits, _ = self.model.sem_seg_head(self.model.backbone(image))
         return self.model.sem_seg_head.enlarge(logits.float(), tuple(image.shape[-2:]))
-
-
-def window_checks(cfg: "d2.CfgNode") -> list[tuple[bool, str, object, str]]:
-    """What the windows of DETCON.SEM_SEG must be, for :func:`~detcon_d2.engine.setup.check_config`."""
-    window, stride = cfg.DETCON.SEM_SEG.WINDOW, cfg.DETCON.SEM_SEG.WINDOW_STRIDE
-    good = window == 0 or 0 < stride <= window
-    return [(good, "DETCON.SEM_SEG.WINDOW_STRIDE", stride, f"1 to {window}, the WINDOW, or WINDOW 0 for whole images")]

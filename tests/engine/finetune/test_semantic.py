@@ -13,6 +13,7 @@ from detcon_d2.engine import load_config
 from detcon_d2.engine.finetune.data import catalog_categories
 from detcon_d2.engine.finetune.evaluate import evaluate
 from detcon_d2.engine.finetune.semantic import PhotometricDistortion, SemanticMapper, build_augmentations, look_at_labels
+from detcon_d2.engine.finetune.setup import check_finetuning_config
 from detcon_d2.model_zoo import get_config_file
 from tests.transfer import needs
 
@@ -110,6 +111,21 @@ def test_colours_are_random_with_probability_one_half_each():
     found = [distortion.get_transform(image).apply_image(image)[0, 0, 0] for _ in range(400)]
     # Grey shows brightness and contrast only; 1/4 stays (more after rounding).
     assert 0.2 < np.mean(np.array(found) == 128) < 0.35 and min(found) < 64 and max(found) > 200
+
+
+@pytest.mark.parametrize(
+    ("opts", "message"),
+    [
+        ({"MODEL__SEM_SEG_HEAD__NUM_CLASSES": 256}, "NUM_CLASSES is 256; expected 1 to 255"),
+        ({"INPUT__CROP__TYPE": "relative"}, "CROP.TYPE is 'relative'; expected 'absolute'"),
+        ({"DETCON__FINETUNE__AUGMENTATION": "scale_jitter"}, "AUGMENTATION is 'scale_jitter'; expected 'default'"),
+        ({"DETCON__SEM_SEG__WINDOW": 5, "DETCON__SEM_SEG__WINDOW_STRIDE": 6}, "WINDOW_STRIDE is 6; expected 1 to 5"),
+    ],
+)
+def test_configs_that_make_no_sense_are_refused(opts, message):
+    needs("SemanticSegmentor")
+    with pytest.raises(ValueError, match=message):
+        check_finetuning_config(load(**opts), world_size=1)
 
 
 @pytest.mark.parametrize(
