@@ -19,7 +19,8 @@ def test_every_name_is_the_backends_own_object():
     lacking = {name for names in d2._ONLY_DETECTRON2.values() for name in names} if d2.BACKEND == "subset" else set()
     for name, module in d2._WHERE.items():
         if name in lacking:
-            with pytest.raises(AttributeError, match=rf"^{name} \({module}\.{name} of Detectron2\) is not in the subset; install detectron2"):
+            message = rf"^{name} \({module}\.{name} of Detectron2\) is not in the subset; install detectron2"
+            with pytest.raises(AttributeError, match=message):
                 getattr(d2, name)
         else:
             assert getattr(d2, name) is getattr(importlib.import_module(f"{package}.{module}"), name), name
