@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from detcon_d2 import d2
-from detcon_d2.checkpoint import load_checkpoint_file
+from detcon_d2.checkpoint import describe_missing, load_checkpoint_file
 from detcon_d2.checkpoint.checkpointer import place_backbone
 from detcon_d2.checkpoint.convert.converter import convert
 from detcon_d2.engine import FinetuneTrainer, load_config, setup_finetuning
+from detcon_d2.engine.finetune.predict import Predictor
 from detcon_d2.engine.finetune.setup import check_finetuning_config
 from detcon_d2.model_zoo import get_config_file
 from tests.checkpoint.pretrained import write_pretrained
@@ -88,6 +89,18 @@ def test_what_the_subset_lacks_is_named_before_anything_is_read(name):
         check_finetuning_config(cfg, world_size=8)
 
 
+def test_weights_without_res5_are_refused_for_the_heads_that_have_it():
+    missing = ["proposal_generator.conv.weight", "roi_heads.res5.norm.weight", "roi_heads.box_predictor.bbox_pred.weight"]
+    assert describe_missing(missing) == "newly initialised, as expected: RPN, norm after res5, box head"
+    with pytest.raises(ValueError, match=r"lacks 1 tensors of the backbone:\n  roi_heads\.res5\.0\.conv1\.weight"):
+        describe_missing([*missing, "roi_heads.res5.0.conv1.weight"])
+
+
+def test_a_segmentor_is_no_detector_to_predict_with():
+    with pytest.raises(ValueError, match="is 'SemanticSegmentor'; expected a detector"):
+        Predictor(load(MOCO[0]), "model_final.pth")
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
     """A folder with ``datasets``, and ``shapes`` in COCO format."""
@@ -131,15 +144,14 @@ NEW = {
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_every_config_trains_and_evaluates_from_the_same_converted_backbone(name, world, backbone, tmp_path, monkeypatch, caplog):
+def test_every_config_trains_and_evaluates_from_the_same_converted_backbone(name, world, backbone, tmp_path, monkeypatch):
     if name in LACKING:
         needs(LACKING[name])
     monkeypatch.chdir(world)
     values = NARROW | FEW | overrides(name, world) | {"MODEL.WEIGHTS": str(backbone), "OUTPUT_DIR": str(tmp_path)}
-    with caplog.at_level("INFO", logger="detcon_d2"):
-        trainer = FinetuneTrainer(*setup_finetuning(arguments(flat(values), config_file=get_config_file(name))))
-        trainer.resume_or_load(resume=False)
-    log = caplog.text
+    trainer = FinetuneTrainer(*setup_finetuning(arguments(flat(values), config_file=get_config_file(name))))
+    trainer.resume_or_load(resume=False)
+    log = (tmp_path / "log.txt").read_text()
     assert f"newly initialised, as expected: {NEW[name]}." in log
     assert ("becomes roi_heads.res5" in log) == (name in C4)
 
@@ -152,6 +164,7 @@ def test_every_config_trains_and_evaluates_from_the_same_converted_backbone(name
     trainer.train()
     (tasks,) = results(tmp_path)["results"].values()
     if name in FCN:
+        assert isinstance(trainer.network, d2.SemanticSegmentor)
         assert 0 <= tasks["sem_seg"]["mIoU"] <= 100 and "IoU-person" in tasks["sem_seg"]
     else:
         assert set(tasks) == {"bbox", *(["segm"] if name == C4[1] else [])} and 0 <= tasks["bbox"]["AP"] <= 100

@@ -45,14 +45,17 @@ def spec(tmp_path) -> str:
 class Channels(nn.Module):
     """A segmentor whose logits are the channels of the image."""
 
+    class Head(nn.Module):
+        def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, dict]:
+            return features, {}
+
+        def enlarge(self, logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+            return F.interpolate(logits, size)
+
     def __init__(self) -> None:
         super().__init__()
         self.pixel_mean, self.pixel_std = torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
-        self.backbone, self.sem_seg_head = nn.Identity(), self
-        self.enlarge = F.interpolate
-
-    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, dict]:
-        return features, {}
+        self.backbone, self.sem_seg_head = nn.Identity(), self.Head()
 
 
 @pytest.mark.parametrize("window", [(0, 0), (3, 2)])
