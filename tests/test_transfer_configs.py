@@ -21,6 +21,7 @@ from tests.transfer import needs, write_world
 VOC, VOC_SEG, CITYSCAPES = "PascalVOC-Detection/", "PascalVOC-SemanticSegmentation/", "Cityscapes-SemanticSegmentation/"
 C4 = [f"{VOC}faster_rcnn_R_50_C4.yaml", "COCO-InstanceSegmentation/mask_rcnn_R_50_C4_2x.yaml"]
 FPN = f"{VOC}faster_rcnn_R_50_FPN.yaml"
+CITYSCAPES_FPN = "Cityscapes-InstanceSegmentation/mask_rcnn_R_50_FPN_24k.yaml"
 MOCO = [f"{VOC_SEG}fcn_R_50_moco_30k.yaml", f"{CITYSCAPES}fcn_R_50_moco_90k.yaml"]
 DENSECL = [f"{VOC_SEG}fcn_R_50_densecl_20k.yaml", f"{CITYSCAPES}fcn_R_50_densecl_40k.yaml"]
 # Written down from the papers' tables, not read from the files: batch, learning rate, weight decay, steps, iterations, warm-up; short sides
@@ -30,6 +31,7 @@ SCHEDULES = {
     C4[0]: (16, 0.02, 1e-4, (18000, 22000), 24000, 100, *VOC_SIZES),
     C4[1]: (16, 0.02, 1e-4, (120000, 160000), 180000, 1000, tuple(range(640, 801, 32)), 800, 1333),
     FPN: (16, 0.02, 1e-4, (12000, 16000), 18000, 100, *VOC_SIZES),
+    CITYSCAPES_FPN: (8, 0.01, 1e-4, (18000,), 24000, 1000, tuple(range(800, 1025, 32)), 1024, 2048),
     MOCO[0]: (16, 0.003, 1e-4, (21000, 27000), 30000, 0, (256, 1026), 513, 2049),
     MOCO[1]: (16, 0.01, 1e-4, (63000, 81000), 90000, 0, (512, 2050), 1025, 2049),
     DENSECL[0]: (16, 0.01, 5e-4, (), 20000, 0, (256, 1024), 512, 2048),
@@ -58,10 +60,10 @@ def test_optimisation_schedule_and_sizes_are_the_protocols(name):
     assert SCHEDULES[name] == (*found, tuple(sizes.MIN_SIZE_TRAIN), sizes.MIN_SIZE_TEST, sizes.MAX_SIZE_TEST)
     assert list(model.PIXEL_MEAN) == [123.675, 116.28, 103.53] and list(model.PIXEL_STD) == [58.395, 57.12, 57.375]
     assert (sizes.FORMAT, model.RESNETS.STRIDE_IN_1X1, model.RESNETS.NORM, model.BACKBONE.FREEZE_AT) == ("RGB", False, "SyncBN", 0)
-    assert cfg.TEST.PRECISE_BN.ENABLED == (name not in FCN) and model.MASK_ON == (name == C4[1])
+    assert cfg.TEST.PRECISE_BN.ENABLED == (name not in FCN) and model.MASK_ON == (name in (C4[1], CITYSCAPES_FPN))
     assert solver.IMS_PER_BATCH == cfg.DETCON.FINETUNE.REFERENCE_IMS_PER_BATCH and cfg.DETCON.FINETUNE.PROTOCOL
     assert solver.WEIGHT_DECAY_NORM == (solver.WEIGHT_DECAY if name in FCN else 0.0)
-    assert (model.RPN.PRE_NMS_TOPK_TEST, model.RPN.POST_NMS_TOPK_TEST) == (1000 if name == FPN else 6000, 1000)
+    assert (model.RPN.PRE_NMS_TOPK_TEST, model.RPN.POST_NMS_TOPK_TEST) == (1000 if "FPN" in name else 6000, 1000)
 
 
 @pytest.mark.parametrize("name", FCN)
@@ -125,11 +127,14 @@ SEGMENTATION = {"MODEL.SEM_SEG_HEAD.CONVS_DIM": 16, "INPUT.MIN_SIZE_TRAIN": "(32
 def overrides(name: str, world: Path) -> dict[str, object]:
     if name in FCN:
         return SEGMENTATION | ({"DETCON.SEM_SEG.WINDOW": 48, "DETCON.SEM_SEG.WINDOW_STRIDE": 32} if name.startswith(CITYSCAPES) else {})
+    levels = {"MODEL.ANCHOR_GENERATOR.SIZES": "[[12],[24],[48],[80],[120]]"}
+    if name == CITYSCAPES_FPN:
+        return levels
     if name == FPN:
         specs = {"DATASETS.TRAIN": '("voc:datasets/VOC2007,trainval",)', "DATASETS.TEST": '("voc:datasets/VOC2007,test",)'}
         # Classes of a spec are those that occur.
         specs |= {"MODEL.ROI_HEADS.NUM_CLASSES": 2}
-        return {"MODEL.ANCHOR_GENERATOR.SIZES": "[[12],[24],[48],[80],[120]]"} | (specs if d2.BACKEND == "subset" else {})
+        return levels | (specs if d2.BACKEND == "subset" else {})
     coco = {"MODEL.ROI_HEADS.NUM_CLASSES": 8, "DATASETS.TRAIN": f'("{spec(world / "shapes", "train")}",)'}
     coco |= {"DATASETS.TEST": f'("{spec(world / "shapes", "val")}",)'}
     return {"MODEL.ANCHOR_GENERATOR.SIZES": "[[12,24,48]]"} | (coco if name == C4[1] else {})
@@ -137,6 +142,7 @@ def overrides(name: str, world: Path) -> dict[str, object]:
 
 NEW = {
     FPN: "FPN, RPN, box head",
+    CITYSCAPES_FPN: "FPN, RPN, box head, mask head",
     C4[0]: "RPN, norm after res5, box head",
     C4[1]: "RPN, norm after res5, box head, mask head",
     **dict.fromkeys(FCN, "segmentation head"),
@@ -167,6 +173,6 @@ def test_every_config_trains_and_evaluates_from_the_same_converted_backbone(name
         assert isinstance(trainer.network, d2.SemanticSegmentor)
         assert 0 <= tasks["sem_seg"]["mIoU"] <= 100 and "IoU-person" in tasks["sem_seg"]
     else:
-        assert set(tasks) == {"bbox", *(["segm"] if name == C4[1] else [])} and 0 <= tasks["bbox"]["AP"] <= 100
+        assert set(tasks) == {"bbox", *(["segm"] if "mask_rcnn" in name else [])} and 0 <= tasks["bbox"]["AP"] <= 100
         if name.startswith(VOC) and d2.BACKEND == "detectron2":
             assert set(tasks["bbox"]) == {"AP", "AP50", "AP75"}

@@ -62,7 +62,7 @@ def write_cityscapes_labels(root: Path) -> None:
             stem = f"aachen_{number:06d}_000019"
             _save(root / "leftImg8bit" / split / "aachen" / f"{stem}_leftImg8bit.png", _image(number))
             labels = root / "gtFine" / split / "aachen"
-            for kind, values in (("instanceIds", (7, 24, 0)), ("labelIds", (7, 24, 0)), ("labelTrainIds", (0, 11, 255))):
+            for kind, values in (("instanceIds", (7, 24001, 0)), ("labelIds", (7, 24, 0)), ("labelTrainIds", (0, 11, 255))):
                 _save(labels / f"{stem}_gtFine_{kind}.png", Image.fromarray(_labels(values)))
             _write(labels / f"{stem}_gtFine_polygons.json", json.dumps({"imgHeight": SIZE[0], "imgWidth": SIZE[1], "objects": []}))
 
@@ -73,7 +73,7 @@ def _image(seed: int) -> Image.Image:
 
 def _labels(values: tuple[int, int, int]) -> np.ndarray:
     """Thirds of the width with one value each."""
-    return np.repeat(np.array([values], np.uint8), SIZE[1] // 3, axis=1).repeat(SIZE[0], axis=0)
+    return np.repeat(np.array([values], np.min_scalar_type(max(values))), SIZE[1] // 3, axis=1).repeat(SIZE[0], axis=0)
 
 
 def _save(path: Path, image: Image.Image) -> None:
