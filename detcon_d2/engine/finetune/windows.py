@@ -41,6 +41,7 @@ class WindowedSegmentor(nn.Module):
         """``window`` and ``stride``: DETCON.SEM_SEG.WINDOW and WINDOW_STRIDE; ``window`` 0: the whole image."""
         super().__init__()
         self.model, self._window, self._stride = model, window, stride
+        self.train(model.training)  # Detectron2 restores this mode after an evaluation
 
     def forward(self, batched_inputs: list[dict]) -> list[dict[str, torch.Tensor]]:
         """Of each input, a dict with ``image`` (C, h, w) and its original ``height`` and ``width``: ``sem_seg``, logits of that size."""
