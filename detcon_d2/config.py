@@ -174,8 +174,31 @@ def add_detcon_config(cfg: "d2.CfgNode") -> None:
     cfg.DETCON.FINETUNE.LABEL_FRACTION = 1.0
     cfg.DETCON.FINETUNE.LABEL_SEED = 0
 
-    # Keys of the methods; registering them needs all methods, which is why they are imported here and not above.
+    # Semantic segmentation: SemanticSegmentor with build_detcon_dilated_resnet_backbone and FCNHead. Stride of res5: 8, 16 or 32.
+    cfg.DETCON.SEM_SEG = CN()
+    cfg.DETCON.SEM_SEG.OUTPUT_STRIDE = 16
+    # Of the head's two 3x3 convolutions.
+    cfg.DETCON.SEM_SEG.DILATION = 6
+    # One more 3x3 convolution of the head's input and the output of the others.
+    cfg.DETCON.SEM_SEG.CONCAT_INPUT = False
+    # Probability with which a channel before the last convolution is dropped.
+    cfg.DETCON.SEM_SEG.DROPOUT = 0.0
+    # Weight of the loss of an auxiliary branch on the first of MODEL.SEM_SEG_HEAD.IN_FEATURES; 0: no such branch.
+    cfg.DETCON.SEM_SEG.AUXILIARY_WEIGHT = 0.0
+    # Of the interpolation of logits.
+    cfg.DETCON.SEM_SEG.ALIGN_CORNERS = True
+    # Training crops of INPUT.CROP.SIZE are sampled again, at most ten times, while one class has more of the labelled pixels; 1: never.
+    cfg.DETCON.SEM_SEG.CATEGORY_MAX_AREA = 1.0
+    # Random brightness, contrast, saturation and hue in training.
+    cfg.DETCON.SEM_SEG.PHOTOMETRIC = False
+    # Evaluation: side and step of square windows whose logits are averaged; 0: the whole image at once.
+    cfg.DETCON.SEM_SEG.WINDOW = 0
+    cfg.DETCON.SEM_SEG.WINDOW_STRIDE = 0
+
+    # Keys of the methods; registering them needs all methods, which is why they are imported here and not above. The parts of detectors and
+    # segmentors that configs name are registered, too.
     from detcon_d2.methods import pretraining_class, pretraining_names
+    from detcon_d2.modeling import res5_heads, segmentation  # noqa: F401
 
     for name in pretraining_names():
         pretraining_class(name).add_config(cfg.DETCON)

@@ -32,10 +32,10 @@ _NAMES = {
     "evaluation": ("COCOEvaluator", "inference_on_dataset", "print_csv_format"),
     "evaluation.coco_evaluation": ("instances_to_coco_json",),
     "layers": ("Conv2d", "ShapeSpec", "get_norm"),
-    "modeling": ("BACKBONE_REGISTRY", "META_ARCH_REGISTRY", "ResNet", "build_backbone", "build_model"),
+    "modeling": ("BACKBONE_REGISTRY", "META_ARCH_REGISTRY", "ROI_HEADS_REGISTRY", "ResNet", "build_backbone", "build_model"),
     "modeling.backbone.fpn": ("FPN", "LastLevelMaxPool"),
     "modeling.backbone.resnet": ("BasicBlock", "BasicStem", "BottleneckBlock"),
-    "solver": ("build_lr_scheduler", "build_optimizer"),
+    "solver": ("LRMultiplier", "WarmupParamScheduler", "build_lr_scheduler", "build_optimizer"),
     "solver.build": ("maybe_add_gradient_clipping",),
     "structures": ("BoxMode", "Boxes", "ImageList", "Instances", "PolygonMasks"),
     "utils.env": ("seed_all_rng",),
@@ -43,9 +43,15 @@ _NAMES = {
     "utils.file_io": ("PathManager",),
     "utils.logger": ("setup_logger",),
 }
+# The same of names that the subset lacks.
+_ONLY_DETECTRON2 = {
+    "evaluation": ("PascalVOCDetectionEvaluator", "SemSegEvaluator"),
+    "modeling": ("SEM_SEG_HEADS_REGISTRY", "SemanticSegmentor"),
+    "modeling.roi_heads": ("Res5ROIHeads",),
+}
 # Modules that are used as namespaces.
 _MODULES = {"comm": "utils.comm", "hooks": "engine.hooks", "transforms": "data.transforms", "detection_utils": "data.detection_utils"}
-_WHERE = {name: module for module, names in _NAMES.items() for name in names}
+_WHERE = {name: module for table in (_NAMES, _ONLY_DETECTRON2) for module, names in table.items() for name in names}
 
 
 def _choose_backend() -> str:

@@ -16,8 +16,14 @@ from tests.conftest import PATIENCE
 
 def test_every_name_is_the_backends_own_object():
     package = "detectron2" if d2.BACKEND == "detectron2" else "detcon_d2.detectron2_subset"
+    lacking = {name for names in d2._ONLY_DETECTRON2.values() for name in names} if d2.BACKEND == "subset" else set()
     for name, module in d2._WHERE.items():
-        assert getattr(d2, name) is getattr(importlib.import_module(f"{package}.{module}"), name), name
+        if name in lacking:
+            message = rf"^{name} \({module}\.{name} of Detectron2\) is not in the subset; install detectron2"
+            with pytest.raises(AttributeError, match=message):
+                getattr(d2, name)
+        else:
+            assert getattr(d2, name) is getattr(importlib.import_module(f"{package}.{module}"), name), name
     for name, module in d2._MODULES.items():
         assert getattr(d2, name) is importlib.import_module(f"{package}.{module}")
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,7 @@ class DetConCheckpointer(d2.DetectionCheckpointer):
     """Keys of the model that the last loaded file did not have."""
 
     def _load_model(self, checkpoint: Any) -> Any:
+        checkpoint["model"] = place_backbone(checkpoint["model"], self.model.state_dict().keys())
         incompatible = super()._load_model(checkpoint)
         self.missing_keys = tuple(incompatible.missing_keys) if incompatible is not None else ()
         if self._strict and incompatible is not None:
@@ -144,6 +146,21 @@ class DetConCheckpointer(d2.DetectionCheckpointer):
         blobs = data.get("blobs", data)
         blobs = {key: value for key, value in blobs.items() if not key.endswith("_momentum")}
         return {"model": blobs, "__author__": "Caffe2", "matching_heuristics": True}
+
+
+def place_backbone(state: Mapping[str, Any], wanted: Collection[str]) -> dict[str, Any]:
+    """The tensors of a model under the names of another: a backbone of an FPN, as the converter writes it, also fits detectors without.
+
+    ``backbone.bottom_up.X`` becomes ``backbone.X``, or ``roi_heads.X`` (res5 of C4 detectors), where only that is in ``wanted``.
+    """
+    prefix = "backbone.bottom_up."
+
+    def place(key: str) -> str:
+        name = str(key).removeprefix(prefix)
+        places = (key, f"backbone.{name}", f"roi_heads.{name}") if str(key).startswith(prefix) else (key,)
+        return next((one for one in places if one in wanted), key)
+
+    return {place(key): value for key, value in state.items()}
 
 
 _FINAL = 10**12

@@ -16,9 +16,11 @@ _PARTS = {
     "backbone.fpn_": "FPN",
     "backbone.top_block.": "FPN",
     "proposal_generator.": "RPN",
+    "roi_heads.res5.norm.": "norm after res5",
     "roi_heads.box_": "box head",
     "roi_heads.mask_": "mask head",
     "roi_heads.keypoint_": "keypoint head",
+    "sem_seg_head.": "segmentation head",
 }
 # Constants from the config, and a counter that no computation reads.
 _NOT_LEARNT = ("pixel_mean", "pixel_std", "num_batches_tracked")
@@ -69,6 +71,9 @@ def check_weights(cfg: "d2.CfgNode", path: str) -> list[str]:
     unknown = [f"{key} {value!r}" for name, key, value in _compared(cfg) if name not in metadata]
     if unknown:
         lines.append(f"Warning: {path} does not report all settings of its training. Check by hand: {', '.join(unknown)}.")
+    res5 = isinstance(state, Mapping) and any(str(key).startswith("backbone.bottom_up.res5.") for key in state)
+    if res5 and cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN" and "res5" not in cfg.MODEL.RESNETS.OUT_FEATURES:
+        lines.append(f"res5 of {path} becomes roi_heads.res5, since MODEL.RESNETS.OUT_FEATURES ends at res4.")
     if frozen > 0:
         lines.append(f"Warning: MODEL.BACKBONE.FREEZE_AT is {frozen}; expected 0: layers that stay frozen cost self-supervised weights AP.")
     return lines
@@ -84,7 +89,7 @@ def describe_missing(missing_keys: Sequence[str]) -> str:
     """
     keys = [key for key in missing_keys if is_learnt(key)]
     parts = {key: next((name for prefix, name in _PARTS.items() if key.startswith(prefix)), None) for key in keys}
-    backbone = [key for key in keys if parts[key] is None and key.startswith("backbone.")]
+    backbone = [key for key in keys if parts[key] is None and key.startswith(("backbone.", "roi_heads.res5."))]
     if backbone:
         raise ValueError(
             f"MODEL.WEIGHTS lacks {len(backbone)} tensors of the backbone:\n  " + "\n  ".join(grouped(backbone)) + "\n"

@@ -31,6 +31,7 @@ DETECTOR_NORMS = {
     "MODEL.FPN.NORM": "naiveSyncBN",
     "MODEL.ROI_BOX_HEAD.NORM": "naiveSyncBN_N",
     "MODEL.ROI_MASK_HEAD.NORM": "naiveSyncBN_N",
+    "MODEL.SEM_SEG_HEAD.NORM": "naiveSyncBN",
 }
 
 

@@ -20,6 +20,7 @@ from detcon_d2.engine.hooks import StopOnSignalHook, ThroughputHook
 from detcon_d2.engine.writers import DetConMetricPrinter
 from detcon_d2.io.atomic import atomic_file
 from detcon_d2.io.lock import release_folders
+from detcon_d2.solver import build_lr_scheduler
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -71,7 +72,7 @@ class StepTrainer(d2.TrainerBase):
         self.stop_requested = self.stop_agreed = False
         self.network, self.model = model, wrap_ddp(model)
         self.optimizer = build_optimizer(cfg, model)
-        self.scheduler = d2.build_lr_scheduler(cfg, self.optimizer)
+        self.scheduler = build_lr_scheduler(cfg, self.optimizer)
         self.device_type = torch.device(cfg.MODEL.DEVICE).type
         self.amp_dtype = AMP_DTYPES[cfg.DETCON.SOLVER.AMP_DTYPE] if cfg.SOLVER.AMP.ENABLED else None
         self.scaler = torch.amp.GradScaler(self.device_type, enabled=self.amp_dtype == torch.float16)

@@ -1,12 +1,43 @@
 """From epochs and batch size to iterations and learning rate.
 
-The schedule itself is Detectron2's ``build_lr_scheduler`` with ``WarmupCosineLR``, ``WARMUP_FACTOR 0.0`` and ``RESCALE_INTERVAL True``:
+Pretraining's schedule is Detectron2's ``build_lr_scheduler`` with ``WarmupCosineLR``, ``WARMUP_FACTOR 0.0`` and ``RESCALE_INTERVAL True``:
 linear from 0 over SOLVER.WARMUP_ITERS, then a cosine to 0 at SOLVER.MAX_ITER (method.md, "Optimisation").
 """
 
 from fractions import Fraction
 
+import torch
+from fvcore.common.param_scheduler import ParamScheduler, PolynomialDecayParamScheduler
+
 from detcon_d2 import d2
+
+_POLY_POWER = 0.9
+
+
+class PolynomialTo(ParamScheduler):
+    """(1 - end) (1 - t)^0.9 + end at the fraction t of the training: fvcore's polynomial, but with a last value other than 0."""
+
+    def __init__(self, end: float):
+        """``end``: last value, in [0, 1]."""
+        self._end, self._decay = end, PolynomialDecayParamScheduler(1.0, _POLY_POWER)
+
+    def __call__(self, where: float) -> float:
+        return (1 - self._end) * self._decay(where) + self._end
+
+
+def build_lr_scheduler(cfg: "d2.CfgNode", optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+    """Detectron2's schedule, or "WarmupPolyLR" of its DeepLab project, which ends at SOLVER.BASE_LR_END.
+
+    Raises ValueError: a BASE_LR_END that is not between 0 and BASE_LR.
+    """
+    solver = cfg.SOLVER
+    if solver.LR_SCHEDULER_NAME != "WarmupPolyLR":
+        return d2.build_lr_scheduler(cfg, optimizer)
+    if not 0 <= solver.BASE_LR_END <= solver.BASE_LR:
+        raise ValueError(f"SOLVER.BASE_LR_END is {solver.BASE_LR_END}; expected a value from 0 to SOLVER.BASE_LR {solver.BASE_LR}.")
+    decay, length = PolynomialTo(solver.BASE_LR_END / solver.BASE_LR), min(solver.WARMUP_ITERS / solver.MAX_ITER, 1.0)
+    warmup = d2.WarmupParamScheduler(decay, solver.WARMUP_FACTOR, length, solver.WARMUP_METHOD, solver.RESCALE_INTERVAL)
+    return d2.LRMultiplier(optimizer, warmup, max_iter=solver.MAX_ITER)
 
 
 def resolve_schedule(cfg: "d2.CfgNode", num_images: int) -> list[str]:

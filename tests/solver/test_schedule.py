@@ -7,7 +7,7 @@ from torch import nn
 
 from detcon_d2 import d2
 from detcon_d2.config import add_detcon_config
-from detcon_d2.solver import resolve_schedule
+from detcon_d2.solver import build_lr_scheduler, resolve_schedule
 from tests.modeling.oracles import relative_error
 
 IMAGENET = 1281167
@@ -118,3 +118,22 @@ def test_the_extract_is_the_full_oracle(fixtures_dir, shared_dir):
     extract, full = np.load(fixtures_dir / "schedule.npz"), np.load(shared_dir / "oracles" / "schedule_oracle.npz")
     assert set(extract.files) == {key for key in full.files if not key.endswith("_f32")}
     assert all(np.array_equal(extract[key], full[key]) for key in extract.files)
+
+
+def test_the_polynomial_schedule_goes_from_the_rate_to_its_end_without_a_warm_up():
+    cfg = d2.get_cfg()
+    solver = {"LR_SCHEDULER_NAME": "WarmupPolyLR", "BASE_LR": 0.01, "BASE_LR_END": 1e-4, "MAX_ITER": 1000, "WARMUP_ITERS": 0}
+    cfg.SOLVER.merge_from_other_cfg(d2.CfgNode(solver))
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
+    scheduler = build_lr_scheduler(cfg, optimizer)
+    found = []
+    for _ in range(1000):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    # MMSegmentation: (rate - end) (1 - t / T)^0.9 + end.
+    assert found == pytest.approx([(0.01 - 1e-4) * (1 - step / 1000) ** 0.9 + 1e-4 for step in range(1000)])
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-4)
+    cfg.SOLVER.BASE_LR_END = 0.1
+    with pytest.raises(ValueError, match=r"BASE_LR_END is 0\.1; expected a value from 0 to SOLVER\.BASE_LR 0\.01"):
+        build_lr_scheduler(cfg, optimizer)

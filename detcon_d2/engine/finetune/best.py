@@ -87,7 +87,8 @@ class BestCheckpointHook(d2.HookBase):
 
     def _compare(self, iteration: int, metrics: Mapping[str, float]) -> None:
         # Only the main process has results; all must decide alike.
-        value, names = d2.comm.all_gather((metrics.get(self._metric), sorted(name for name in metrics if name.endswith("/AP"))))[0]
+        names = sorted(name for name in metrics if name.endswith(("/AP", "/mIoU")))
+        value, names = d2.comm.all_gather((metrics.get(self._metric), names))[0]
         if value is None:
             raise ValueError(
                 f"DETCON.TEST.BEST_METRIC is {self._metric!r}; expected a metric of the evaluation, such as {', '.join(names)}."

@@ -14,6 +14,7 @@ from detcon_d2.data.reading import reading_from_config
 from detcon_d2.engine.finetune.batches import build_batches
 from detcon_d2.engine.finetune.look import look_at_data
 from detcon_d2.engine.finetune.mapper import DetectionMapper
+from detcon_d2.engine.finetune.semantic import SemanticMapper, is_semantic, look_at_labels
 from detcon_d2.engine.generators import States
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,13 @@ def choose_fraction(records: list[dict], fraction: float, seed: int) -> list[dic
     return [records[index] for index in sorted(np.random.default_rng(seed).permutation(len(records))[:count])]
 
 
+def look_at_data_sets(
+    cfg: "d2.CfgNode", train: Sequence[str], test: Sequence[str], classes: Sequence[str] = (), resumed: bool = False
+) -> list[str]:
+    """:func:`~detcon_d2.engine.finetune.look.look_at_data` of a detector, or the same for semantic segmentation."""
+    return look_at_labels(cfg, train, test) if is_semantic(cfg) else look_at_data(cfg, train, test, classes, resumed)
+
+
 def annotations_digest(records: list[dict]) -> str:
     """Hash of the image ids and the number of annotations of each image."""
     digest = hashlib.sha256()
@@ -56,20 +64,29 @@ def annotations_digest(records: list[dict]) -> str:
     return digest.hexdigest()[:16]
 
 
-def catalog_categories(name: str) -> tuple[list[str], list[int]]:
-    """Names of the classes of a registered data set and their ids in it, in the order of a model's outputs; empty if unknown."""
+def catalog_categories(name: str, semantic: bool = False) -> tuple[list[str], list[int]]:
+    """Names of the classes of a registered data set and their ids in it, in the order of a model's outputs; empty if unknown.
+
+    ``semantic``: of semantic segmentation, which are numbered from 0.
+    """
     metadata = d2.MetadataCatalog.get(name)
+    if semantic:
+        classes = list(metadata.stuff_classes)
+        return classes, list(range(len(classes)))
     ids = metadata.get("thing_dataset_id_to_contiguous_id") or {}
     return list(metadata.get("thing_classes") or ()), sorted(ids, key=ids.get)
 
 
 def build_detection_mapper(cfg: "d2.CfgNode") -> DetectionMapper:
-    """The training mapper with DETCON.FINETUNE.AUGMENTATION; "default" is Detectron2's own mapper, configured by the INPUT keys.
+    """The training mapper with DETCON.FINETUNE.AUGMENTATION, or that of semantic segmentation.
 
+    "default" is Detectron2's own mapper, configured by the INPUT keys.
     "scale_jitter" resizes the long side to JITTER_SIZE times a factor that is uniform in JITTER_SCALE, crops a square of side JITTER_SIZE,
     padded where the image is smaller, and flips.
     """
     finetune, flip, T = cfg.DETCON.FINETUNE, cfg.INPUT.RANDOM_FLIP, d2.transforms
+    if is_semantic(cfg):
+        return SemanticMapper(cfg, True)
     if finetune.AUGMENTATION == "default":
         return DetectionMapper(cfg, True)
     side = finetune.JITTER_SIZE
@@ -106,7 +123,8 @@ def build_evaluation_loader(cfg: "d2.CfgNode", name: str) -> torch.utils.data.Da
     records = _load_records(cfg, "TEST", [name], filter_empty=False)
     for line in reading_from_config(cfg).describe(records):
         logger.info(line)
-    loader = d2.build_detection_test_loader(dataset=records, mapper=DetectionMapper(cfg, False), num_workers=cfg.DATALOADER.NUM_WORKERS)
+    mapper = (SemanticMapper if is_semantic(cfg) else DetectionMapper)(cfg, False)
+    loader = d2.build_detection_test_loader(dataset=records, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
     limit_opencv_threads()
     loader.worker_init_fn = init_worker
     return loader
@@ -115,7 +133,7 @@ def build_evaluation_loader(cfg: "d2.CfgNode", name: str) -> torch.utils.data.Da
 def _load_records(cfg: "d2.CfgNode", key: str, names: Sequence[str], filter_empty: bool) -> list[dict]:
     """Also compares the number of categories with that of the model's classes. Models without RoI heads are not checked."""
     if not set(names) <= set(d2.DatasetCatalog.list()):
-        look_at_data(cfg, **{"train": (), "test": ()} | {key.lower(): names})
+        look_at_data_sets(cfg, **{"train": (), "test": ()} | {key.lower(): names})
     try:
         records = d2.get_detection_dataset_dicts(list(names), filter_empty=filter_empty)
     except (AssertionError, KeyError, json.JSONDecodeError) as error:

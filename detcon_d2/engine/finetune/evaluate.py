@@ -1,4 +1,4 @@
-"""AP of a detector on the data sets of DATASETS.TEST, and ``results.json``, which holds it together with its origin."""
+"""AP of a detector or mIoU of a segmentor on the data sets of DATASETS.TEST, and ``results.json``, which holds it and its origin."""
 
 import json
 import logging
@@ -17,35 +17,50 @@ from detcon_d2.checkpoint import DetConCheckpointer, check_weights
 from detcon_d2.data.reading import RefusedImageError
 from detcon_d2.engine.finetune.data import build_evaluation_loader
 from detcon_d2.engine.finetune.mapper import UNREADABLE
+from detcon_d2.engine.finetune.semantic import is_semantic
+from detcon_d2.engine.finetune.windows import WindowedSegmentor
 from detcon_d2.io.atomic import atomic_file
 
 logger = logging.getLogger(__name__)
 
 
 def evaluate(cfg: "d2.CfgNode", model: nn.Module) -> dict[str, dict[str, dict[str, float]]]:
-    """COCO metrics of every data set, also logged as Detectron2's csv lines. All processes must call it.
+    """The metrics of every data set, also logged as Detectron2's csv lines. All processes must call it.
+
+    They are COCO's for detectors, PASCAL VOC's for Detectron2's data sets ``voc_*``, and those of ``SemSegEvaluator`` (mIoU) for semantic
+    segmentation.
 
     Args:
         cfg: resolved.
-        model: a detector, not wrapped by DDP; in evaluation mode during the call.
+        model: not wrapped by DDP; in evaluation mode during the call.
 
     Returns:
-        data set -> "bbox" or "segm" -> metric -> value in percent (NaN if the data set has no such objects) on the main process; an empty
-        dict on the others. Where images could not be read and DETCON.ON_BAD_IMAGE is "skip", "images" -> "left_out" is their number; the
-        metrics are those of the other images.
+        data set -> "bbox", "segm" or "sem_seg" -> metric -> value in percent (NaN if the data set has no such objects) on the main process;
+        an empty dict on the others. Where images could not be read and DETCON.ON_BAD_IMAGE is "skip", "images" -> "left_out" is their
+        number; the metrics are those of the other images, except for PASCAL VOC's, which count the objects in them as missed.
     """
-    tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
+    if is_semantic(cfg):
+        model = WindowedSegmentor(model, cfg.DETCON.SEM_SEG.WINDOW, cfg.DETCON.SEM_SEG.WINDOW_STRIDE)
     results = {}
     for name in cfg.DATASETS.TEST:
         folder = Path(cfg.OUTPUT_DIR, "inference", re.sub(r"[^\w.-]+", "_", name) if len(cfg.DATASETS.TEST) > 1 else "")
         loader = build_evaluation_loader(cfg, name)  # registers the data set
-        evaluator = ReadableEvaluator(d2.COCOEvaluator(name, tasks=tasks, output_dir=str(folder)))
+        evaluator = ReadableEvaluator(build_evaluator(cfg, name, str(folder)))
         found = d2.inference_on_dataset(model, ReadableBatches(loader, evaluator), evaluator)
         if d2.comm.is_main_process():
             logger.info("Evaluation results for %s in csv format:", name)
             d2.print_csv_format(found)
             results[name] = {task: dict(metrics) for task, metrics in found.items()}
     return results
+
+
+def build_evaluator(cfg: "d2.CfgNode", name: str, folder: str) -> Any:
+    """Detectron2's evaluator for one registered data set; that of COCO writes its results to ``folder``."""
+    if is_semantic(cfg):
+        return d2.SemSegEvaluator(name)
+    if d2.MetadataCatalog.get(name).get("evaluator_type") == "pascal_voc":
+        return d2.PascalVOCDetectionEvaluator(name)
+    return d2.COCOEvaluator(name, tasks=("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",), output_dir=folder)
 
 
 class ReadableBatches:
@@ -66,9 +81,9 @@ class ReadableBatches:
 
 
 class ReadableEvaluator:
-    """A COCOEvaluator that counts only the images that it has seen, if some were left out."""
+    """An evaluator that knows how many images were left out; COCO's counts only those that it has seen."""
 
-    def __init__(self, evaluator: "d2.COCOEvaluator"):
+    def __init__(self, evaluator: Any):
         self._evaluator = evaluator
 
     def reset(self) -> None:
@@ -87,7 +102,8 @@ class ReadableEvaluator:
         left_out, seen = sum(count for count, _ in states), [one for _, ids in states for one in ids]
         if left_out and not seen:
             raise RefusedImageError(f"none of the {left_out} images of the data set could be read; check DATASETS.TEST and its disk.")
-        found = self._evaluator.evaluate(img_ids=seen if left_out else None)
+        only_seen = {"img_ids": seen} if left_out and isinstance(self._evaluator, d2.COCOEvaluator) else {}
+        found = self._evaluator.evaluate(**only_seen)
         return found | {"images": {"left_out": left_out}} if found and left_out else found
 
 

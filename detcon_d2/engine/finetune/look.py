@@ -64,7 +64,7 @@ def look_at_data(
         if is_annotated_spec(name):
             _register(data, cfg, Path(cfg.OUTPUT_DIR, "inference", f"{number}_{_slug(name)}.json") if name in test else None)
         else:
-            _replace(name, _detectron2_records(data, cfg.MODEL.MASK_ON), _unchecked(name))
+            register_records(name, _detectron2_records(data, cfg.MODEL.MASK_ON), unchecked_records(name))
     return lines
 
 
@@ -86,9 +86,10 @@ def _read(name: str, masks: bool, reading: Reading) -> AnnotatedData:
         if re.match(r"(folder|list|tar):", name):
             raise ValueError(f"{name!r} has no annotations for a detector; expected {FORMS}.")
         known = ", ".join(d2.DatasetCatalog.list()) or "it is empty"
-        raise ValueError(f"{name!r} is not a data set; expected {FORMS} or a name in the catalog: {known}.")
+        more = " Detectron2 registers more names than the subset; install detectron2 for those." if d2.BACKEND == "subset" else ""
+        raise ValueError(f"{name!r} is not a data set; expected {FORMS} or a name in the catalog: {known}.{more}")
     try:
-        records = _unchecked(name)()
+        records = unchecked_records(name)()
     except (AssertionError, KeyError, OSError, json.JSONDecodeError) as error:
         raise ValueError(f"The data set {name} cannot be read: {error}") from error
     return _from_records(records, name, masks, reading)
@@ -123,13 +124,14 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
-def _unchecked(name: str) -> Callable[[], list[dict]]:
+def unchecked_records(name: str) -> Callable[[], list[dict]]:
     """The function of a catalog's data set, as it was before a look."""
     function = d2.DatasetCatalog[name]
     return getattr(function, "unchecked", function)
 
 
-def _replace(name: str, records: list[dict], unchecked: Callable | None = None) -> None:
+def register_records(name: str, records: list[dict], unchecked: Callable | None = None) -> None:
+    """Put checked records in the place of a catalog's data set, whose function ``unchecked`` was until now."""
     d2.DatasetCatalog.pop(name, None)
 
     def checked() -> list[dict]:
@@ -176,7 +178,7 @@ def _match_classes(data: AnnotatedData, reference: list[str], title: str) -> lis
 def _register(data: AnnotatedData, cfg: "d2.CfgNode", json_file: Path | None) -> None:
     records = _detectron2_records(data, cfg.MODEL.MASK_ON)
     # A run in the same process may have registered this name with another OUTPUT_DIR.
-    _replace(data.name, records)
+    register_records(data.name, records)
     d2.MetadataCatalog.pop(data.name, None)
     contiguous = {category: index for index, category in enumerate(data.categories)}
     metadata = {"thing_classes": data.class_names(), "thing_dataset_id_to_contiguous_id": contiguous, "evaluator_type": "coco"}

@@ -20,6 +20,7 @@ from detcon_d2.engine.finetune.data import catalog_categories
 from detcon_d2.engine.finetune.evaluate import load_detector
 from detcon_d2.engine.finetune.look import spec_categories
 from detcon_d2.engine.finetune.mapper import AtLeastOnePixel
+from detcon_d2.engine.finetune.semantic import is_semantic
 from detcon_d2.io.annotated.kinds import is_annotated_spec
 from detcon_d2.io.atomic import atomic_file
 from detcon_d2.io.images import read_image
@@ -47,6 +48,8 @@ class Predictor:
 
         Raises ValueError: the checkpoint is not a detector of this config, or DETCON.DATA makes no sense.
         """
+        if is_semantic(cfg):
+            raise ValueError("MODEL.META_ARCHITECTURE is 'SemanticSegmentor'; expected a detector, such as 'GeneralizedRCNN'.")
         self.model, rest = load_detector(cfg, weights)
         self.class_names, self.category_ids = find_categories(cfg, rest.get("metadata"))
         self._format = cfg.INPUT.FORMAT

@@ -9,8 +9,8 @@ from torch import nn
 from detcon_d2 import d2
 from detcon_d2.checkpoint import DetConCheckpointer, check_weights, read_metadata
 from detcon_d2.engine.finetune.best import check_best
-from detcon_d2.engine.finetune.data import annotations_digest, load_detection_records
-from detcon_d2.engine.finetune.look import look_at_data
+from detcon_d2.engine.finetune.data import annotations_digest, load_detection_records, look_at_data_sets
+from detcon_d2.engine.finetune.semantic import check_semantic, is_semantic
 from detcon_d2.engine.setup import DETECTOR_NORMS, LEARNING_RATE, check_config, resolve_norms, setup_job
 from detcon_d2.methods import pretraining_names
 
@@ -33,7 +33,7 @@ def setup_finetuning(args: argparse.Namespace) -> tuple["d2.CfgNode", list[dict]
         train = () if args.eval_only else cfg.DATASETS.TRAIN
         must_fit = args.eval_only or resuming
         classes = _checkpoint_classes(cfg, args.resume)
-        lines += look_at_data(cfg, train, cfg.DATASETS.TEST, classes, must_fit)
+        lines += look_at_data_sets(cfg, train, cfg.DATASETS.TEST, classes, must_fit)
         return [] if args.eval_only else load_detection_records(cfg), lines
 
     return setup_job(args, resolve, annotations_digest)
@@ -55,6 +55,7 @@ def check_finetuning_config(cfg: "d2.CfgNode", world_size: int) -> None:
 
     Raises ValueError: names each wrong key, the value found and what is expected.
     """
+    check_backend(cfg)
     finetune, architecture, sampler = cfg.DETCON.FINETUNE, cfg.MODEL.META_ARCHITECTURE, cfg.DATALOADER.SAMPLER_TRAIN
     augmentation, fraction = finetune.AUGMENTATION, finetune.LABEL_FRACTION
     detector = f"'GeneralizedRCNN', or for pretraining one of {', '.join(pretraining_names())}"
@@ -66,9 +67,23 @@ def check_finetuning_config(cfg: "d2.CfgNode", world_size: int) -> None:
         (0 <= cfg.DETCON.DATA.MAX_LEFT_OUT <= 1, "DETCON.DATA.MAX_LEFT_OUT", cfg.DETCON.DATA.MAX_LEFT_OUT, "a share in [0, 1]"),
         (cfg.SOLVER.BASE_LR > 0, "SOLVER.BASE_LR", cfg.SOLVER.BASE_LR, LEARNING_RATE),
         *check_best(cfg),
+        *(check_semantic(cfg) if is_semantic(cfg) else []),
         (not cfg.TEST.AUG.ENABLED, "TEST.AUG.ENABLED", True, "False: test-time augmentation is not supported here"),
     ]
     check_config(cfg, world_size, checks)
+
+
+def check_backend(cfg: "d2.CfgNode") -> None:
+    """Raise a ValueError that names the key and the class if a part of the config is in Detectron2, but not in the subset."""
+    architecture, heads = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS.NAME
+    needed = [("MODEL.META_ARCHITECTURE", architecture, "SemanticSegmentor")] if architecture == "SemanticSegmentor" else []
+    if architecture == "GeneralizedRCNN" and heads in ("Res5ROIHeads", "build_res5_norm_roi_heads"):
+        needed.append(("MODEL.ROI_HEADS.NAME", heads, "Res5ROIHeads"))
+    for key, value, name in needed:
+        try:
+            getattr(d2, name)
+        except AttributeError as error:
+            raise ValueError(f"{key} is {value!r}: {error}") from None
 
 
 def resolve_world_size(cfg: "d2.CfgNode", world_size: int) -> list[str]:

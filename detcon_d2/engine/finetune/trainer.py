@@ -12,6 +12,7 @@ from detcon_d2.checkpoint import CheckpointMetadata, DetConCheckpointer, RunConf
 from detcon_d2.engine.finetune.best import BestCheckpointHook, StoppedEarly
 from detcon_d2.engine.finetune.data import annotations_digest, build_finetune_loader, catalog_categories
 from detcon_d2.engine.finetune.evaluate import evaluate, write_results
+from detcon_d2.engine.finetune.semantic import is_semantic
 from detcon_d2.engine.generators import GeneratorsHook, States, kept_generators, set_generator_states
 from detcon_d2.engine.hooks import BudgetHook, PreciseBNHook
 from detcon_d2.engine.step import StepTrainer
@@ -32,7 +33,8 @@ class FinetuneTrainer(StepTrainer):
         self._start_time = time.perf_counter()
         super().__init__(cfg, build_finetuning_optimizer)
         self.records = records
-        values = finetuning_metadata(cfg, len(records), annotations_digest(records), *catalog_categories(cfg.DATASETS.TRAIN[0]))
+        categories = catalog_categories(cfg.DATASETS.TRAIN[0], is_semantic(cfg))
+        values = finetuning_metadata(cfg, len(records), annotations_digest(records), *categories)
         self.metadata = CheckpointMetadata(values, strict=cfg.DETCON.SOLVER.STRICT_RESUME)
         self.checkpointer = DetConCheckpointer(
             self.network,
@@ -108,7 +110,7 @@ class FinetuneTrainer(StepTrainer):
         return getattr(self._loader.dataset, "waiting_states", list)()
 
     def evaluate(self) -> dict[str, Any]:
-        """AP of the current weights. At the end of training, ``results.json`` is also written.
+        """AP or mIoU of the current weights. At the end of training, ``results.json`` is also written.
 
         Returns:
             the metrics, by data set if there are several, on the main process; an empty dict on the others.
