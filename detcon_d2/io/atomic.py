@@ -42,10 +42,12 @@ def atomic_file(path: str | Path, *, sync: bool = False) -> Iterator[BinaryIO]:
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        # torch.save reports a full disk by a RuntimeError about its own position in the file.
+        # torch.save reports a full disk, or Ctrl-C, by a RuntimeError about its own position in the file.
         cause: BaseException | None = error
         while isinstance(cause, RuntimeError):
             cause = cause.__context__
+        if isinstance(cause, KeyboardInterrupt):
+            raise cause from None
         if isinstance(cause, OSError):
             raise write_error(path, cause) from error
         raise

@@ -49,6 +49,15 @@ def cut(size: int):
     return lambda folder: truncate(folder / "model_0000002.pth", size)
 
 
+def flip_bit(folder: Path) -> None:
+    path = folder / "model_0000002.pth"
+    weight = load_checkpoint_file(path)["model"]["projector.fc1.weight"]
+    content = bytearray(path.read_bytes())
+    path.unlink()  # it is a link
+    content[content.index(weight.numpy().tobytes())] ^= 1
+    path.write_bytes(content)
+
+
 def tag(content: bytes):
     return lambda folder: (folder / "last_checkpoint").write_bytes(content)
 
@@ -67,6 +76,7 @@ def without_optimizer(folder: Path) -> None:
         (tag(b"\xff\x00" * 3000), "last_checkpoint names .*which is not there", 3),
         (lambda folder: (folder / "last_checkpoint").unlink(), r"is missing.*model_0000002.pth, model_0000001.pth, model_0000000.pth", 3),
         (cut(0), "model_0000002.pth: the file is empty.*The checkpoint before it is taken", 2),
+        (flip_bit, r"model_0000002.pth: .* is damaged.*The checkpoint before it is taken", 2),
         (cut(5000), "model_0000002.pth: .*The checkpoint before it is taken", 2),
         (without_optimizer, "model_0000002.pth is no checkpoint of a run", 2),
     ],

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,20 @@ from tests.engine.runs import output_of, pretrainer, start, start_anew
 from tests.prepared import PreparedTool
 
 
-def wait_for_metrics(process: subprocess.Popen | PreparedTool, folder: Path) -> None:
-    """Until the run has written its first metrics."""
-    deadline, written = time.monotonic() + PATIENCE, folder / "metrics.json"
-    while not (written.exists() and written.stat().st_size) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
+def has_metrics(folder: Path) -> bool:
+    written = folder / "metrics.json"
+    return written.exists() and written.stat().st_size > 0
+
+
+def is_saving(folder: Path) -> bool:
+    """A checkpoint is being written, and one is there to be continued should this one be lost."""
+    return (folder / "last_checkpoint").exists() and any(folder.glob(".tmp-*"))
+
+
+def wait_until(condition: Callable[[Path], bool], process: subprocess.Popen | PreparedTool, folder: Path) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition(folder) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
 
 
 def trainers_of(launcher: int) -> list[int]:
@@ -38,24 +48,24 @@ def assert_saved_and_resumable(opts: list[str], folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "target", "processes"),
+    ("number", "target", "processes", "moment"),
     [
-        (signal.SIGINT, "group", 1),
-        (signal.SIGTERM, "launcher", 2),
-        (signal.SIGUSR1, "group", 2),
-        (signal.SIGTERM, "last process", 2),
-        (signal.SIGKILL, "launcher", 2),
+        (signal.SIGINT, "group", 1, has_metrics),
+        (signal.SIGTERM, "launcher", 2, has_metrics),
+        (signal.SIGUSR1, "group", 2, is_saving),
+        (signal.SIGINT, "launcher", 2, is_saving),
+        (signal.SIGTERM, "last process", 2, has_metrics),
+        (signal.SIGKILL, "launcher", 2, has_metrics),
     ],
 )
-def test_a_signal_to_a_job_saves_and_stops_it_and_it_resumes(photos, tmp_path, number, target, processes):
+def test_a_signal_to_a_job_saves_and_stops_it_and_it_resumes(photos, tmp_path, number, target, processes, moment):
     """As a scheduler, a container, a terminal or a user sends it. The processes of a killed launcher stop by themselves."""
-    opts = tiny_opts(
-        photos, tmp_path, SOLVER__MAX_ITER=10_000, DATALOADER__NUM_WORKERS=1, SOLVER__CHECKPOINT_PERIOD=0, DETCON__LOG_PERIOD=2
-    )
+    opts = {"SOLVER__MAX_ITER": 10_000, "DATALOADER__NUM_WORKERS": 1, "SOLVER__CHECKPOINT_PERIOD": int(moment is is_saving)}
+    opts = tiny_opts(photos, tmp_path, DETCON__LOG_PERIOD=2, **opts)
     flags = ["--num-gpus", str(processes)]
     # Signals to all and to one of the started processes meet the processes that users have.
     process = start(opts, *flags) if target == "launcher" else start_anew(opts, *flags, new_session=True)
-    wait_for_metrics(process, tmp_path)
+    wait_until(moment, process, tmp_path)
     if target == "group":
         os.killpg(process.pid, number)
     else:

@@ -6,12 +6,15 @@ import signal
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from detcon_d2 import d2
 from detcon_d2.checkpoint import load_checkpoint_file
 from detcon_d2.engine.step import NonFiniteLossError
+from detcon_d2.masks.cells import NO_REGION
 from tests.conftest import PATIENCE, tiny_opts, write_photos
 from tests.engine.runs import (
     StopAfter,
@@ -201,11 +204,13 @@ def test_without_a_period_only_the_end_is_saved(photos, tmp_path):
     assert [path.name for path in tmp_path.glob("*.pth")] == ["model_final.pth"]
 
 
-def test_a_run_without_a_loss_is_warned_of_at_its_first_line(photos, tmp_path, monkeypatch):
-    """As with images that are all background, or views that share no region."""
-    monkeypatch.setattr("detcon_d2.methods.detcon.detcon_loss", lambda online, *_, **__: 0 * online.sum())
-    train(pretrainer(tiny_opts(photos, tmp_path, DETCON__LOG_PERIOD=2)))
-    lines = (tmp_path / "log.txt").read_text().splitlines()
+def test_a_run_without_a_loss_is_warned_of_at_its_first_line(empty_set, tmp_path):
+    """All pixels of its label maps are background."""
+    for number in range(4):
+        empty_set.add(f"{number}.png", Image.new("RGB", (96, 72)), np.full((72, 96), NO_REGION, np.uint16))
+    regions = {"DETCON__MASKS__SOURCE": "files", "DETCON__MASKS__ROOTS": f'("{empty_set.masks}",)', "DETCON__PROBE__ENABLED": False}
+    train(pretrainer(tiny_opts(empty_set.folder, tmp_path / "run", DETCON__LOG_PERIOD=2, **regions)))
+    lines = (tmp_path / "run" / "log.txt").read_text().splitlines()
     (warning,) = [number for number, line in enumerate(lines) if "loss_detcon of all iterations so far is exactly 0" in line]
     assert "iter: 2/4" in lines[warning - 1] and "DETCON.MASKS" in lines[warning]
 

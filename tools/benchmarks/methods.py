@@ -10,7 +10,6 @@ import tempfile
 from collections import deque
 from collections.abc import Callable
 from importlib.util import find_spec
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 

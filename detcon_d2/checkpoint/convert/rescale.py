@@ -31,9 +31,8 @@ def rescale(tensors: Mapping[str, torch.Tensor], spec: BackboneSpec) -> tuple[di
         norm = weight.norm().item()
         if norm == 0:
             continue
-        outputs, inputs, height, width = conv.shape
-        # Detectron2's c2_msra_fill: a variance of 2 / fan_out, so a norm of sqrt(numel 2 / fan_out).
-        fresh = math.sqrt(2 * inputs)
+        # Detectron2's c2_msra_fill: a variance of 2 / fan_out, so a norm of sqrt(numel 2 / fan_out), which is that of twice the inputs.
+        fresh = math.sqrt(2 * conv.shape[1])
         factor = factors[conv.name] = fresh / norm
         result[f"{conv.name}.weight"] = (weight * factor).float()
         result[f"{conv.name}.norm.running_mean"] = (tensors[f"{conv.name}.norm.running_mean"].double() * factor).float()

@@ -121,7 +121,7 @@ class _Parts:
         rows = []
         for category, name in self.images.categories.items():
             values = [number(found.ap(task, f"AP-{name}")) for task in _TASKS for found in self.evaluations]
-            rows.append([name, str(self.images.counts[category]), *values])
+            rows.append([escape(name), str(self.images.counts[category]), *values])
         return table(head, rows)
 
     def detections(self) -> dict[str, object]:

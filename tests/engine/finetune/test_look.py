@@ -155,6 +155,18 @@ def test_only_checked_segmentations_reach_the_detector(tmp_path):
     assert len(list(build_evaluation_loader(cfg, spec))) == 3
 
 
+def test_a_compressed_rle_that_ends_early_reaches_neither_training_nor_evaluation(tmp_path):
+    """pycocotools would take pixels from memory that was never written."""
+    cut = {"size": [64, 96], "counts": "1"}
+    spec = write_coco(tmp_path, lambda content: (rle(content), content["annotations"][3].update(segmentation=cut)))
+    cfg = config(tmp_path, DETCON__DATA__MAX_LEFT_OUT=0.5, DATASETS__TRAIN=f'("{spec}",)', INPUT__MASK_FORMAT="bitmask")
+    lines = look_at_data(cfg, [spec], [spec])
+    assert any("left out: 1 annotation, its mask cannot be read" in line for line in lines)
+    evaluated = json.loads(Path(d2.MetadataCatalog.get(spec).json_file).read_text())["annotations"]
+    trained = [one for record in load_detection_records(cfg) for one in record["annotations"]]
+    assert len(evaluated) == len(trained) == 4 and cut not in [one["segmentation"] for one in evaluated + trained]
+
+
 def test_images_that_are_not_there_are_named_before_the_first_iteration(tmp_path):
     spec = write_coco(tmp_path)
     (tmp_path / "images" / "p1.png").unlink()

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from detcon_d2.quickstart.report.report import main
+from detcon_d2.quickstart.quickstart import quickstart_runs
+from detcon_d2.quickstart.report.report import _Parts, main
 from tests.quickstart.fake import BOX_AP
 
 
@@ -38,6 +39,13 @@ def test_tables_hold_the_metrics_of_every_run_their_differences_and_a_dash_for_m
     assert "DetCon_B, FH regions 21.4 42.7 – 18.4 30.0 12.0" in text
     assert "gain of DetCon_B, FH regions +7.3 +14.6 – +7.3 +0.0 +0.0" in text
     assert re.search(r"disc \d+ 15\.1 22\.4 – –", text) and "agrees with its category with probability 0.8" in text
+
+
+def test_markup_in_the_name_of_a_category_is_text(quickstart):
+    parts = _Parts(quickstart, quickstart_runs(quickstart))
+    parts.images.categories[1] = '<img src="x" onerror="alert(1)"/> & co'
+    table = ElementTree.fromstring(parts.by_category())
+    assert next(table.iter("tbody"))[0][0].text == parts.images.categories[1] and not list(table.iter("img"))
 
 
 def test_curves_of_any_loss_and_learning_metric_end_in_the_last_values_of_the_runs(document):
