@@ -211,7 +211,7 @@ HEADS = [
 
 def test_new_parts_of_a_detector_are_named_in_one_line():
     assert describe_missing(HEADS) == "newly initialised, as expected: FPN, RPN, box head, mask head"
-    assert describe_missing([*HEADS[3:5], "sem_seg_head.p2.weight"]) == "newly initialised, as expected: FPN, RPN, sem_seg_head"
+    assert describe_missing([*HEADS[3:5], "depth_head.p2.weight"]) == "newly initialised, as expected: FPN, RPN, depth_head"
     assert describe_missing(["pixel_std", "backbone.bottom_up.stem.conv1.norm.num_batches_tracked"]) == (
         "every parameter comes from MODEL.WEIGHTS"
     )

@@ -16,6 +16,7 @@ from detcon_d2.engine.setup import (
     resolve_norms,
     resolve_precision,
 )
+from detcon_d2.model_zoo import find_config
 from tests.conftest import tiny_opts, write_photos
 from tests.engine.finetune.test_setup import CONFIG
 from tests.engine.runs import BASE, arguments, output_of, start
@@ -79,12 +80,20 @@ def test_fp16_is_refused_on_the_cpu(monkeypatch, device, gpus):
         check_pretraining_config(load_config(BASE, ["DETCON.SOLVER.AMP_DTYPE", "fp16", "MODEL.DEVICE", device]), world_size=1)
 
 
-@pytest.mark.parametrize(("config", "norms"), [(BASE, PRETRAINING_NORMS), (CONFIG, DETECTOR_NORMS)], ids=["pretraining", "detector"])
-def test_syncbn_is_replaced_where_it_does_not_work(config, norms):
+@pytest.mark.parametrize(
+    ("config", "norms", "keys"),
+    [
+        (BASE, PRETRAINING_NORMS, list(PRETRAINING_NORMS)),
+        (CONFIG, DETECTOR_NORMS, [key for key in DETECTOR_NORMS if "SEM_SEG" not in key]),
+        (find_config("PascalVOC-SemanticSegmentation/Base-FCN.yaml"), DETECTOR_NORMS, ["MODEL.RESNETS.NORM", "MODEL.SEM_SEG_HEAD.NORM"]),
+    ],
+    ids=["pretraining", "detector", "segmentor"],
+)
+def test_syncbn_is_replaced_where_it_does_not_work(config, norms, keys):
     cpu = [load_config(config, ["MODEL.DEVICE", "cpu"]) for _ in range(2)]
-    assert resolve_norms(cpu[0], 1, norms) == [f"{key} SyncBN -> BN (one process)." for key in norms]
+    assert resolve_norms(cpu[0], 1, norms) == [f"{key} SyncBN -> BN (one process)." for key in keys]
     # Boxes differ in number from process to process.
-    expected = {key: "naiveSyncBN_N" if "HEAD.NORM" in key else "naiveSyncBN" for key in norms}
+    expected = {key: "naiveSyncBN_N" if "ROI_" in key else "naiveSyncBN" for key in keys}
     assert resolve_norms(cpu[1], 2, norms) == [
         f"{key} SyncBN -> {new} (torch's SyncBatchNorm needs CUDA)." for key, new in expected.items()
     ]
