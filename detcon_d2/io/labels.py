@@ -30,5 +30,5 @@ def read_labels(data: bytes) -> np.ndarray:
         raise ValueError(f"found an image of mode {mode}; expected 8 or 16 bits of label, a palette, or RGB without alpha")
     void, colour = _VOC_VOID
     if palette and palette[3 * void : 3 * void + 3] == colour:
-        return np.where(labels == void, NO_LABEL, labels).astype(np.uint16)
+        return np.where(labels == void, np.uint16(NO_LABEL), labels)
     return labels

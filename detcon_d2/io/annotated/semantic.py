@@ -6,7 +6,7 @@ import numpy as np
 
 from detcon_d2.io.annotated.kinds import KINDS, absent_paths, split_spec
 from detcon_d2.io.annotated.text import excerpt, read_text
-from detcon_d2.io.images import read_labels
+from detcon_d2.io.labels import NO_LABEL, read_labels
 from detcon_d2.io.specs import list_images
 
 SEMANTIC_KINDS = ("voc", "masks")
@@ -55,6 +55,7 @@ def read_label_image(path: str | Path, num_classes: int, ignored: int, size: tup
         labels = read_labels(Path(path).read_bytes())
     except (OSError, ValueError) as error:
         raise ValueError(f"the label image {path} cannot be read: {error}") from error
+    labels = np.where(labels == NO_LABEL, labels.dtype.type(ignored), labels)
     if labels.ndim != 2:
         raise ValueError(f"the label image {path} has colours; expected one number for each pixel (grey or palette)")
     if size is not None and labels.shape != size:

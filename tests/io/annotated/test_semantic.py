@@ -11,7 +11,8 @@ def write(path, labels: np.ndarray, mode: str = "L"):
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(labels)
     if mode == "P":
-        image.putpalette([value for index in range(256) for value in (255 - index, 7, index)])
+        # 255 has the colour of VOC's void.
+        image.putpalette([*(value for index in range(255) for value in (255 - index, 7, index)), 224, 224, 192])
     image.save(path)
     return path
 
