@@ -35,7 +35,7 @@ _NAMES = {
     "modeling": ("BACKBONE_REGISTRY", "META_ARCH_REGISTRY", "ResNet", "build_backbone", "build_model"),
     "modeling.backbone.fpn": ("FPN", "LastLevelMaxPool"),
     "modeling.backbone.resnet": ("BasicBlock", "BasicStem", "BottleneckBlock"),
-    "solver": ("build_lr_scheduler", "build_optimizer"),
+    "solver": ("LRMultiplier", "build_lr_scheduler", "build_optimizer"),
     "solver.build": ("maybe_add_gradient_clipping",),
     "structures": ("BoxMode", "Boxes", "ImageList", "Instances", "PolygonMasks"),
     "utils.env": ("seed_all_rng",),

@@ -59,8 +59,14 @@ class StepTrainer(d2.TrainerBase):
     batches: Iterator[list[dict]]
     checkpointer: "d2.DetectionCheckpointer"
 
-    def __init__(self, cfg: "d2.CfgNode", build_optimizer: Callable[["d2.CfgNode", nn.Module], torch.optim.Optimizer]):
-        """``cfg`` is resolved and frozen; ``build_optimizer`` is called with it and the model."""
+    def __init__(
+        self,
+        cfg: "d2.CfgNode",
+        build_optimizer: Callable[["d2.CfgNode", nn.Module], torch.optim.Optimizer],
+        build_lr_scheduler: Callable[["d2.CfgNode", torch.optim.Optimizer], "d2.LRMultiplier"] | None = None,
+    ):
+        """``cfg`` is resolved and frozen; ``build_optimizer`` is called with it and the model, ``build_lr_scheduler`` (default:
+        Detectron2's) with it and the optimizer."""
         super().__init__()
         model = d2.build_model(cfg)
         if cfg.DETCON.CHANNELS_LAST:
@@ -71,7 +77,7 @@ class StepTrainer(d2.TrainerBase):
         self.stop_requested = self.stop_agreed = False
         self.network, self.model = model, wrap_ddp(model)
         self.optimizer = build_optimizer(cfg, model)
-        self.scheduler = d2.build_lr_scheduler(cfg, self.optimizer)
+        self.scheduler = (build_lr_scheduler or d2.build_lr_scheduler)(cfg, self.optimizer)
         self.device_type = torch.device(cfg.MODEL.DEVICE).type
         self.amp_dtype = AMP_DTYPES[cfg.DETCON.SOLVER.AMP_DTYPE] if cfg.SOLVER.AMP.ENABLED else None
         self.scaler = torch.amp.GradScaler(self.device_type, enabled=self.amp_dtype == torch.float16)

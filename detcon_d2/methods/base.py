@@ -29,6 +29,8 @@ class PretrainingModel(SampleInputs):
     """Makes what the loader sends of each image."""
     online_keys: ClassVar[tuple[str, ...]]
     """The entries of :meth:`embed` through which the loss reaches the parameters."""
+    ema_lead: ClassVar[int] = 0
+    """The target moves after step s with the momentum of step s + lead; 1 for methods that move it before a step with that step's own."""
 
     def __init__(
         self,
@@ -83,6 +85,11 @@ class PretrainingModel(SampleInputs):
     @classmethod
     def check_config(cls, cfg: "d2.CfgNode") -> list[tuple[bool, str, object, str]]:
         """What the method requires: (whether it is fulfilled, key, value found, what is expected) each."""
+        return []
+
+    @classmethod
+    def doubts(cls, cfg: "d2.CfgNode", num_images: int) -> list[str]:
+        """Settings that can run, but are likely to teach little with so many training images: found, expected and remedy, for the log."""
         return []
 
     def sample_maker(self, cfg: "d2.CfgNode") -> SampleMaker:
