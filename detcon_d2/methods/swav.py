@@ -104,13 +104,13 @@ class SwAV(PretrainingModel):
         rows = cfg.SOLVER.IMS_PER_BATCH + keys.QUEUE
         if keys.PROTOTYPES > rows:
             found.append(
-                f"DETCON.SWAV.PROTOTYPES is {keys.PROTOTYPES}; expected at most {rows}, the images of a batch (SOLVER.IMS_PER_BATCH) and of "
-                "DETCON.SWAV.QUEUE. Lower it, or raise one of these."
+                f"DETCON.SWAV.PROTOTYPES is {keys.PROTOTYPES}; expected at most {rows}, the images of a batch (SOLVER.IMS_PER_BATCH) and "
+                "of DETCON.SWAV.QUEUE. Lower it, or raise one of these."
             )
         if keys.QUEUE > num_images / 4:
             found.append(
-                f"DETCON.SWAV.QUEUE is {keys.QUEUE} with {num_images} training images; expected at most a quarter of them. Lower it, or take "
-                "0 and fewer DETCON.SWAV.PROTOTYPES."
+                f"DETCON.SWAV.QUEUE is {keys.QUEUE} with {num_images} training images; expected at most a quarter of them. Lower it, or "
+                "take 0 and fewer DETCON.SWAV.PROTOTYPES."
             )
         return found
 
