@@ -12,7 +12,8 @@ from torch import nn
 from detcon_d2 import d2
 from detcon_d2.data.label_maps import describe_masks
 from detcon_d2.losses.detcon import detcon_loss
-from detcon_d2.methods.base import MethodHook, PretrainingModel
+from detcon_d2.methods.base import PretrainingModel
+from detcon_d2.methods.hook import MethodHook
 from detcon_d2.methods.odin import LearnedRegions, add_learned_regions_config
 from detcon_d2.methods.odin_hook import LearnedRegionsHook
 from detcon_d2.modeling.heads import DetConHead
