@@ -15,7 +15,6 @@ from detcon_d2.engine.setup import load_config
 from detcon_d2.evaluation.evaluate import evaluate_encoder
 from detcon_d2.evaluation.frozen import FrozenEncoder, random_encoder, trained_encoder
 from detcon_d2.io.atomic import write_bytes_atomically
-from detcon_d2.model_zoo import find_config
 from detcon_d2.quickstart.commands import lock_folder, run_chains
 from detcon_d2.quickstart.results import read_series
 from detcon_d2.quickstart.runs import METHODS, DataSet, Run, Training
@@ -41,7 +40,7 @@ def run_knn(output: Path, data_set: DataSet, methods: Sequence[str], trainings: 
         if any(run.method.masks == "fh" for run, _ in runs):
             run_chains({"fh": [data_set.masks("fh")]})
         run_chains({run.folder.name: data_set.pretraining(run, training)[:1] for run, training in runs}, jobs)
-        untrained = [_top1(data_set, _untrained(seed)) for seed in RANDOM_SEEDS]
+        untrained = [_top1(data_set, _untrained(runs[0][0], seed)) for seed in RANDOM_SEEDS]
         lines = list(table(untrained, [(run, _top1(data_set, _trained(run))) for run, _ in runs]))
         write_bytes_atomically(output / "knn.md", "\n".join(lines).encode())
     return "\n".join(lines)
@@ -62,8 +61,8 @@ def table(untrained: Sequence[float], runs: Sequence[tuple[Run, float]]) -> Iter
         yield f"| {run.method.title} | {top1:.1f} | {top1 - mean:+.1f} | {minutes:.1f} | {', '.join(metrics)} |"
 
 
-def _untrained(seed: int) -> FrozenEncoder:
-    return random_encoder(load_config(find_config("quickstart/Base-quickstart.yaml"), ["SEED", str(seed)]))
+def _untrained(run: Run, seed: int) -> FrozenEncoder:
+    return random_encoder(load_config(str(run.pretrain / "config.yaml"), ["SEED", str(seed)]))
 
 
 def _trained(run: Run) -> FrozenEncoder:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from detcon_d2.model_zoo import get_config
 from detcon_d2.quickstart import knn
 from detcon_d2.quickstart.experiment import KNN_EPOCHS, KNN_METHODS, parse_args
 from detcon_d2.quickstart.runs import METHODS, DataSet, Training
@@ -20,6 +21,7 @@ def pretend_to_train(folder: Path, minutes: float, **metrics: float) -> None:
     """What a run leaves, except for its checkpoint."""
     (folder / "stages").mkdir(parents=True)
     (folder / "pretrain").mkdir()
+    (folder / "pretrain/config.yaml").write_text(get_config("quickstart/simclr_R_18.yaml").dump())
     (folder / "stages/pretrain.json").write_text(json.dumps({"seconds": 60 * minutes}))
     rows = [{"iteration": 9, **{f"learning/{name}": 0.0 for name in metrics}}, {"iteration": 19, "loss_any": 1.0}]
     rows.append({"iteration": 19, **{f"learning/{name}": value for name, value in metrics.items()}})
@@ -36,7 +38,7 @@ def test_every_method_is_pretrained_and_compared_with_untrained_encoders(data_se
                 pretend_to_train(data_set.folder / name, 1.5, projection_std=0.875)
 
     monkeypatch.setattr(knn, "run_chains", run_chains)
-    monkeypatch.setattr(knn, "_trained", lambda run: knn._untrained(7))
+    monkeypatch.setattr(knn, "_trained", lambda run: knn._untrained(run, 7))
     text = knn.run_knn(tmp_path, data_set, ["simclr", "detcon_b"], [Training(0, 2.0, 10)], 1)
     assert list(chains) == ["fh", "simclr-0", "detcon_b-0"]
     assert [len(chain) for chain in chains.values()] == [1, 1, 1]  # no conversion
