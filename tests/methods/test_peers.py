@@ -11,7 +11,9 @@ from detcon_d2 import d2
 from detcon_d2.engine import load_config, setup_pretraining
 from detcon_d2.losses import detcon_loss, nt_xent_loss, sinkhorn_codes
 from detcon_d2.methods import pretraining_class
+from detcon_d2.model_zoo import get_config
 from detcon_d2.modeling.ema import ema_momentum
+from detcon_d2.solver import resolve_schedule
 from tests.engine.runs import BASE, arguments, final_state, metrics, pretrainer, run
 from tests.methods.test_contract import HELD, batch_of, build, options
 from tests.modeling.processes import run_processes
@@ -228,3 +230,28 @@ def test_multi_crop_makes_small_crops_with_their_own_area_and_colours(photos):
         boxes = [transform.box for transform in samples.sample_geometry(position, 100, 100)]
         assert all((box[2] - box[0]) * (box[3] - box[1]) <= 1100 for box in boxes[2:])
     assert [augmentation.blur_prob for augmentation in samples.photometric] == [0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "warm_up", "attempts", "held"),
+    [
+        ("Supervised/supervised_R_50_in1k_90ep", 0, 10, False),
+        ("SimCLR/simclr_R_50_in1k_1000ep", 10, 100, False),
+        ("BYOL/byol_R_50_in1k_1000ep", 10, 1, False),
+        ("MoCo/moco_v1_R_50_in1k_200ep", 0, 10, False),
+        ("MoCo/moco_v2_R_50_in1k_800ep", 0, 10, True),
+        ("SwAV/swav_R_50_in1k_800ep", 10, 10, False),
+        ("SwAV/swav_R_50_in1k_400ep_bs256", 0, 10, False),
+        ("DINO/dino_R_50_in1k_100ep", 10, 10, False),
+        ("PixPro/pixpro_R_50_in1k_400ep", 5, 10, False),
+        ("DenseCL/densecl_R_50_coco_800ep", 0, 10, True),
+    ],
+)
+def test_published_runs_have_their_authors_warm_up_and_crops(name, warm_up, attempts, held):
+    cfg = get_config(f"{name}.yaml")
+    resolve_schedule(cfg, 1281167)
+    # Without a value of ours, Detectron2's 1000 iterations would be the warm-up.
+    assert cfg.SOLVER.WARMUP_ITERS == warm_up * 1281167 // cfg.SOLVER.IMS_PER_BATCH
+    assert (cfg.DETCON.VIEWS.CROP_ATTEMPTS, cfg.DETCON.SOLVER.LR_PER_EPOCH) == (attempts, held)
+    geometry, _ = pretraining_class(cfg.MODEL.META_ARCHITECTURE).Samples.augmentations(cfg)
+    assert {view.crop_attempts for view in geometry} == {attempts}
