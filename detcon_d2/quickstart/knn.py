@@ -1,7 +1,8 @@
 """What pretraining teaches before any fine-tuning: kNN of the annotated regions' categories, by the frozen encoder of every method.
 
-A region is the box of an annotation, cut out of its image. Those of the unlabelled split are the neighbours, those of the validation split
-are classified. Pretraining itself sees whole images without categories; only the method "supervised" is trained on the regions.
+A region is the box of an annotation, cut out of its image and resized to the views of pretraining. Those of the unlabelled split are the
+neighbours, those of the validation split are classified. Pretraining itself sees whole images without categories; only the method
+"supervised" is trained on the regions.
 """
 
 import json
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from detcon_d2 import d2
 from detcon_d2.checkpoint.convert.readers import read_checkpoint
 from detcon_d2.engine.setup import load_config
 from detcon_d2.evaluation.evaluate import evaluate_encoder
@@ -21,8 +23,6 @@ from detcon_d2.quickstart.runs import METHODS, DataSet, Run, Training
 
 SPLITS = ("unlabeled", "val")
 """The splits whose regions are cut out: neighbours, and what is classified."""
-SIZE = 64
-"""Side of the regions in pixels when they are classified."""
 RANDOM_SEEDS = range(5)
 """Of the untrained encoders."""
 
@@ -30,9 +30,12 @@ RANDOM_SEEDS = range(5)
 def run_knn(output: Path, data_set: DataSet, methods: Sequence[str], trainings: Sequence[Training], jobs: int) -> str:
     """Pretrain what is not finished yet, ``jobs`` runs at the same time; returns the table, which is also written to ``knn.md``.
 
-    Raises ValueError if the folder holds other images, and as :func:`~detcon_d2.quickstart.commands.run_chains`.
+    Raises ValueError without a method that is trained, if the folder holds other images, and as
+    :func:`~detcon_d2.quickstart.commands.run_chains`.
     """
     runs = [(data_set.run(METHODS[name], training.seed), training) for training in trainings for name in methods if name != "random"]
+    if not runs:
+        raise ValueError(f"--knn found the methods {' '.join(methods)}; expected at least one that is pretrained: random is always there.")
     with lock_folder(output):
         data_set.generate()
         for split in SPLITS:
@@ -40,8 +43,10 @@ def run_knn(output: Path, data_set: DataSet, methods: Sequence[str], trainings: 
         if any(run.method.masks == "fh" for run, _ in runs):
             run_chains({"fh": [data_set.masks("fh")]})
         run_chains({run.folder.name: data_set.pretraining(run, training)[:1] for run, training in runs}, jobs)
-        untrained = [_top1(data_set, _untrained(runs[0][0], seed)) for seed in RANDOM_SEEDS]
-        lines = list(table(untrained, [(run, _top1(data_set, _trained(run))) for run, _ in runs]))
+        config = load_config(str(runs[0][0].pretrain / "config.yaml"), [])
+        untrained = [_top1(data_set, _untrained(config, seed), config.DETCON.VIEWS.SIZE) for seed in RANDOM_SEEDS]
+        trained = [(run, _top1(data_set, _trained(run), config.DETCON.VIEWS.SIZE)) for run, _ in runs]
+        lines = list(table(untrained, trained))
         write_bytes_atomically(output / "knn.md", "\n".join(lines).encode())
     return "\n".join(lines)
 
@@ -61,16 +66,18 @@ def table(untrained: Sequence[float], runs: Sequence[tuple[Run, float]]) -> Iter
         yield f"| {run.method.title} | {top1:.1f} | {top1 - mean:+.1f} | {minutes:.1f} | {', '.join(metrics)} |"
 
 
-def _untrained(run: Run, seed: int) -> FrozenEncoder:
-    return random_encoder(load_config(str(run.pretrain / "config.yaml"), ["SEED", str(seed)]))
+def _untrained(cfg: "d2.CfgNode", seed: int) -> FrozenEncoder:
+    cfg = cfg.clone()
+    cfg.SEED = seed
+    return random_encoder(cfg)
 
 
 def _trained(run: Run) -> FrozenEncoder:
     return trained_encoder(read_checkpoint(run.pretrain / "model_final.pth", branch="online"))
 
 
-def _top1(data_set: DataSet, encoder: FrozenEncoder) -> float:
-    """Of the nearest 20 neighbours."""
+def _top1(data_set: DataSet, encoder: FrozenEncoder, size: int) -> float:
+    """By the nearest 20 neighbours, of regions of ``size`` pixels a side."""
     train, test = (f"folder:{data_set.crops(split)}" for split in SPLITS)
-    found: dict[str, Any] = evaluate_encoder(encoder, train, test, data_set.folder / "features", size=SIZE, protocols=())
+    found: dict[str, Any] = evaluate_encoder(encoder, train, test, data_set.folder / "features", size=size, protocols=())
     return found["knn"][0]["top1"]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from detcon_d2.engine.setup import load_config
 from detcon_d2.model_zoo import get_config
 from detcon_d2.quickstart import knn
 from detcon_d2.quickstart.experiment import KNN_EPOCHS, KNN_METHODS, parse_args
@@ -38,7 +39,7 @@ def test_every_method_is_pretrained_and_compared_with_untrained_encoders(data_se
                 pretend_to_train(data_set.folder / name, 1.5, projection_std=0.875)
 
     monkeypatch.setattr(knn, "run_chains", run_chains)
-    monkeypatch.setattr(knn, "_trained", lambda run: knn._untrained(run, 7))
+    monkeypatch.setattr(knn, "_trained", lambda run: knn._untrained(load_config(str(run.pretrain / "config.yaml"), []), 7))
     text = knn.run_knn(tmp_path, data_set, ["simclr", "detcon_b"], [Training(0, 2.0, 10)], 1)
     assert list(chains) == ["fh", "simclr-0", "detcon_b-0"]
     assert [len(chain) for chain in chains.values()] == [1, 1, 1]  # no conversion
@@ -47,6 +48,11 @@ def test_every_method_is_pretrained_and_compared_with_untrained_encoders(data_se
     assert simclr.startswith("| SimCLR | ") and simclr.endswith(" | 1.5 | projection_std 0.88 |")
     assert detcon.startswith(f"| {METHODS['detcon_b'].title} | ")
     assert (tmp_path / "knn.md").read_text() == text
+
+
+def test_a_table_of_random_encoders_alone_is_refused(data_set, tmp_path):
+    with pytest.raises(ValueError, match="--knn found the methods random; expected at least one that is pretrained"):
+        knn.run_knn(tmp_path, data_set, ["random"], [Training(0, 2.0, 10)], 1)
 
 
 def test_knn_has_its_own_methods_seeds_and_length():
