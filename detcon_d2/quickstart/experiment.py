@@ -31,7 +31,7 @@ DATA_SETS: dict[str, tuple[ShapesConfig, tuple[str, ...]]] = {
 
 PRETRAIN_EPOCHS, FINETUNE_ITERATIONS = 40.0, 300
 """1875 iterations of batch 64, and 300 of batch 8."""
-KNN_EPOCHS, KNN_METHODS = 3.5, (*_PEERS, "detcon_s", "detcon_b")
+KNN_EPOCHS, KNN_METHODS = 2.0, (*_PEERS, "detcon_s", "detcon_b")
 """Of pretraining for kNN: minutes on one core."""
 
 Scores = dict[str, dict[str, dict[int, float]]]
@@ -40,7 +40,7 @@ Scores = dict[str, dict[str, dict[int, float]]]
 _EXAMPLES = """examples
   %(prog)s --methods random detcon_s grid --data-sets easy                     # one comparison
   %(prog)s --methods detcon_b --output output/fp32 -- SOLVER.AMP.ENABLED False    # one method in full precision, in its own folder
-  %(prog)s --knn --output output/knn            # kNN of the regions' categories by the frozen encoder of every method, next to random ones
+  %(prog)s --knn --output output/knn            # kNN of regions' categories by the frozen encoder of every method, next to random ones
 
 """
 _DEFAULT_METHODS = [method.name for method in METHODS.values() if not method.optional]
@@ -55,7 +55,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data-sets", "--worlds", nargs="+", choices=DATA_SETS, default=list(DATA_SETS), metavar="NAME", help=about)
     about = f"methods to compare, of the list below (default: {' '.join(_DEFAULT_METHODS)})"
     parser.add_argument("--methods", "--rows", nargs="+", choices=METHODS, metavar="NAME", help=about)
-    about = f"pretrain only, and classify the annotated regions of the easy data set by kNN (default: {' '.join(KNN_METHODS)}; seed 0)"
+    about = f"pretrain on annotated regions as images, and classify them by kNN; the methods are then {' '.join(KNN_METHODS)}, the seed 0"
     parser.add_argument("--knn", action="store_true", help=about)
     parser.add_argument("--seeds", nargs="+", type=int, help="of pretraining and fine-tuning (default: 0 1 2)")
     parser.add_argument("--epochs", type=float, help=f"of pretraining (default: {PRETRAIN_EPOCHS:g}; with --knn {KNN_EPOCHS:g})")
@@ -78,10 +78,10 @@ def main(argv: list[str] | None = None) -> int | None:
         trainings = [Training(seed, args.epochs, FINETUNE_ITERATIONS, tuple(args.opts)) for seed in args.seeds]
         if args.knn:
             # Imported here: the processes that draw images import this module too, and need no torch.
-            from detcon_d2.quickstart.knn import run_knn
+            from detcon_d2.quickstart.knn import RegionImages, run_knn
 
             output = args.output.resolve()
-            print(run_knn(output, DataSet(output / "easy", DATA_SETS["easy"][0]), args.methods, trainings, args.jobs))
+            print(run_knn(output, RegionImages(output / "regions", DATA_SETS["easy"][0]), args.methods, trainings, args.jobs))
         else:
             print(run_experiment(args.output, args.data_sets, args.methods, trainings, args.jobs))
 

@@ -1,8 +1,8 @@
-"""What pretraining teaches before any fine-tuning: kNN of the annotated regions' categories, by the frozen encoder of every method.
+"""What pretraining teaches before any fine-tuning: kNN of the images' categories, by the frozen encoder of every method.
 
-A region is the box of an annotation, cut out of its image and resized to the views of pretraining. Those of the unlabelled split are the
-neighbours, those of the validation split are classified. Pretraining itself sees whole images without categories; only the method
-"supervised" is trained on the regions.
+Image-level methods expect images of one object each, as ImageNet's. Here these are the built-in data set's annotated regions, cut out at
+their boxes. Every method is pretrained on those of the unlabelled split, which are also the neighbours; those of the validation split are
+classified. Only the method "supervised" sees the categories. DetCon's regions are those of FH within such an image.
 """
 
 import json
@@ -27,7 +27,14 @@ RANDOM_SEEDS = range(5)
 """Of the untrained encoders."""
 
 
-def run_knn(output: Path, data_set: DataSet, methods: Sequence[str], trainings: Sequence[Training], jobs: int) -> str:
+class RegionImages(DataSet):
+    """The built-in data set, but pretraining is on its annotated regions as images."""
+
+    def _unlabeled(self, masks: str | None) -> str:
+        return f"folder:{self.crops('unlabeled')}"
+
+
+def run_knn(output: Path, data_set: RegionImages, methods: Sequence[str], trainings: Sequence[Training], jobs: int) -> str:
     """Pretrain what is not finished yet, ``jobs`` runs at the same time; returns the table, which is also written to ``knn.md``.
 
     Raises ValueError without a method that is trained, if the folder holds other images, and as

@@ -9,13 +9,13 @@ from detcon_d2.engine.setup import load_config
 from detcon_d2.model_zoo import get_config
 from detcon_d2.quickstart import knn
 from detcon_d2.quickstart.experiment import KNN_EPOCHS, KNN_METHODS, parse_args
-from detcon_d2.quickstart.runs import METHODS, DataSet, Training
+from detcon_d2.quickstart.runs import METHODS, Training
 from detcon_d2.quickstart.shapes import ShapesConfig
 
 
 @pytest.fixture
-def data_set(tmp_path: Path) -> DataSet:
-    return DataSet(tmp_path / "easy", ShapesConfig(size=48, num_unlabeled=20, num_train=1, num_val=4))
+def data_set(tmp_path: Path) -> knn.RegionImages:
+    return knn.RegionImages(tmp_path / "regions", ShapesConfig(size=48, num_unlabeled=20, num_train=1, num_val=4))
 
 
 def pretend_to_train(folder: Path, minutes: float, **metrics: float) -> None:
@@ -43,6 +43,7 @@ def test_every_method_is_pretrained_and_compared_with_untrained_encoders(data_se
     text = knn.run_knn(tmp_path, data_set, ["simclr", "detcon_b"], [Training(0, 2.0, 10)], 1)
     assert list(chains) == ["fh", "simclr-0", "detcon_b-0"]
     assert [len(chain) for chain in chains.values()] == [1, 1, 1]  # no conversion
+    assert all(any(str(data_set.crops("unlabeled")) in word for word in command.words) for (command,) in chains.values())
     _, _, baseline, simclr, detcon = text.splitlines()
     assert baseline.startswith("| random, 5 seeds | ") and "±" in baseline
     assert simclr.startswith("| SimCLR | ") and simclr.endswith(" | 1.5 | projection_std 0.88 |")
