@@ -67,7 +67,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         del args.opts[0]
     args.methods = args.methods or list(KNN_METHODS if args.knn else _DEFAULT_METHODS)
     args.seeds = args.seeds or ([0] if args.knn else [0, 1, 2])
-    args.epochs = args.epochs or (KNN_EPOCHS if args.knn else PRETRAIN_EPOCHS)
+    if args.epochs is None:
+        args.epochs = KNN_EPOCHS if args.knn else PRETRAIN_EPOCHS
     return args
 
 
