@@ -55,6 +55,9 @@ def add_detcon_config(cfg: "d2.CfgNode") -> None:
     # Crop: area as a fraction of the image, uniform; aspect ratio (w / h), log-uniform.
     cfg.DETCON.VIEWS.CROP_AREA = (0.08, 1.0)
     cfg.DETCON.VIEWS.CROP_ASPECT = (3.0 / 4.0, 4.0 / 3.0)
+    # 1: a crop that is larger than the image is clamped to it (the released code). More: it is sampled again so often, and then the largest
+    # central crop is taken (torchvision, with 10).
+    cfg.DETCON.VIEWS.CROP_ATTEMPTS = 1
     cfg.DETCON.VIEWS.FLIP_PROB = 0.5
     # "bicubic_tf": a = -0.5, no antialias (the released code); "bicubic_torch": a = -0.75, no antialias;
     # "bicubic_pil" and "bilinear_pil": antialiased.
@@ -137,6 +140,8 @@ def add_detcon_config(cfg: "d2.CfgNode") -> None:
     cfg.DETCON.SOLVER.WARMUP_EPOCHS = 0.0
     # Epochs at which WarmupMultiStepLR multiplies the learning rate by SOLVER.GAMMA, written to SOLVER.STEPS; (): SOLVER.STEPS stays.
     cfg.DETCON.SOLVER.STEP_EPOCHS = ()
+    # Hold the learning rate constant within each epoch, at the schedule's value for its start (MoCo v2, DenseCL).
+    cfg.DETCON.SOLVER.LR_PER_EPOCH = False
     # Autocast dtype when SOLVER.AMP.ENABLED: "bf16" or "fp16" (fp16 scales the loss and needs a GPU).
     cfg.DETCON.SOLVER.AMP_DTYPE = "bf16"
     # How many of the newest checkpoints are kept, in addition to model_final.pth; 0 keeps all.

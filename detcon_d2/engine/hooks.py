@@ -24,7 +24,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class EMAHook(d2.HookBase):
-    """Moves the target network after each optimizer step, with the momentum of that step (method.md, "Networks").
+    """Moves the target network after each optimizer step, with the momentum of that step (method.md, "Networks") or, where the method has
+    an ``ema_lead``, of a later one.
 
     It comes after the optimizer's step and before the checkpointer, so that a checkpoint holds the target of its own iteration.
 
@@ -43,7 +44,8 @@ class EMAHook(d2.HookBase):
     def after_step(self) -> None:
         """Update the target and log the momentum."""
         base = self.base_momentum
-        momentum = base if self.schedule == "constant" else ema_momentum(self.trainer.iter, self.max_iter, base)
+        step = self.trainer.iter + self.model.ema_lead
+        momentum = base if self.schedule == "constant" else ema_momentum(step, self.max_iter, base)
         self.model.update_target(momentum)
         self.trainer.storage.put_scalar("ema_momentum", momentum, smoothing_hint=False)
 

@@ -77,6 +77,8 @@ def setup_pretraining(args: argparse.Namespace) -> tuple["d2.CfgNode", list[dict
         records = load_training_records(cfg, regions=pretraining_class(cfg.MODEL.META_ARCHITECTURE).Samples.uses_regions)
         lines += resolve_schedule(cfg, len(records))
         lines += resolve_probe(cfg, records)
+        for doubt in pretraining_class(cfg.MODEL.META_ARCHITECTURE).doubts(cfg, len(records)):
+            logger.warning(doubt)
         return records, lines
 
     return setup_job(args, resolve, records_digest)

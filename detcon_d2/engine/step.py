@@ -20,7 +20,6 @@ from detcon_d2.engine.hooks import StopOnSignalHook, ThroughputHook
 from detcon_d2.engine.writers import DetConMetricPrinter
 from detcon_d2.io.atomic import atomic_file
 from detcon_d2.io.lock import release_folders
-from detcon_d2.solver import build_lr_scheduler
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -60,8 +59,14 @@ class StepTrainer(d2.TrainerBase):
     batches: Iterator[list[dict]]
     checkpointer: "d2.DetectionCheckpointer"
 
-    def __init__(self, cfg: "d2.CfgNode", build_optimizer: Callable[["d2.CfgNode", nn.Module], torch.optim.Optimizer]):
-        """``cfg`` is resolved and frozen; ``build_optimizer`` is called with it and the model."""
+    def __init__(
+        self,
+        cfg: "d2.CfgNode",
+        build_optimizer: Callable[["d2.CfgNode", nn.Module], torch.optim.Optimizer],
+        build_lr_scheduler: Callable[["d2.CfgNode", torch.optim.Optimizer], "d2.LRMultiplier"],
+    ):
+        """``cfg`` is resolved and frozen; ``build_optimizer`` is called with it and the model, ``build_lr_scheduler`` with it and the
+        optimizer."""
         super().__init__()
         model = d2.build_model(cfg)
         if cfg.DETCON.CHANNELS_LAST:

@@ -4,6 +4,7 @@ import logging
 import weakref
 from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
+from functools import partial
 
 import torch
 
@@ -21,7 +22,7 @@ from detcon_d2.data import build_pretraining_loader, records_digest
 from detcon_d2.engine.hooks import BudgetHook, EMAHook, StepHook
 from detcon_d2.engine.micro_batch import MicroBatches
 from detcon_d2.engine.step import StepTrainer
-from detcon_d2.solver import build_detcon_optimizer
+from detcon_d2.solver import build_detcon_optimizer, build_pretraining_lr_scheduler
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ class DetConTrainer(StepTrainer):
 
     def __init__(self, cfg: "d2.CfgNode", records: list[dict]):
         """Arguments are those that :func:`detcon_d2.engine.setup.setup_pretraining` returns, the same in every process."""
-        super().__init__(cfg, build_detcon_optimizer)
+        super().__init__(cfg, build_detcon_optimizer, partial(build_pretraining_lr_scheduler, num_images=len(records)))
         if cfg.DETCON.COMPILE:
             self.network.compile_encoders(cfg.DETCON.COMPILE)
         self.records = records

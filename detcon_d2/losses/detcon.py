@@ -23,6 +23,7 @@ def detcon_loss(
     local_negatives: bool = True,
     group: int = 0,
     two_views: bool = True,
+    view1_only: bool = False,
     tile: tuple[int, int] | None = None,
 ) -> torch.Tensor:
     """Contrast every sampled region of one view with all regions of both views of all images (Hénaff et al. 2021; method.md, "Loss").
@@ -51,6 +52,7 @@ def detcon_loss(
         group: a row has only targets of its group of this many images as logits: images 0 .. group - 1 of the whole batch, and so on, in
             the order of the ranks; 0: all images. A divisor of K.
         two_views: False: a row's logits are the targets of its own view alone, and its positives those of its own image and id.
+        view1_only: the loss has the rows of view 1 alone. Without ``two_views`` it does not depend on view 2 then.
         tile: (rows, images) of the part of the (N * M, 2 * K * M) logits that is in memory at once, both >= 1; the default depends on
             the device (:func:`~detcon_d2.losses.tiles.default_tile`).
 
@@ -75,7 +77,8 @@ def detcon_loss(
         first = process_rank_and_count()[0] * len(ids1)
         if group < 0 or (group and targets.shape[1] % group):
             raise ValueError(f"group is {group}; expected 0, or a divisor of the {targets.shape[1]} images of the whole batch.")
-        options = {"temperature": temperature, "local_negatives": local_negatives, "two_views": two_views, "tile": tile}
+        options = {"temperature": temperature, "local_negatives": local_negatives, "tile": tile}
+        options |= {"two_views": two_views, "view1_only": view1_only}
         if group:
             return _contrast_groups((pred1.to(dtype), pred2.to(dtype)), ids, targets, counted, first, group, options)
         return contrast((pred1.to(dtype), pred2.to(dtype)), ids, targets, counted, first=first, **options)
@@ -91,6 +94,7 @@ def contrast(
     temperature: float = 0.1,
     local_negatives: bool = True,
     two_views: bool = True,
+    view1_only: bool = False,
     tile: tuple[int, int] | None = None,
 ) -> torch.Tensor:
     """:func:`detcon_loss` of one process that already has the targets of all processes.
@@ -101,7 +105,7 @@ def contrast(
         targets: (2, K, M, D) like ``preds``, normalised, 0 where not ``counted``.
         counted: (2, K, M) bool, True for targets that have a region.
         first: the process's images are first .. first + N - 1 of the K.
-        temperature, local_negatives, two_views, tile: as in :func:`detcon_loss`.
+        temperature, local_negatives, two_views, view1_only, tile: as in :func:`detcon_loss`.
     """
 
     def loss_of(view: int) -> torch.Tensor:
@@ -113,7 +117,7 @@ def contrast(
         relations = _relate(ids[view], ids[other], view, local_negatives, targets.dtype)
         return tiled_cross_entropy(preds[view], columns, in_logits, relations, view=view, first=first, temperature=temperature, tile=tile)
 
-    return loss_of(0) + loss_of(1)
+    return loss_of(0) if view1_only else loss_of(0) + loss_of(1)
 
 
 def _contrast_groups(preds, ids, targets, counted, first: int, group: int, options: dict) -> torch.Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from detcon_d2 import d2
+from detcon_d2.methods.hook import MethodHook
 from detcon_d2.modeling.backbone import zero_init_residual
 from detcon_d2.modeling.ema import update_ema
 from detcon_d2.modeling.inputs import SampleInputs
@@ -29,6 +30,7 @@ class PretrainingModel(SampleInputs):
     """Makes what the loader sends of each image."""
     online_keys: ClassVar[tuple[str, ...]]
     """The entries of :meth:`embed` through which the loss reaches the parameters."""
+    ema_lead: ClassVar[int] = 0  # after step s the target moves with the momentum of step s + ema_lead
 
     def __init__(
         self,
@@ -85,6 +87,11 @@ class PretrainingModel(SampleInputs):
         """What the method requires: (whether it is fulfilled, key, value found, what is expected) each."""
         return []
 
+    @classmethod
+    def doubts(cls, cfg: "d2.CfgNode", num_images: int) -> list[str]:
+        """Settings that can run, but are likely to teach little with so many training images: found, expected and remedy, for the log."""
+        return []
+
     def sample_maker(self, cfg: "d2.CfgNode") -> SampleMaker:
         """Makes the samples of the loader."""
         return self.Samples.from_config(cfg, self.stride)
@@ -109,7 +116,7 @@ class PretrainingModel(SampleInputs):
         """(EMA copy, online module) each; the copies move after each optimizer step."""
         return []
 
-    def hooks(self, cfg: "d2.CfgNode", records: list[dict]) -> list["MethodHook"]:
+    def hooks(self, cfg: "d2.CfgNode", records: list[dict]) -> list[MethodHook]:
         """Hooks of the method for a run on ``records``; they come before all others."""
         return []
 
@@ -191,10 +198,3 @@ class PretrainingModel(SampleInputs):
     def _log(scalars: Mapping[str, torch.Tensor]) -> None:
         for name, value in scalars.items():
             d2.get_event_storage().put_scalar(name, float(value), smoothing_hint=False)
-
-
-class MethodHook(d2.HookBase):
-    """A hook that a method brings along."""
-
-    def resume(self, iteration: int) -> None:
-        """Called once, when a run starts or continues at ``iteration``; raises ValueError where it cannot be continued."""

@@ -1,5 +1,7 @@
 """DenseCL (Wang et al. 2021): MoCo v2, and the same contrast for feature cells, each with the most similar cell of the other view."""
 
+from functools import partial
+
 import torch
 from torch import nn
 
@@ -44,14 +46,22 @@ class DenseCL(MoCo):
     def check_config(cls, cfg: "d2.CfgNode") -> list[tuple[bool, str, object, str]]:
         """Ranges of the keys."""
         keys = cfg.DETCON.DENSECL
-        return [*super().check_config(cfg), (0 <= keys.WEIGHT <= 1, "DETCON.DENSECL.WEIGHT", keys.WEIGHT, "a weight in [0, 1]")]
+        return [
+            *super().check_config(cfg),
+            (0 <= keys.WEIGHT <= 1, "DETCON.DENSECL.WEIGHT", keys.WEIGHT, "a weight in [0, 1]"),
+            (keys.START_ITER >= 0, "DETCON.DENSECL.START_ITER", keys.START_ITER, "an iteration >= 0"),
+        ]
 
     @classmethod
     def from_config(cls, cfg: "d2.CfgNode") -> dict:
-        """Arguments of the constructor from a config; both projectors have two layers of the same sizes."""
+        """Arguments of the constructor from a config; both projectors have two layers of the same sizes.
+
+        The global one is initialised as the authors' linear layers are, the dense one as their convolutions, which have torch's default
+        (``openselfsup/models/necks.py``)."""
         args, head, keys = super().from_config(cfg), cfg.DETCON.PROJECTOR, cfg.DETCON.DENSECL
         dims = [feature_channels(cfg, args["encoder"]), head.HIDDEN_DIM or head.OUT_DIM, head.OUT_DIM]
-        args["heads"]["dense_projector"] = MLP(dims)
+        init = partial(nn.init.kaiming_normal_, mode="fan_in", nonlinearity="relu")
+        args["heads"] = {"projector": MLP(dims, init=init), "dense_projector": MLP(dims)}
         args["queues"]["dense_queue"] = FeatureQueue(head.OUT_DIM, cfg.DETCON.MOCO.QUEUE)
         return args | {"dense_weight": keys.WEIGHT, "dense_from": keys.START_ITER}
 

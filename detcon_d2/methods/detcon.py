@@ -12,14 +12,15 @@ from torch import nn
 from detcon_d2 import d2
 from detcon_d2.data.label_maps import describe_masks
 from detcon_d2.losses.detcon import detcon_loss
-from detcon_d2.methods.base import MethodHook, PretrainingModel
+from detcon_d2.methods.base import PretrainingModel
+from detcon_d2.methods.hook import MethodHook
 from detcon_d2.methods.odin import LearnedRegions, add_learned_regions_config
 from detcon_d2.methods.odin_hook import LearnedRegionsHook
 from detcon_d2.modeling.heads import DetConHead
 from detcon_d2.modeling.metrics import mean_distinct_regions, positive_fraction, projection_std, region_retrieval_top1
 from detcon_d2.modeling.probe import LinearProbe
 from detcon_d2.modeling.regions import ids_from_draws, pool_masked_features
-from detcon_d2.views.samplers import RegionViews
+from detcon_d2.views.samplers import OneRegionView, RegionViews
 
 
 class View(NamedTuple):
@@ -44,6 +45,7 @@ class DetConBase(PretrainingModel):
         local_negatives: bool = True,
         negatives_group: int = 0,
         two_views: bool = True,
+        view1_only: bool = False,
         learned_regions: LearnedRegions | None = None,
         **kwargs,
     ):
@@ -52,13 +54,16 @@ class DetConBase(PretrainingModel):
             projector: maps C to D.
             temperature: tau of the loss.
             local_negatives: whether other regions of the same image are negatives.
-            negatives_group, two_views: ``group`` and ``two_views`` of the loss.
+            negatives_group, two_views, view1_only: ``group``, ``two_views`` and ``view1_only`` of the loss. With the last, samples have one
+                view.
             learned_regions: learns the regions; None: the samples have them.
             **kwargs: as for :class:`PretrainingModel`, without ``heads``.
         """
         super().__init__(heads={"projector": projector}, **kwargs)
         self.loss_options = {"temperature": temperature, "local_negatives": local_negatives}
-        self.loss_options |= {"group": negatives_group, "two_views": two_views}
+        self.loss_options |= {"group": negatives_group, "two_views": two_views, "view1_only": view1_only}
+        if view1_only:
+            self.online_keys = ("online1",)
         self.learned_regions = learned_regions
 
     @classmethod
@@ -76,6 +81,8 @@ class DetConBase(PretrainingModel):
         node.NEGATIVES.GROUP = 0
         # The paper's ablation "two views": False contrasts each view with itself, a region's positives are those of its own view.
         node.TWO_VIEWS = True
+        # Without TWO_VIEWS: "both" adds the losses of both views; "view1_only" makes view 1 alone, for half of the forward passes.
+        node.SAME_VIEW = "both"
         add_learned_regions_config(node.MASKS)
 
     @classmethod
@@ -90,6 +97,8 @@ class DetConBase(PretrainingModel):
                 detcon.NUM_SAMPLES,
                 "at least 2 with SOLVER.IMS_PER_BATCH 1: BatchNorm of the heads needs two regions, and so does the contrast",
             ),
+            (detcon.SAME_VIEW in ("both", "view1_only"), "DETCON.SAME_VIEW", detcon.SAME_VIEW, "'both' or 'view1_only'"),
+            (detcon.SAME_VIEW == "both" or not detcon.TWO_VIEWS, "DETCON.SAME_VIEW", detcon.SAME_VIEW, "'both' with DETCON.TWO_VIEWS True"),
             (detcon.TEMPERATURE > 0, "DETCON.TEMPERATURE", detcon.TEMPERATURE, "a number > 0"),
             (
                 group == 0 or (group > 0 and cfg.SOLVER.IMS_PER_BATCH % group == 0),
@@ -111,6 +120,7 @@ class DetConBase(PretrainingModel):
             "local_negatives": detcon.LOCAL_NEGATIVES,
             "negatives_group": detcon.NEGATIVES.GROUP,
             "two_views": detcon.TWO_VIEWS,
+            "view1_only": _view1_only(cfg),
             "learned_regions": LearnedRegions.build(cfg, shapes),
         }
 
@@ -120,10 +130,11 @@ class DetConBase(PretrainingModel):
         return self._encoders()[-1]
 
     def sample_maker(self, cfg: "d2.CfgNode") -> RegionViews:
-        """Two views with their regions; where regions are learned, with the whole image instead."""
+        """Both views or view 1 with their regions; where regions are learned, with the whole image instead."""
+        samples = OneRegionView if _view1_only(cfg) else RegionViews
         if self.learned_regions is None:
-            return super().sample_maker(cfg)
-        return RegionViews.from_config(cfg, None, self.learned_regions.whole_image_of_samples)
+            return samples.from_config(cfg, self.stride)
+        return samples.from_config(cfg, None, self.learned_regions.whole_image_of_samples)
 
     def hooks(self, cfg: "d2.CfgNode", records: list[dict]) -> list[MethodHook]:
         """The hook of learned regions."""
@@ -135,12 +146,12 @@ class DetConBase(PretrainingModel):
         return super().describe(cfg) | {"mask_parameters": regions}
 
     def views_of(self, batch: list[dict]) -> list[View]:
-        """Images, regions and sampled ids of both views."""
+        """Images, regions and sampled ids of each view."""
         if self.learned_regions is None:
-            cells = [self.stacked(batch, i, "cells") for i in range(2)]
+            cells = [self.stacked(batch, i, "cells") for i in range(len(batch[0]["views"]))]
         else:
             cells = self.learned_regions.cells_of_views(self, batch)
-        ids = [ids_from_draws(cells[i], self.stacked(batch, i, "draws")) for i in range(2)]
+        ids = [ids_from_draws(found, self.stacked(batch, i, "draws")) for i, found in enumerate(cells)]
         return [View(*view) for view in zip(self.images_of(batch), cells, ids, strict=True)]
 
     def project(self, view: View, encoder: nn.Module, projector: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
@@ -150,47 +161,45 @@ class DetConBase(PretrainingModel):
 
     def embed(self, batch: list[dict], with_targets: bool = True) -> dict[str, torch.Tensor]:
         """``online1``, ``online2``, ``target1``, ``target2`` and ``projection1`` (N, M, D), ``ids1``, ``ids2`` (N, M), ``cells1``,
-        ``cells2`` (N, h, w), ``features`` (N, C) of view 1. DetCon_S has no targets: its online embeddings are also the targets."""
-        view1, view2 = self.views_of(batch)
-        features, projection1 = self.project(view1, self.encoder, self.projector)
-        online1 = self.predict(projection1)
-        online2 = self.predict(self.project(view2, self.encoder, self.projector)[1])
-        targets = self.target_projections(view1, view2) if with_targets else {}
-        return {
-            "online1": online1,
-            "online2": online2,
-            **targets,
-            "projection1": projection1.detach(),
-            "ids1": view1.ids,
-            "ids2": view2.ids,
-            "cells1": view1.cells,
-            "cells2": view2.cells,
-            "features": LinearProbe.pool(features),
-        }
+        ``cells2`` (N, h, w), ``features`` (N, C) of view 1. DetCon_S has no targets: its online embeddings are also the targets. Where view
+        1 is the only one, there are no entries of view 2."""
+        views, found = self.views_of(batch), {}
+        for i, view in enumerate(views, 1):
+            features, projection = self.project(view, self.encoder, self.projector)
+            found |= {f"online{i}": self.predict(projection), f"ids{i}": view.ids, f"cells{i}": view.cells}
+            if i == 1:
+                found |= {"projection1": projection.detach(), "features": LinearProbe.pool(features)}
+        return found | (self.target_projections(views) if with_targets else {})
 
     def predict(self, projections: torch.Tensor) -> torch.Tensor:
         """Projections to online embeddings, both (N, M, D)."""
         return projections
 
-    def target_projections(self, view1: View, view2: View) -> dict[str, torch.Tensor]:
+    def target_projections(self, views: list[View]) -> dict[str, torch.Tensor]:
         """``target1`` and ``target2`` (N, M, D), where a target network makes them."""
         return {}
 
     def criterion(self, embeddings: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The DetCon loss, both directions."""
-        e = embeddings
-        targets = e.get("target1", e["online1"]), e.get("target2", e["online2"])
-        return {"loss_detcon": detcon_loss(e["online1"], e["online2"], *targets, e["ids1"], e["ids2"], **self.loss_options)}
+        """The DetCon loss, both directions where there are two views."""
+        e, second = embeddings, "2" if "online2" in embeddings else "1"
+        targets = [e.get(f"target{view}", e[f"online{view}"]) for view in ("1", second)]
+        return {"loss_detcon": detcon_loss(e["online1"], e[f"online{second}"], *targets, e["ids1"], e[f"ids{second}"], **self.loss_options)}
 
     def metrics(self, embeddings: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Collapse, shared regions, distinct regions and retrieval; see ``modeling.metrics``."""
+        """Collapse, distinct regions and, of two views, shared regions and retrieval; see ``modeling.metrics``."""
         e = embeddings
-        return {
-            "projection_std": projection_std(e["projection1"], e["ids1"]),
+        found = {"projection_std": projection_std(e["projection1"], e["ids1"])}
+        if "online2" not in e:
+            return found | {"regions_per_view": mean_distinct_regions(e["cells1"])}
+        return found | {
             "positive_fraction": positive_fraction(e["ids1"], e["ids2"]),
             "regions_per_view": (mean_distinct_regions(e["cells1"]) + mean_distinct_regions(e["cells2"])) / 2,
             "retrieval_top1": region_retrieval_top1(e["online1"], e.get("target2", e["online2"]), e["ids1"], e["ids2"]),
         }
+
+
+def _view1_only(cfg: "d2.CfgNode") -> bool:
+    return not cfg.DETCON.TWO_VIEWS and cfg.DETCON.SAME_VIEW == "view1_only"
 
 
 @d2.META_ARCH_REGISTRY.register()
@@ -242,7 +251,7 @@ class DetConB(DetConBase):
         return self.predictor(projections)
 
     @torch.no_grad()
-    def target_projections(self, view1: View, view2: View) -> dict[str, torch.Tensor]:
-        """Projections of both views by the target network."""
+    def target_projections(self, views: list[View]) -> dict[str, torch.Tensor]:
+        """Projections of each view by the target network."""
         encoder, projector = self.target["encoder"], self.target["projector"]
-        return {f"target{i}": self.project(view, encoder, projector)[1] for i, view in ((1, view1), (2, view2))}
+        return {f"target{i}": self.project(view, encoder, projector)[1] for i, view in enumerate(views, 1)}

@@ -70,6 +70,15 @@ class MoCo(PretrainingModel):
         ]
 
     @classmethod
+    def doubts(cls, cfg: "d2.CfgNode", num_images: int) -> list[str]:
+        """In a long queue many negatives are other views of the query's own image."""
+        queue = cfg.DETCON.MOCO.QUEUE
+        if queue <= num_images / 4:
+            return []
+        advice = "Lower it (4096 is usual for 50,000 images), and DETCON.EMA.MOMENTUM with it (0.99)."
+        return [f"DETCON.MOCO.QUEUE is {queue} with {num_images} training images; expected at most a quarter of them. {advice}"]
+
+    @classmethod
     def from_config(cls, cfg: "d2.CfgNode") -> dict:
         """Arguments of the constructor from a config."""
         args, head, keys = super().from_config(cfg), cfg.DETCON.PROJECTOR, cfg.DETCON.MOCO

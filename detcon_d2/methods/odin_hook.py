@@ -14,7 +14,8 @@ from tqdm import tqdm
 from detcon_d2 import d2
 from detcon_d2.data.loader import build_whole_image_loader
 from detcon_d2.io.atomic import atomic_file
-from detcon_d2.methods.base import MethodHook, PretrainingModel
+from detcon_d2.methods.base import PretrainingModel
+from detcon_d2.methods.hook import MethodHook
 
 logger = logging.getLogger(__name__)
 

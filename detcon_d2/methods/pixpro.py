@@ -29,6 +29,7 @@ class PixPro(PretrainingModel):
 
     Samples = TwoViews
     online_keys = ("online1", "online2")
+    ema_lead = 1  # the authors move the target before a step, with the momentum of that step
 
     @d2.configurable
     def __init__(self, *, heads: dict[str, nn.Module], keys: "d2.CfgNode", **kwargs):

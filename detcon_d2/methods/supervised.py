@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from detcon_d2 import d2
 from detcon_d2.methods.base import PretrainingModel
 from detcon_d2.modeling.backbone import feature_channels
+from detcon_d2.modeling.metrics import projection_std
 from detcon_d2.modeling.probe import LinearProbe
 from detcon_d2.views.samplers import OneView
 
@@ -57,5 +58,6 @@ class Supervised(PretrainingModel):
         return {"loss_supervised": F.cross_entropy(embeddings["logits"].float(), embeddings["labels"])}
 
     def metrics(self, embeddings: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The share of right answers."""
-        return {"accuracy": (embeddings["logits"].argmax(1) == embeddings["labels"]).float().mean()}
+        """Spread of the features, which are what other methods project, and the share of right answers."""
+        right = embeddings["logits"].argmax(1) == embeddings["labels"]
+        return {"projection_std": projection_std(embeddings["features"][:, None]), "accuracy": right.float().mean()}

@@ -98,6 +98,23 @@ class SwAV(PretrainingModel):
         ]
 
     @classmethod
+    def doubts(cls, cfg: "d2.CfgNode", num_images: int) -> list[str]:
+        """Codes share the prototypes equally among the rows of the batch and the queue; and a long queue is of earlier networks."""
+        keys, found = cfg.DETCON.SWAV, []
+        rows = cfg.SOLVER.IMS_PER_BATCH + keys.QUEUE
+        if keys.PROTOTYPES > rows:
+            found.append(
+                f"DETCON.SWAV.PROTOTYPES is {keys.PROTOTYPES}; expected at most {rows}, the images of a batch (SOLVER.IMS_PER_BATCH) and "
+                "of DETCON.SWAV.QUEUE. Lower it, or raise one of these."
+            )
+        if keys.QUEUE > num_images / 4:
+            found.append(
+                f"DETCON.SWAV.QUEUE is {keys.QUEUE} with {num_images} training images; expected at most a quarter of them. Lower it, or "
+                "take 0 and fewer DETCON.SWAV.PROTOTYPES."
+            )
+        return found
+
+    @classmethod
     def from_config(cls, cfg: "d2.CfgNode") -> dict:
         """Arguments of the constructor from a config."""
         args, head, keys = super().from_config(cfg), cfg.DETCON.PROJECTOR, cfg.DETCON.SWAV

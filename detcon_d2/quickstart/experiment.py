@@ -15,13 +15,15 @@ from pathlib import Path
 from detcon_d2.io.atomic import write_bytes_atomically
 from detcon_d2.quickstart.commands import explain_failure, is_finished, lock_folder, run_chains
 from detcon_d2.quickstart.results import read_evaluation
-from detcon_d2.quickstart.runs import METHODS, DataSet, Training
+from detcon_d2.quickstart.runs import METHODS, PEERS, DataSet, Training
 from detcon_d2.quickstart.shapes import ShapesConfig
+
+_PEERS = ("supervised", *(title.lower() for title in PEERS))
 
 DATA_SETS: dict[str, tuple[ShapesConfig, tuple[str, ...]]] = {
     "easy": (
         ShapesConfig(seed=0, agreement=0.8),
-        ("random", "detcon_b", "detcon_s", "detcon_b_kmeans", "detcon_b_grid5", "grid", "annotations"),
+        ("random", "detcon_b", "detcon_s", "detcon_b_kmeans", "detcon_b_grid5", "grid", "annotations", *_PEERS),
     ),
     "hard": (ShapesConfig(seed=0, agreement=0.0), ("random", "detcon_b", "detcon_s")),
 }
@@ -29,6 +31,8 @@ DATA_SETS: dict[str, tuple[ShapesConfig, tuple[str, ...]]] = {
 
 PRETRAIN_EPOCHS, FINETUNE_ITERATIONS = 40.0, 300
 """1875 iterations of batch 64, and 300 of batch 8."""
+KNN_EPOCHS, KNN_METHODS = 2.0, (*_PEERS, "detcon_s", "detcon_b")
+"""Of pretraining for kNN: minutes on one core."""
 
 Scores = dict[str, dict[str, dict[int, float]]]
 """AP in percent by method, "box" or "mask", and seed; runs that have not finished are absent."""
@@ -36,6 +40,7 @@ Scores = dict[str, dict[str, dict[int, float]]]
 _EXAMPLES = """examples
   %(prog)s --methods random detcon_s grid --data-sets easy                     # one comparison
   %(prog)s --methods detcon_b --output output/fp32 -- SOLVER.AMP.ENABLED False    # one method in full precision, in its own folder
+  %(prog)s --knn --output output/knn            # kNN of regions' categories by the frozen encoder of every method, next to random ones
 
 """
 _DEFAULT_METHODS = [method.name for method in METHODS.values() if not method.optional]
@@ -49,15 +54,21 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     about = "easy: the material mostly agrees with the category; hard: only by chance (default: both)"
     parser.add_argument("--data-sets", "--worlds", nargs="+", choices=DATA_SETS, default=list(DATA_SETS), metavar="NAME", help=about)
     about = f"methods to compare, of the list below (default: {' '.join(_DEFAULT_METHODS)})"
-    parser.add_argument("--methods", "--rows", nargs="+", choices=METHODS, default=_DEFAULT_METHODS, metavar="NAME", help=about)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of pretraining and fine-tuning (default: 0 1 2)")
-    parser.add_argument("--epochs", type=float, default=PRETRAIN_EPOCHS, help=f"of pretraining (default: {PRETRAIN_EPOCHS:g})")
+    parser.add_argument("--methods", "--rows", nargs="+", choices=METHODS, metavar="NAME", help=about)
+    about = f"pretrain on annotated regions as images, and classify them by kNN; the methods are then {' '.join(KNN_METHODS)}, the seed 0"
+    parser.add_argument("--knn", action="store_true", help=about)
+    parser.add_argument("--seeds", nargs="+", type=int, help="of pretraining and fine-tuning (default: 0 1 2)")
+    parser.add_argument("--epochs", type=float, help=f"of pretraining (default: {PRETRAIN_EPOCHS:g}; with --knn {KNN_EPOCHS:g})")
     jobs = max(1, min(8, os.cpu_count() or 1))
     parser.add_argument("--jobs", type=int, default=jobs, help=f"runs at the same time; they share the cores (default here: {jobs})")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config options of every pretraining, after --: KEY VALUE ...")
     args = parser.parse_args(argv)
     if args.opts[:1] == ["--"]:
         del args.opts[0]
+    args.methods = args.methods or list(KNN_METHODS if args.knn else _DEFAULT_METHODS)
+    args.seeds = args.seeds or ([0] if args.knn else [0, 1, 2])
+    if args.epochs is None:
+        args.epochs = KNN_EPOCHS if args.knn else PRETRAIN_EPOCHS
     return args
 
 
@@ -66,7 +77,14 @@ def main(argv: list[str] | None = None) -> int | None:
     args = parse_args(argv)
     with explain_failure("evidence"):
         trainings = [Training(seed, args.epochs, FINETUNE_ITERATIONS, tuple(args.opts)) for seed in args.seeds]
-        print(run_experiment(args.output, args.data_sets, args.methods, trainings, args.jobs))
+        if args.knn:
+            # Imported here: the processes that draw images import this module too, and need no torch.
+            from detcon_d2.quickstart.knn import RegionImages, run_knn
+
+            output = args.output.resolve()
+            print(run_knn(output, RegionImages(output / "regions", DATA_SETS["easy"][0]), args.methods, trainings, args.jobs))
+        else:
+            print(run_experiment(args.output, args.data_sets, args.methods, trainings, args.jobs))
 
 
 def run_experiment(output: Path, data_sets: Sequence[str], methods: Sequence[str], trainings: Sequence[Training], jobs: int) -> str:
@@ -91,6 +109,8 @@ def run_experiment(output: Path, data_sets: Sequence[str], methods: Sequence[str
     with lock_folder(output):
         for data_set in places.values():
             data_set.generate()
+        for name in {name for name, method, _ in order if METHODS[method].crops}:
+            places[name].cut_regions("unlabeled")
         run_chains({f"{name}/{generator}": [places[name].masks(generator)] for name, generator in masks})
         pending = {name: chain for name, chain in chains.items() if not is_finished(chain)}
         print(f"{len(chains)} runs, {len(chains) - len(pending)} of them finished before; {jobs} at a time", flush=True)

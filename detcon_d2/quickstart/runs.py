@@ -1,8 +1,13 @@
 """The methods that are compared, and the commands that pretrain and fine-tune with them on a built-in data set."""
 
+import json
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
+
+from detcon_d2.io.atomic import write_bytes_atomically
+from detcon_d2.io.images import read_image
 from detcon_d2.quickstart.commands import Chain, Command
 from detcon_d2.quickstart.shapes import ShapesConfig, generate_shapes, split_paths
 
@@ -16,6 +21,8 @@ class Method(NamedTuple):
     Attributes:
         config: pretraining config, a file of ``configs/quickstart``; ``None``: random initialisation.
         masks: the generator of its label maps, "fh" or "annotations"; ``None``: as config and options specify.
+        crops: it is trained on annotated regions with their categories, instead of on images. Two regions per image, one view of each, are
+            as many views as two of each image, so equal epochs are equal budgets.
         options: config options (KEY VALUE ...) of its pretraining.
         optional: runs only when it is named on the command line.
     """
@@ -24,6 +31,7 @@ class Method(NamedTuple):
     title: str
     config: str | None = None
     masks: str | None = None
+    crops: bool = False
     options: tuple[str, ...] = ()
     optional: bool = False
 
@@ -31,6 +39,9 @@ class Method(NamedTuple):
 def _grid(size: int) -> tuple[str, ...]:
     return ("DETCON.MASKS.SOURCE", "grid", "DETCON.MASKS.GRID", str(size))
 
+
+PEERS = ("SimCLR", "BYOL", "MoCo", "SwAV", "DINO", "PixPro", "DenseCL")
+"""Methods that need no regions and no labels."""
 
 _METHODS = (
     Method("random", "random initialisation"),
@@ -40,6 +51,8 @@ _METHODS = (
     Method("detcon_b_kmeans", "DetCon_B, learned regions (k-means)", "detcon_b_R_18_kmeans.yaml", optional=True),
     Method("detcon_b_grid5", "DetCon_B, grid 5x5", "detcon_b_R_18.yaml", options=_grid(5), optional=True),
     Method("annotations", "DetCon_S, annotation masks (upper bound)", "detcon_s_R_18.yaml", "annotations"),
+    Method("supervised", "supervised, categories of the regions", "supervised_R_18.yaml", crops=True, optional=True),
+    *(Method(title.lower(), title, f"{title.lower()}_R_18.yaml", optional=True) for title in PEERS),
 )
 METHODS: dict[str, Method] = {method.name: method for method in _METHODS}
 """Every method, by name."""
@@ -89,6 +102,27 @@ class DataSet(NamedTuple):
     def run(self, method: Method, seed: int) -> Run:
         """The method's run with a seed, in a folder of its own."""
         return Run(method, self.folder / f"{method.name}-{seed}")
+
+    def crops(self, split: str) -> Path:
+        """The folder of the annotated regions of a split."""
+        return self.folder / "crops" / split
+
+    def cut_regions(self, split: str) -> None:
+        """Cut the boxes of a split's annotations out of its images, as class folders ``CATEGORY/ANNOTATION.png``, unless that is done."""
+        folder, paths = self.crops(split), split_paths(self.folder / "data", split)
+        done = folder.with_name(f"{split}.done")
+        if done.exists():
+            return
+        content = json.loads(paths.annotations.read_text(encoding="utf-8"))
+        categories = {category["id"]: category["name"] for category in content["categories"]}
+        images = {image["id"]: read_image(paths.images / image["file_name"]) for image in content["images"]}
+        for annotation in content["annotations"]:
+            x, y, width, height = map(int, annotation["bbox"])
+            region = images[annotation["image_id"]][y : y + height, x : x + width]
+            path = folder / categories[annotation["category_id"]] / f"{annotation['id']:06d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes_atomically(path, cv2.imencode(".png", cv2.cvtColor(region, cv2.COLOR_RGB2BGR))[1].tobytes())
+        done.touch()
 
     def masks(self, generator: str) -> Command:
         """Label maps of the unlabelled images by "fh" or "annotations"."""
@@ -145,4 +179,5 @@ class DataSet(NamedTuple):
     def _inputs(self, method: Method) -> tuple[str, ...]:
         """Config options for the images and regions of pretraining."""
         roots = () if method.masks is None else ("DETCON.MASKS.ROOTS", repr((str(self.folder / f"masks_{method.masks}"),)))
-        return ("DATASETS.TRAIN", repr((self._unlabeled(method.masks),)), *roots, *method.options)
+        images = f"folder:{self.crops('unlabeled')}" if method.crops else self._unlabeled(method.masks)
+        return ("DATASETS.TRAIN", repr((images,)), *roots, *method.options)

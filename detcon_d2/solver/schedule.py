@@ -1,13 +1,15 @@
 """From epochs and batch size to iterations and learning rate.
 
 Pretraining's schedule is Detectron2's ``build_lr_scheduler`` with ``WarmupCosineLR``, ``WARMUP_FACTOR 0.0`` and ``RESCALE_INTERVAL True``:
-linear from 0 over SOLVER.WARMUP_ITERS, then a cosine to 0 at SOLVER.MAX_ITER (method.md, "Optimisation").
+linear from 0 over SOLVER.WARMUP_ITERS, then a cosine to 0 at SOLVER.MAX_ITER (method.md, "Optimisation"). MoCo's cosine moves once per
+epoch, which Detectron2 has no schedule for.
 """
 
+from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
-from fvcore.common.param_scheduler import ParamScheduler, PolynomialDecayParamScheduler
+from fvcore.common.param_scheduler import CosineParamScheduler, ParamScheduler, PolynomialDecayParamScheduler
 
 from detcon_d2 import d2
 
@@ -25,7 +27,7 @@ class PolynomialTo(ParamScheduler):
         return (1 - self._end) * self._decay(where) + self._end
 
 
-def build_lr_scheduler(cfg: "d2.CfgNode", optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+def build_finetuning_lr_scheduler(cfg: "d2.CfgNode", optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
     """Detectron2's schedule, or "WarmupPolyLR" of its DeepLab project, which ends at SOLVER.BASE_LR_END.
 
     Raises ValueError: a BASE_LR_END that is not between 0 and BASE_LR.
@@ -38,6 +40,46 @@ def build_lr_scheduler(cfg: "d2.CfgNode", optimizer: torch.optim.Optimizer) -> t
     decay, length = PolynomialTo(solver.BASE_LR_END / solver.BASE_LR), min(solver.WARMUP_ITERS / solver.MAX_ITER, 1.0)
     warmup = d2.WarmupParamScheduler(decay, solver.WARMUP_FACTOR, length, solver.WARMUP_METHOD, solver.RESCALE_INTERVAL)
     return d2.LRMultiplier(optimizer, warmup, max_iter=solver.MAX_ITER)
+
+
+@dataclass(frozen=True)
+class HeldPerEpoch(ParamScheduler):
+    """A schedule that keeps, within each epoch, its value at the start of that epoch: 1/2 (1 + cos(pi e / E)) for MoCo's cosine.
+
+    Attributes:
+        schedule: a function of the progress in [0, 1].
+        max_iter: T > 0.
+        epoch_length: iterations per epoch, of any fraction.
+        epochs: E.
+    """
+
+    schedule: ParamScheduler
+    max_iter: int
+    epoch_length: Fraction
+    epochs: float
+
+    def __call__(self, where: float) -> float:
+        """The value at ``where``, iteration / T."""
+        return self.schedule(min(round(where * self.max_iter) // self.epoch_length / self.epochs, 1.0))
+
+
+def build_pretraining_lr_scheduler(cfg: "d2.CfgNode", optimizer: torch.optim.Optimizer, num_images: int) -> "d2.LRMultiplier":
+    """Detectron2's schedule of a resolved config; with DETCON.SOLVER.LR_PER_EPOCH a cosine that is held within each epoch.
+
+    Raises ValueError: LR_PER_EPOCH with another schedule or a warm-up.
+    """
+    solver, keys = cfg.SOLVER, cfg.DETCON.SOLVER
+    if not keys.LR_PER_EPOCH:
+        return d2.build_lr_scheduler(cfg, optimizer)
+    if solver.LR_SCHEDULER_NAME != "WarmupCosineLR" or solver.WARMUP_ITERS:
+        raise ValueError(
+            f"DETCON.SOLVER.LR_PER_EPOCH is True with {solver.LR_SCHEDULER_NAME} and {solver.WARMUP_ITERS} iterations of warm-up; expected "
+            "WarmupCosineLR without a warm-up. Set DETCON.SOLVER.WARMUP_EPOCHS and SOLVER.WARMUP_ITERS to 0, or LR_PER_EPOCH to False."
+        )
+    epoch_length = Fraction(num_images, solver.IMS_PER_BATCH)
+    cosine = CosineParamScheduler(1.0, solver.BASE_LR_END / solver.BASE_LR)
+    held = HeldPerEpoch(cosine, solver.MAX_ITER, epoch_length, keys.EPOCHS or float(solver.MAX_ITER / epoch_length))
+    return d2.LRMultiplier(optimizer, held, max_iter=solver.MAX_ITER)
 
 
 def resolve_schedule(cfg: "d2.CfgNode", num_images: int) -> list[str]:

@@ -89,6 +89,7 @@ class ViewAugmentation:
         crop_aspect: range of width / height, log-uniform.
         flip_prob: in [0, 1].
         interpolation: a key of ``INTERPOLATIONS``.
+        crop_attempts: how often a crop that does not fit into the image is sampled again, >= 1.
     """
 
     size: int
@@ -96,6 +97,7 @@ class ViewAugmentation:
     crop_aspect: tuple[float, float]
     flip_prob: float
     interpolation: str
+    crop_attempts: int = 1
 
     def __post_init__(self):
         area, aspect = self.crop_area, self.crop_aspect
@@ -104,6 +106,7 @@ class ViewAugmentation:
             (0 < area[0] <= area[1] <= 1, "CROP_AREA", area, "low <= high in (0, 1]"),
             (0 < aspect[0] <= aspect[1], "CROP_ASPECT", aspect, "low <= high, both > 0"),
             (0 <= self.flip_prob <= 1, "FLIP_PROB", self.flip_prob, "a probability in [0, 1]"),
+            (self.crop_attempts >= 1, "CROP_ATTEMPTS", self.crop_attempts, "a number >= 1"),
             (self.interpolation in INTERPOLATIONS, "INTERPOLATION", self.interpolation, f"one of {', '.join(INTERPOLATIONS)}"),
         ]
         wrong = [f"DETCON.VIEWS.{key} is {found!r}; expected {expected}." for ok, key, found, expected in checks if not ok]
@@ -111,15 +114,29 @@ class ViewAugmentation:
             raise ValueError("\n".join(wrong))
 
     def sample_view(self, rng: np.random.Generator, height: int, width: int) -> ViewTransform:
-        """Samples area and aspect once, rounds the sides and clamps them to the image in pixels; then samples position and flip.
+        """Samples size and position of the crop in an image of these sides in pixels, then the flip.
+
+        With one attempt, sides that are longer than the image's are clamped to them (DetCon). With more, the first attempt that fits is
+        taken; if none does, the largest central crop whose aspect is in the range (torchvision's RandomResizedCrop, which has ten).
 
         ``rng`` is of the stream GEOMETRY; the views of an image take their numbers from it one after the other.
         """
-        area = rng.uniform(*self.crop_area) * height * width
-        aspect = float(np.exp(rng.uniform(*np.log(self.crop_aspect).tolist())))
-        crop_width = min(max(round(math.sqrt(area * aspect)), 1), width)
-        crop_height = min(max(round(math.sqrt(area / aspect)), 1), height)
-        x0 = int(rng.integers(width - crop_width + 1))
-        y0 = int(rng.integers(height - crop_height + 1))
+        for _ in range(self.crop_attempts):
+            crop_width, crop_height = self._sample_sides(rng, height, width)
+            fits = 1 <= crop_width <= width and 1 <= crop_height <= height
+            if fits or self.crop_attempts == 1:
+                crop_width, crop_height = min(max(crop_width, 1), width), min(max(crop_height, 1), height)
+                x0, y0 = int(rng.integers(width - crop_width + 1)), int(rng.integers(height - crop_height + 1))
+                break
+        else:
+            low, high = self.crop_aspect
+            crop_width, crop_height = min(width, max(round(height * high), 1)), min(height, max(round(width / low), 1))
+            x0, y0 = (width - crop_width) // 2, (height - crop_height) // 2
         flip = bool(rng.random() < self.flip_prob)
         return ViewTransform(x0, y0, crop_width, crop_height, flip, self.size, self.interpolation)
+
+    def _sample_sides(self, rng: np.random.Generator, height: int, width: int) -> tuple[int, int]:
+        """Rounded width and height of a crop: area uniform, aspect log-uniform."""
+        area = rng.uniform(*self.crop_area) * height * width
+        aspect = float(np.exp(rng.uniform(*np.log(self.crop_aspect).tolist())))
+        return round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))

@@ -84,9 +84,15 @@ class TwoViews(SampleMaker):
     def from_config(cls, cfg: CfgNode, stride: int | None, /, **arguments) -> "TwoViews":
         """Reads DETCON.VIEWS, DETCON.AUG and SEED; a subclass adds ``arguments``.
 
-        Raises ValueError for values outside their ranges, with key, found and expected.
+        Raises ValueError for values outside their ranges, or a view that is smaller than one feature cell, with key, found and expected.
         """
         geometry, photometric = cls.augmentations(cfg)
+        if stride is not None and (small := min(view.size for view in geometry)) < stride:
+            key = "DETCON.VIEWS.SIZE" if small == cfg.DETCON.VIEWS.SIZE else "DETCON.VIEWS.LOCAL.SIZE"
+            raise ValueError(
+                f"{key} is {small}; expected at least {stride} pixels, one cell of {cfg.DETCON.IN_FEATURE}. Raise it, or end the network "
+                "earlier (DETCON.IN_FEATURE and MODEL.RESNETS.OUT_FEATURES)."
+            )
         aug = cfg.DETCON.AUG
         return cls(seed=cfg.SEED, geometry=geometry, photometric=photometric, mode=aug.MODE, where=aug.WHERE, **arguments)
 
@@ -95,7 +101,8 @@ class TwoViews(SampleMaker):
         """Geometry and colours of each view."""
         views = cfg.DETCON.VIEWS
         area, aspect = tuple(views.CROP_AREA), tuple(views.CROP_ASPECT)
-        geometry = ViewAugmentation(views.SIZE, area, aspect, flip_prob=views.FLIP_PROB, interpolation=views.INTERPOLATION)
+        options = {"flip_prob": views.FLIP_PROB, "interpolation": views.INTERPOLATION, "crop_attempts": views.CROP_ATTEMPTS}
+        geometry = ViewAugmentation(views.SIZE, area, aspect, **options)
         return [geometry] * 2, [PhotometricAugmentation.from_config(cfg.DETCON.AUG, view) for view in range(2)]
 
     def sample_geometry(self, position: int, height: int, width: int) -> list[ViewTransform]:
@@ -230,6 +237,12 @@ class RegionViews(TwoViews):
                 view["cells"] = torch.from_numpy(transform.apply_cells(label_map, (side, side)))
         whole = {} if self.whole_image is None else self.whole_image(image, position)
         return {"views": views} | whole
+
+
+class OneRegionView(RegionViews):
+    """The first of the two views alone, with its regions."""
+
+    augmentations = staticmethod(OneView.augmentations)
 
 
 def to_planes(pixels: np.ndarray) -> torch.Tensor:

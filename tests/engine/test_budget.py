@@ -70,8 +70,9 @@ PUBLISHED = {
 
 
 def test_every_folder_of_methods_has_a_config_in_the_table():
-    folders = {path.name for path in (REPO / "configs").iterdir() if path.is_dir()} - {"quickstart", "COCO-Detection"}
-    assert {config.split("/")[0] for config in PUBLISHED} == folders - {"COCO-InstanceSegmentation"}
+    # Those of transfers have a hyphen: DATASET-Task.
+    folders = {path.name for path in (REPO / "configs").iterdir() if path.is_dir() and "-" not in path.name}
+    assert {config.split("/")[0] for config in PUBLISHED} == folders - {"quickstart"}
 
 
 @pytest.mark.parametrize("config", PUBLISHED)

@@ -30,12 +30,13 @@ class Trainer(d2.TrainerBase):
         self.stop_agreed = self.stop_requested
 
 
-def test_ema_hook_uses_the_momentum_of_its_iteration():
-    model, trainer = Mock(), Trainer()
+@pytest.mark.parametrize("lead", [0, 1])
+def test_ema_hook_uses_the_momentum_of_its_iteration_or_of_the_next(lead):
+    model, trainer = Mock(ema_lead=lead), Trainer()
     trainer.register_hooks([EMAHook(model, 0.9, 4)])
     trainer.train(1, 4)
     momenta = [call.args[0] for call in model.update_target.call_args_list]
-    assert momenta == [ema_momentum(t, 4, 0.9) for t in (1, 2, 3)] == sorted(momenta)
+    assert momenta == [ema_momentum(t + lead, 4, 0.9) for t in (1, 2, 3)] == sorted(momenta)
 
 
 def test_throughput_is_images_over_time():

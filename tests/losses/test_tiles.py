@@ -243,6 +243,17 @@ def test_the_ablation_has_only_the_negatives_of_the_group_and_of_the_view(group,
     assert_equal(value_and_gradients(detcon_loss, "B+S", embeddings, ids, **options, tile=(3, 2)), expected)
 
 
+@pytest.mark.parametrize("group", [0, 2])
+def test_view_1_alone_has_its_rows_of_the_loss_of_both_views_and_needs_no_view_2(group):
+    embeddings, ids = random_problem(n=6)
+    (pred1, _, target1, _), (ids1, _) = embeddings, ids
+    options = {"group": group, "two_views": False}
+    # Both views are view 1 here, so each gives half of the loss.
+    expected = detcon_loss(pred1, pred1, target1, target1, ids1, ids1, **options) / 2
+    found = detcon_loss(*embeddings, *ids, view1_only=True, **options)
+    assert found == pytest.approx(expected.item(), rel=1e-12)
+
+
 def test_a_group_must_divide_the_batch():
     embeddings, ids = random_problem(n=6)
     with pytest.raises(ValueError, match="group is 4; expected 0, or a divisor of the 6 images"):

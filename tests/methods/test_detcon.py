@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -205,3 +206,35 @@ def test_head_is_the_stated_perceptron():
     rows = (rows - rows.mean(0)) / (rows.var(0, unbiased=False) + 1e-5).sqrt() * head.norm.weight + head.norm.bias
     torch.testing.assert_close(head(x), F.linear(rows.relu(), head.fc2.weight).reshape(3, 4, -1))
     assert head.fc2.bias is None and head.fc1.bias is not None
+
+
+@pytest.mark.parametrize("architecture", ["DetConB", "DetConS"])
+def test_view_1_only_makes_one_view_and_one_forward_pass_of_each_encoder(architecture):
+    options = {"MODEL__META_ARCHITECTURE": architecture, "DETCON__TWO_VIEWS": False, "DETCON__SAME_VIEW": "view1_only"}
+    model, records = build(**options), batch()
+    reference = copy.deepcopy(model)
+    samples = model.sample_maker(tiny_cfg(**options))
+    image, label_map = np.zeros((70, 80, 3), np.uint8), np.zeros((70, 80), np.uint16)
+    (view,) = samples(image, label_map, 3)["views"]
+    both = build(MODEL__META_ARCHITECTURE=architecture).sample_maker(tiny_cfg())(image, label_map, 3)["views"]
+    assert all(torch.equal(torch.as_tensor(value), torch.as_tensor(both[0][key])) for key, value in view.items())
+
+    for record in records:
+        del record["views"][1]
+    passes = []
+    for module in (model.encoder, *(target for target, online in model.target_pairs() if online is model.encoder)):
+        module.register_forward_hook(lambda module, args, output: passes.append(module))
+    with d2.EventStorage() as storage:
+        loss = model(records)["loss_detcon"]
+    assert len(passes) == len(set(passes)) == (2 if architecture == "DetConB" else 1)
+    assert {"learning/projection_std", "learning/regions_per_view"} <= storage.latest().keys()
+    view1 = prepared(reference, records, 0)
+    projection = project(reference.encoder, reference.projector, *view1)
+    online, target = projection, projection
+    if architecture == "DetConB":
+        online = reference.predictor(projection)
+        target = project(reference.target["encoder"], reference.target["projector"], *view1).detach()
+    expected = detcon_loss(online, online, target, target, view1[2], view1[2], two_views=False) / 2
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert all(p.grad is not None for name, p in model.named_parameters() if name.startswith(("encoder", "projector")))

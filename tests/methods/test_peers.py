@@ -8,9 +8,13 @@ import torch
 from torch.nn import functional as F
 
 from detcon_d2 import d2
-from detcon_d2.engine import setup_pretraining
+from detcon_d2.engine import load_config, setup_pretraining
 from detcon_d2.losses import detcon_loss, nt_xent_loss, sinkhorn_codes
-from tests.engine.runs import arguments, final_state, pretrainer, run
+from detcon_d2.methods import pretraining_class
+from detcon_d2.model_zoo import get_config
+from detcon_d2.modeling.ema import ema_momentum
+from detcon_d2.solver import resolve_schedule
+from tests.engine.runs import BASE, arguments, final_state, metrics, pretrainer, run
 from tests.methods.test_contract import HELD, batch_of, build, options
 from tests.modeling.processes import run_processes
 
@@ -74,6 +78,16 @@ def test_moco_never_uses_a_key_as_a_negative_of_its_own_step(photos, tmp_path):
         ("PixPro", "DETCON__PIXPRO__TRANSFORM_LAYERS", 3, "DETCON.PIXPRO.TRANSFORM_LAYERS is 3; expected 0, 1 or 2"),
         ("DenseCL", "DETCON__DENSECL__WEIGHT", 1.5, "DETCON.DENSECL.WEIGHT is 1.5; expected a weight in"),
         ("SimCLR", "DETCON__SIMCLR__TEMPERATURE", 0.0, "DETCON.SIMCLR.TEMPERATURE is 0.0; expected a number > 0"),
+        ("DenseCL", "DETCON__DENSECL__START_ITER", -1, "DETCON.DENSECL.START_ITER is -1; expected an iteration >= 0"),
+        (
+            "SwAV",
+            "DETCON__VIEWS__LOCAL__SIZE",
+            31,
+            "DETCON.VIEWS.LOCAL.SIZE is 31; expected at least 32 pixels, one cell of res5. Raise it",
+        ),
+        ("PixPro", "DETCON__VIEWS__SIZE", 16, "DETCON.VIEWS.SIZE is 16; expected at least 32 pixels"),
+        ("DetConB", "DETCON__SAME_VIEW", "view1", "DETCON.SAME_VIEW is 'view1'; expected 'both' or 'view1_only'"),
+        ("DetConS", "DETCON__SAME_VIEW", "view1_only", "DETCON.SAME_VIEW is 'view1_only'; expected 'both' with DETCON.TWO_VIEWS True"),
         ("BYOL", "DETCON__EMA__SCHEDULE", "linear", "DETCON.EMA.SCHEDULE is 'linear'; expected 'cosine' or 'constant'"),
     ],
 )
@@ -81,6 +95,39 @@ def test_a_key_out_of_range_is_refused(method, key, value, message, photos, tmp_
     with pytest.raises(ValueError, match=message):
         setup_pretraining(arguments(options(method, photos, tmp_path, **{key: value})))
         build(method, photos, **{key: value})
+
+
+@pytest.mark.parametrize(
+    ("method", "key", "value", "message"),
+    [
+        # The data set has 12 images.
+        ("MoCo", "DETCON__MOCO__QUEUE", 4, "DETCON.MOCO.QUEUE is 4 with 12 training images; expected at most a quarter of them. Lower it"),
+        ("DenseCL", "DETCON__MOCO__QUEUE", 8, "DETCON.MOCO.QUEUE is 8 with 12 training images"),
+        ("SwAV", "DETCON__SWAV__QUEUE", 4, "DETCON.SWAV.QUEUE is 4 with 12 training images; expected at most a quarter of them. Lower it"),
+        ("SwAV", "DETCON__SWAV__PROTOTYPES", 13, "DETCON.SWAV.PROTOTYPES is 13; expected at most 12, the images of a batch"),
+    ],
+)
+def test_a_run_that_will_learn_little_is_warned_about_and_others_are_not(method, key, value, message, photos, tmp_path):
+    calm = {"DETCON__MOCO__QUEUE": 0, "DETCON__SWAV__QUEUE": 0, "DETCON__SWAV__PROTOTYPES": 4}
+    cfg = load_config(BASE, options(method, photos, tmp_path, **calm))
+    assert pretraining_class(method).doubts(cfg, 12) == []
+    extra = {"DETCON__SWAV__QUEUE": 8} if "PROTOTYPES" in key else {}
+    setup_pretraining(arguments(options(method, photos, tmp_path, **calm | extra | {key: value})))
+    assert message in (tmp_path / "log.txt").read_text()
+
+
+def test_densecl_global_projector_starts_as_the_authors_linear_layers(photos):
+    _, model, _, _ = build("DenseCL", photos, DETCON__PROJECTOR__HIDDEN_DIM=256)
+    for layer in model.heads["projector"].layers:
+        assert layer.weight.std().item() == pytest.approx(math.sqrt(2 / layer.in_features), rel=0.1) and not layer.bias.any()
+    assert model.heads["dense_projector"].layers[0].bias.any()
+
+
+def test_pixpro_target_moves_with_the_momentum_of_the_next_step(photos, tmp_path):
+    # The authors move it before a step, with the momentum of that step.
+    trainer = pretrainer(options("PixPro", photos, tmp_path, SOLVER__MAX_ITER=3, DETCON__LOG_PERIOD=1, DETCON__EMA__MOMENTUM=0.9))
+    trainer.train()
+    assert [row["ema_momentum"] for row in metrics(tmp_path)] == pytest.approx([ema_momentum(step, 3, 0.9) for step in (1, 2, 3)])
 
 
 def test_supervised_needs_labels(photos, tmp_path):
@@ -183,3 +230,28 @@ def test_multi_crop_makes_small_crops_with_their_own_area_and_colours(photos):
         boxes = [transform.box for transform in samples.sample_geometry(position, 100, 100)]
         assert all((box[2] - box[0]) * (box[3] - box[1]) <= 1100 for box in boxes[2:])
     assert [augmentation.blur_prob for augmentation in samples.photometric] == [0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "warm_up", "attempts", "held"),
+    [
+        ("Supervised/supervised_R_50_in1k_90ep", 0, 10, False),
+        ("SimCLR/simclr_R_50_in1k_1000ep", 10, 100, False),
+        ("BYOL/byol_R_50_in1k_1000ep", 10, 1, False),
+        ("MoCo/moco_v1_R_50_in1k_200ep", 0, 10, False),
+        ("MoCo/moco_v2_R_50_in1k_800ep", 0, 10, True),
+        ("SwAV/swav_R_50_in1k_800ep", 10, 10, False),
+        ("SwAV/swav_R_50_in1k_400ep_bs256", 0, 10, False),
+        ("DINO/dino_R_50_in1k_100ep", 10, 10, False),
+        ("PixPro/pixpro_R_50_in1k_400ep", 5, 10, False),
+        ("DenseCL/densecl_R_50_coco_800ep", 0, 10, True),
+    ],
+)
+def test_published_runs_have_their_authors_warm_up_and_crops(name, warm_up, attempts, held):
+    cfg = get_config(f"{name}.yaml")
+    resolve_schedule(cfg, 1281167)
+    # Without a value of ours, Detectron2's 1000 iterations would be the warm-up.
+    assert cfg.SOLVER.WARMUP_ITERS == warm_up * 1281167 // cfg.SOLVER.IMS_PER_BATCH
+    assert (cfg.DETCON.VIEWS.CROP_ATTEMPTS, cfg.DETCON.SOLVER.LR_PER_EPOCH) == (attempts, held)
+    geometry, _ = pretraining_class(cfg.MODEL.META_ARCHITECTURE).Samples.augmentations(cfg)
+    assert {view.crop_attempts for view in geometry} == {attempts}

@@ -1,12 +1,15 @@
 """The commands of runs: the tools know their options, and methods differ only in the initial weights."""
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from detcon_d2.engine.setup import load_config
+from detcon_d2.io.images import read_image
 from detcon_d2.quickstart.runs import METHODS, DataSet, Method, Run, Training
-from detcon_d2.quickstart.shapes import ShapesConfig
+from detcon_d2.quickstart.shapes import ShapesConfig, generate_shapes
 from tests.conftest import REPO
 
 TRAINING = Training(seed=1, pretrain_epochs=2.0, finetune_iterations=100)
@@ -68,4 +71,23 @@ def test_only_the_upper_bound_uses_annotations_and_no_pretraining_uses_validatio
     for method in PRETRAINED:
         train = str(pretraining_config(data_set, method).DATASETS.TRAIN).replace(str(data_set.folder), "")
         assert ("instances_" in train) == (method.name == "annotations") and "val" not in train
+        assert ("crops" in train) == method.crops == (method.name == "supervised")
     assert "instances_" not in " ".join(data_set.masks("fh").words)
+
+
+def test_regions_are_cut_out_at_their_boxes_once(tmp_path):
+    data_set = DataSet(tmp_path, ShapesConfig(size=48, num_unlabeled=2, num_train=1, num_val=1))
+    paths = generate_shapes(tmp_path / "data", data_set.shapes, workers=1, progress=False)["unlabeled"]
+    data_set.cut_regions("unlabeled")
+    content = json.loads(paths.annotations.read_text())
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    found = sorted(data_set.crops("unlabeled").rglob("*.png"))
+    expected = [(names[annotation["category_id"]], annotation) for annotation in content["annotations"]]
+    assert sorted((path.parent.name, int(path.stem)) for path in found) == sorted((name, row["id"]) for name, row in expected)
+    name, row = expected[0]
+    x, y, width, height = map(int, row["bbox"])
+    image = read_image(paths.images / "000000.jpg")
+    np.testing.assert_array_equal(read_image(data_set.crops("unlabeled") / name / "000001.png"), image[y : y + height, x : x + width])
+    found[0].unlink()
+    data_set.cut_regions("unlabeled")
+    assert not found[0].exists()

@@ -1,5 +1,7 @@
 """Run length and learning rate from the config, and Detectron2's scheduler against the released code."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from torch import nn
 
 from detcon_d2 import d2
 from detcon_d2.config import add_detcon_config
-from detcon_d2.solver import build_lr_scheduler, resolve_schedule
+from detcon_d2.solver import build_finetuning_lr_scheduler, build_pretraining_lr_scheduler, resolve_schedule
 from tests.modeling.oracles import relative_error
 
 IMAGENET = 1281167
@@ -125,7 +127,7 @@ def test_the_polynomial_schedule_goes_from_the_rate_to_its_end_without_a_warm_up
     solver = {"LR_SCHEDULER_NAME": "WarmupPolyLR", "BASE_LR": 0.01, "BASE_LR_END": 1e-4, "MAX_ITER": 1000, "WARMUP_ITERS": 0}
     cfg.SOLVER.merge_from_other_cfg(d2.CfgNode(solver))
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
-    scheduler = build_lr_scheduler(cfg, optimizer)
+    scheduler = build_finetuning_lr_scheduler(cfg, optimizer)
     found = []
     for _ in range(1000):
         found.append(optimizer.param_groups[0]["lr"])
@@ -136,4 +138,31 @@ def test_the_polynomial_schedule_goes_from_the_rate_to_its_end_without_a_warm_up
     assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-4)
     cfg.SOLVER.BASE_LR_END = 0.1
     with pytest.raises(ValueError, match=r"BASE_LR_END is 0\.1; expected a value from 0 to SOLVER\.BASE_LR 0\.01"):
-        build_lr_scheduler(cfg, optimizer)
+        build_finetuning_lr_scheduler(cfg, optimizer)
+
+
+def held_rates(images: int, batch: int, epochs: float, count: int, **keys) -> list[float]:
+    cfg = make_cfg(batch=batch, epochs=epochs, BASE_LR=0.03, LR_SCHEDULER_NAME="WarmupCosineLR", WARMUP_ITERS=0)
+    cfg.DETCON.SOLVER.merge_from_list(["LR_PER_EPOCH", True, *(item for pair in keys.items() for item in pair)])
+    resolve_schedule(cfg, images)
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=cfg.SOLVER.BASE_LR)
+    scheduler, found = build_pretraining_lr_scheduler(cfg, optimizer, images), []
+    for _ in range(count):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+@pytest.mark.parametrize(("images", "batch"), [(30, 10), (35, 10), (1281167, 100000)])
+def test_moco_cosine_moves_at_the_start_of_each_epoch_and_nowhere_else(images, batch):
+    epochs = 4
+    steps = range(epochs * images // batch)
+    # moco/main_moco.py, adjust_learning_rate.
+    expected = [0.03 * 0.5 * (1 + math.cos(math.pi * (step * batch // images) / epochs)) for step in steps]
+    assert held_rates(images, batch, float(epochs), len(steps)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_held_cosine_has_no_warm_up():
+    with pytest.raises(ValueError, match="LR_PER_EPOCH is True with WarmupCosineLR and 3 iterations of warm-up; expected"):
+        held_rates(30, 10, 4.0, 1, WARMUP_EPOCHS=1.0)

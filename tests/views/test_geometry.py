@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import skimage.data
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision.transforms import RandomResizedCrop
 
 from detcon_d2.masks import label_map_to_cells
 from detcon_d2.views.geometry import ViewAugmentation, ViewTransform
@@ -98,6 +100,30 @@ def test_sides_are_clamped_and_not_drawn_again():
     assert (view.width, view.height, view.x0) == (100, 87, 0)
 
 
+@pytest.mark.parametrize(("height", "width"), [(40, 120), (120, 40), (40, 47)])
+def test_if_no_attempt_fits_the_crop_is_torchvisions_central_one(height, width):
+    # An area that exceeds every crop of an allowed aspect.
+    area, aspect = (1.0, 1.0), (3 / 4, 3 / 4 + 1e-9) if height == 40 and width == 47 else (3 / 4, 4 / 3)
+    view = augmentation(crop_area=area, crop_aspect=aspect, crop_attempts=10).sample_view(np.random.default_rng(0), height, width)
+    top, left, *sides = RandomResizedCrop.get_params(torch.empty(3, height, width), area, aspect)
+    assert (view.y0, view.x0, view.height, view.width) == (top, left, *sides)
+
+
+def test_crops_of_ten_attempts_have_torchvisions_distribution():
+    # On an image of 3:4 half of the large crops do not fit at first.
+    rng, area, aspect = np.random.default_rng(0), (0.3, 1.0), (3 / 4, 4 / 3)
+    sample = augmentation(crop_area=area, crop_attempts=10).sample_view
+    views = [sample(rng, 75, 100) for _ in range(3000)]
+    found = np.array([(view.y0, view.x0, view.height, view.width) for view in views])
+    torch.manual_seed(0)
+    expected = np.array([RandomResizedCrop.get_params(torch.empty(3, 75, 100), area, aspect) for _ in range(3000)])
+    # Four standard errors of a mean.
+    np.testing.assert_array_less(abs(found.mean(0) - expected.mean(0)), 4 * np.sqrt(2 / 3000) * expected.std(0))
+    np.testing.assert_allclose(found.std(0), expected.std(0), rtol=0.1)
+    aspects = found[:, 3] / found[:, 2]
+    assert aspects.min() > 0.72 and aspects.max() < 1.37
+
+
 def test_nothing_outside_the_crop_is_seen():
     image = np.zeros((40, 60, 3), dtype=np.uint8)
     image[10:30, 20:50] = 100
@@ -124,6 +150,7 @@ def test_bytes_and_fractions_give_the_same_view_in_range():
         ({"crop_area": (0.5, 1.2)}, "CROP_AREA"),
         ({"crop_aspect": (2.0, 1.0)}, "CROP_ASPECT"),
         ({"flip_prob": 1.5}, "FLIP_PROB"),
+        ({"crop_attempts": 0}, "CROP_ATTEMPTS"),
         ({"interpolation": "bilinear"}, "INTERPOLATION"),
     ],
 )

@@ -16,7 +16,7 @@ from detcon_d2.engine.finetune.semantic import is_semantic
 from detcon_d2.engine.generators import GeneratorsHook, States, kept_generators, set_generator_states
 from detcon_d2.engine.hooks import BudgetHook, PreciseBNHook
 from detcon_d2.engine.step import StepTrainer
-from detcon_d2.solver import build_finetuning_optimizer
+from detcon_d2.solver import build_finetuning_lr_scheduler, build_finetuning_optimizer
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class FinetuneTrainer(StepTrainer):
     def __init__(self, cfg: "d2.CfgNode", records: list[dict]):
         """Arguments are those that :func:`detcon_d2.engine.finetune.setup.setup_finetuning` returns, the same in every process."""
         self._start_time = time.perf_counter()
-        super().__init__(cfg, build_finetuning_optimizer)
+        super().__init__(cfg, build_finetuning_optimizer, build_finetuning_lr_scheduler)
         self.records = records
         categories = catalog_categories(cfg.DATASETS.TRAIN[0], is_semantic(cfg))
         values = finetuning_metadata(cfg, len(records), annotations_digest(records), *categories)

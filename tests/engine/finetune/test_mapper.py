@@ -172,7 +172,7 @@ def test_evaluation_refuses_a_bad_image_or_leaves_it_out_and_says_so(damaged, we
     opts = detector_opts(shapes, tmp_path / "o", MODEL__WEIGHTS=weights)
     with pytest.raises(SystemExit) as refused:
         main(arguments(opts, eval_only=True))
-    assert "val/000003.jpg" in f"{refused.value}{capsys.readouterr().err}"
+    assert "000003.jpg" in f"{refused.value}{capsys.readouterr().err}"
     with caplog.at_level(logging.WARNING):
         main(arguments([*opts, "DETCON.ON_BAD_IMAGE", "skip"], eval_only=True))
     assert "000003.jpg" in caplog.text
