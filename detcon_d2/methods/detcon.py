@@ -150,12 +150,15 @@ class DetConBase(PretrainingModel):
 
     def embed(self, batch: list[dict], with_targets: bool = True) -> dict[str, torch.Tensor]:
         """``online1``, ``online2``, ``target1``, ``target2`` and ``projection1`` (N, M, D), ``ids1``, ``ids2`` (N, M), ``cells1``,
-        ``cells2`` (N, h, w), ``features`` (N, C) of view 1. DetCon_S has no targets: its online embeddings are also the targets."""
+        ``cells2`` (N, h, w), ``features`` (N, C) of view 1, and for regions of the loader ``regions1``, ``regions2`` (N,). DetCon_S has no
+        targets: its online embeddings are also the targets."""
         view1, view2 = self.views_of(batch)
         features, projection1 = self.project(view1, self.encoder, self.projector)
         online1 = self.predict(projection1)
         online2 = self.predict(self.project(view2, self.encoder, self.projector)[1])
         targets = self.target_projections(view1, view2) if with_targets else {}
+        numbers = () if self.learned_regions is not None else (1, 2)
+        regions = {f"regions{i}": self.stacked(batch, i - 1, "regions") for i in numbers}
         return {
             "online1": online1,
             "online2": online2,
@@ -165,6 +168,7 @@ class DetConBase(PretrainingModel):
             "ids2": view2.ids,
             "cells1": view1.cells,
             "cells2": view2.cells,
+            **regions,
             "features": LinearProbe.pool(features),
         }
 
@@ -183,12 +187,19 @@ class DetConBase(PretrainingModel):
         return {"loss_detcon": detcon_loss(e["online1"], e["online2"], *targets, e["ids1"], e["ids2"], **self.loss_options)}
 
     def metrics(self, embeddings: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Collapse, shared regions, distinct regions and retrieval; see ``modeling.metrics``."""
+        """Collapse, shared regions, regions of a view with a cell and with a pixel, the share that loses all its cells, and retrieval; see
+        ``modeling.metrics``."""
         e = embeddings
+        left = (mean_distinct_regions(e["cells1"]) + mean_distinct_regions(e["cells2"])) / 2
+        found = {}
+        if "regions1" in e:
+            before = torch.cat([e["regions1"], e["regions2"]]).float().mean()
+            found = {"regions_in_pixels": before, "lost_regions": 1 - left / before.clamp(min=1e-6)}
         return {
             "projection_std": projection_std(e["projection1"], e["ids1"]),
             "positive_fraction": positive_fraction(e["ids1"], e["ids2"]),
-            "regions_per_view": (mean_distinct_regions(e["cells1"]) + mean_distinct_regions(e["cells2"])) / 2,
+            "regions_per_view": left,
+            **found,
             "retrieval_top1": region_retrieval_top1(e["online1"], e.get("target2", e["online2"]), e["ids1"], e["ids2"]),
         }
 
