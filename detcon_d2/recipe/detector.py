@@ -5,13 +5,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from detcon_d2.recipe.budget import DETECTOR_BATCH
 from detcon_d2.recipe.config import Choice
 from detcon_d2.recipe.look import Images, Objects
-from detcon_d2.recipe.views import CPU, Setup
+from detcon_d2.recipe.views import CPU, GPU, Setup
 
 _FACTORS = (0.25, 0.375, 0.5, 0.75, 1.0, 1.5, 2.0)
 _SMALL, _MEDIAN = 8, 16
-"""Pixels that the side of the smallest tenth of the objects, and of the median one, should have: 2 and 4 cells of the finest map."""
+"""Pixels that the side of the smallest tenth of the objects, and of the median one of the smallest class, should have: 2 and 4 cells of the
+finest map."""
 _RATIO_STEP = 0.05
 MATCH = 0.7
 """Intersection over union from which an anchor is trained to be an object (Faster R-CNN)."""
@@ -52,6 +54,13 @@ def choose_detector(setup: Setup, images: Images, objects: Objects) -> list[Choi
         Choice("MODEL.RPN.BATCH_SIZE_PER_IMAGE", max(sampled, 64), f"half of them are objects: {many}"),
         Choice("TEST.DETECTIONS_PER_IMAGE", min(max(2 * objects.most, 50), 300), f"twice as many as there are: {many}"),
     ]
+    if setup is GPU:
+        choices += [
+            Choice(
+                "SOLVER.BASE_LR", 0.02 * DETECTOR_BATCH / 16, f"Detectron2's 0.02 for a batch of 16, in proportion for {DETECTOR_BATCH}"
+            ),
+            Choice("DETCON.FINETUNE.REFERENCE_IMS_PER_BATCH", 0, "rate and schedule are for this batch"),
+        ]
     if objects.masks:
         form = ("bitmask", "masks are run lengths") if objects.coded else ("polygon", "masks are polygons")
         choices.append(Choice("INPUT.MASK_FORMAT", *form))
@@ -60,15 +69,17 @@ def choose_detector(setup: Setup, images: Images, objects: Objects) -> list[Choi
 
 def choose_scale(objects: Objects) -> tuple[float, str]:
     """The smallest factor of the images' size at which small objects keep cells, and the reason."""
-    small, median = np.quantile(objects.sizes(), (0.1, 0.5)).tolist()
+    sizes = objects.sizes()
+    small = float(np.quantile(sizes, 0.1))
+    # A class that is smaller than the others counts, too, unless hardly any object is of it.
+    of_classes = [sizes[objects.labels == one] for one in np.unique(objects.labels)]
+    median = min(float(np.median(one)) for one in of_classes if len(one) * 100 >= len(sizes))
     short = float(np.median(objects.boxes[:, 2:].min(1)))
     fitting = [one for one in _FACTORS if one * small >= _SMALL and one * median >= _MEDIAN and one * short >= 96 and one * short <= 800]
     possible = [one for one in _FACTORS if one * short <= 800] or [800 / short]
     factor = fitting[0] if fitting else possible[-1]
-    text = (
-        f"{factor:g} of the images' size: the smallest tenth of the objects has {factor * small:.0f} px, the median {factor * median:.0f}"
-    )
-    return factor, f"{text} (at least {_SMALL} and {_MEDIAN} keep cells at stride 4)"
+    text = f"{factor:g} of the images' size: the smallest tenth of the objects has {factor * small:.0f} px, the median of the smallest"
+    return factor, f"{text} class {factor * median:.0f} (at least {_SMALL} and {_MEDIAN} keep cells at stride 4)"
 
 
 def choose_anchors(boxes: np.ndarray, levels: int) -> Anchors:

@@ -53,6 +53,7 @@ class Objects(NamedTuple):
         classes: their names.
         train_images, test_images: numbers of images.
         boxes: float64 (n, 4): width and height of each object, and of its image, pixels.
+        labels: its class, (n,).
         most: the largest number of objects in an image.
         masks: whether they have masks.
         coded: whether masks are run lengths.
@@ -67,6 +68,7 @@ class Objects(NamedTuple):
     train_images: int
     test_images: int
     boxes: np.ndarray
+    labels: np.ndarray
     most: int
     masks: bool
     coded: bool
@@ -122,6 +124,7 @@ def look_at_objects(train: str, test: str, output: Path) -> Objects:
         train_images=len(data.records),
         test_images=len(other.records),
         boxes=boxes,
+        labels=np.array([one["category_id"] for one, _ in things]),
         most=max(len(record["annotations"]) for record in data.records),
         masks=all(masks),
         coded=any(isinstance(mask, dict) for mask in masks),

@@ -21,6 +21,7 @@ def objects_of(side: float = 40, image: float = 200, **values: object) -> Object
     """Square objects of a side in square images."""
     boxes = np.tile(np.array([side, side, image, image], float), (50, 1))
     known = {"train": "coco:a,b", "test": "coco:c,b", "classes": ["one", "two"], "train_images": 10, "test_images": 5, "boxes": boxes}
+    known["labels"] = np.arange(50) % 2
     return Objects(**known | {"most": 8, "masks": True, "coded": False, "color_accuracy": NAN, "findings": []} | values)
 
 
@@ -119,7 +120,10 @@ def test_anchors_fit_the_boxes_at_the_size_of_the_input():
 @pytest.mark.parametrize(("side", "factor"), [(100, 0.5), (16, 1.0), (8, 2.0)])
 def test_the_input_is_as_small_as_the_objects_allow(side, factor):
     found, reason = choose_scale(objects_of(side))
-    assert found == factor and f"the median {factor * side:.0f}" in reason
+    assert found == factor and f"class {factor * side:.0f} (" in reason
+    mixed = objects_of()
+    mixed.boxes[mixed.labels == 1, :2] = side
+    assert choose_scale(mixed)[0] >= choose_scale(objects_of())[0]
 
 
 def test_the_detector_is_that_of_the_annotations():

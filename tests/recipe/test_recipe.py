@@ -82,7 +82,13 @@ def test_the_script_runs_the_chain_in_order_and_continues_after_a_failure(chain,
         return done.returncode, log.read_text().splitlines()
 
     code, lines = run("exit 3")
-    assert code == 3 and [line.split()[0] for line in lines] == "generate_masks visualize_views train_net convert_to_d2 train_net".split()
+    assert code == 3 and [line.split()[0] for line in lines] == [
+        "generate_masks",
+        "visualize_views",
+        "train_net",
+        "convert_to_d2",
+        "train_net",
+    ]
     assert "SEED 7 OUTPUT_DIR seed_7/pretrain" in lines[2]
     code, lines = run(":")
     assert code == 0 and [line.split()[0] for line in lines] == ["train_net", "train_net", "recipe"]
