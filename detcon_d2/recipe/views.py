@@ -1,7 +1,7 @@
 """Views and colours that suit the images: sizes by the objects, colours by what they leave of the contrast."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -101,7 +101,7 @@ def view_rows(cfg: "d2.CfgNode", images: Images, generator: RegionGenerator | No
         yield SheetRow(image, label_map, sample, maker.sample_geometry(position, *image.shape[:2]))
 
 
-def choose_colors(setup: Setup, images: Images, objects: Objects | None, views: Iterable[Choice]) -> tuple[list[Choice], ViewFigures]:
+def choose_colors(setup: Setup, images: Images, objects: Objects | None, views: Sequence[Choice]) -> tuple[list[Choice], ViewFigures]:
     """The strongest colours that make few views constant; also the figures of the views with them."""
     tried = []
     for strength in _STRENGTHS[_STRENGTHS.index(setup.strength) :]:

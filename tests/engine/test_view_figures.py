@@ -1,6 +1,6 @@
 """Views that suit no method are told of, with the key that mends them."""
 
-import logging
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from detcon_d2 import d2
+from detcon_d2.engine import view_figures
 from detcon_d2.engine.view_figures import ViewFigures, ViewWarningsHook, view_warnings
 from detcon_d2.engine.visualize import collect_rows, measure_views
 from detcon_d2.masks.cells import NO_REGION
@@ -39,7 +40,7 @@ def test_figures_count_regions_by_pixels_and_by_cells(empty_set, make_cfg):
 def test_dark_images_lose_their_contrast_under_additive_brightness(empty_set, make_cfg):
     rng = np.random.default_rng(0)
     for number in range(4):
-        dark = rng.integers(0, 20, (40, 40, 3)).astype(np.uint8)
+        dark = rng.integers(0, 25, (40, 40, 3)).astype(np.uint8)
         empty_set.add(f"{number}.png", Image.fromarray(dark), np.zeros((40, 40), np.uint16))
     shares = {}
     for operators in ("dm_pix", "torchvision"):
@@ -48,7 +49,7 @@ def test_dark_images_lose_their_contrast_under_additive_brightness(empty_set, ma
         shares[operators] = figures.constant
         if operators == "dm_pix":
             assert any("DETCON.AUG.OPERATORS" in line for line in view_warnings(figures, cfg))
-    assert shares["dm_pix"] > 0.1 > 0.02 >= shares["torchvision"]
+    assert shares["dm_pix"] > 0.2 > 0.05 > shares["torchvision"]
 
 
 @pytest.mark.parametrize(
@@ -72,12 +73,12 @@ def test_a_warning_names_the_key_that_mends_it(painted_set, make_cfg, figures, o
 
 
 @pytest.mark.parametrize(("constant", "warnings"), [(0.5, 1), (0.01, 0)])
-def test_a_run_is_warned_once_when_enough_views_were_seen(painted_set, make_cfg, caplog, constant, warnings):
+def test_a_run_is_warned_once_when_enough_views_were_seen(painted_set, make_cfg, monkeypatch, constant, warnings):
+    monkeypatch.setattr(view_figures, "logger", logger := Mock())
     hook = ViewWarningsHook(make_cfg(painted_set, "SOLVER.IMS_PER_BATCH", 64, "DETCON.LOG_PERIOD", 2))
-    hook.trainer = trainer = type("Trainer", (), {})()
-    with caplog.at_level(logging.WARNING), d2.EventStorage() as trainer.storage:
+    hook.trainer = trainer = Mock()
+    with d2.EventStorage() as trainer.storage:
         for trainer.iter in range(10):
             trainer.storage.put_scalar("learning/constant_views", constant)
             hook.after_step()
-            assert len(caplog.records) == (warnings if trainer.iter >= 3 else 0)
-    assert all("visualize_views" in record.message for record in caplog.records)
+            assert logger.warning.call_count == (warnings if trainer.iter >= 3 else 0)

@@ -111,7 +111,7 @@ def test_a_calibration_runs_the_loader_and_the_step(photos, tmp_path):
     write_config(tmp_path / "trial.yaml", "A trial.", "Base-DetCon.yaml", [])
     speed = calibrate(tmp_path / "trial.yaml", tmp_path / "run", [word for pair in tiny.items() for word in pair])
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.json").read_text().splitlines()]
-    assert 0 < speed.iteration < speed.start * 100 and lines[-1]["iteration"] == 11
+    assert speed.iteration > 0 and speed.start > 0 and lines[-1]["iteration"] == 11
     with pytest.raises(ValueError, match=r"calibration of .* failed(.|\n)*nowhere"):
         calibrate(tmp_path / "trial.yaml", tmp_path / "wrong", ["DATASETS.TRAIN", "('folder:/nowhere',)"])
 

@@ -39,7 +39,10 @@ _MEANINGS = {
     "learning/retrieval_top1": ("Retrieval, top-1", None, "Share of regions whose nearest target in the other view is the same region."),
     "learning/projection_std": ("Spread of projections", (0.0, 1.0), "Near 1: spread over all directions. Towards 0: collapse."),
     "learning/positive_fraction": ("Positives", (0.0, 1.0), "Share of sampled regions that are also sampled in the other view."),
-    "learning/regions_per_view": ("Regions per view", None, "Different regions among those that are sampled."),
+    "learning/regions_per_view": ("Regions per view", None, "Different regions with a cell: those that are sampled."),
+    "learning/regions_in_pixels": ("Regions per view, by pixels", None, "Different regions before each cell takes its most frequent one."),
+    "learning/lost_regions": ("Lost regions", (0.0, 1.0), "Share of the regions in a view that lose all their cells."),
+    "learning/constant_views": ("Nearly constant views", (0.0, 1.0), "Share of the views without contrast, of which nothing is learned."),
     "bbox/AP": ("Box AP on the validation images", None, ""),
     "segm/AP": ("Mask AP on the validation images", None, ""),
 }
