@@ -68,6 +68,7 @@ def write_recipe(name: str, output: Path, train: str | None, test: str | None, h
     """Look, calibrate and write; raises ValueError as the parts."""
     output = output.resolve()
     images = look_at_images(name)
+    output.mkdir(parents=True, exist_ok=True)  # before the work
     print(
         f"{len(images.records)} images, the median {images.width} x {images.height}; brightness {images.brightness:.0f} of 255", flush=True
     )

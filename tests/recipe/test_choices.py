@@ -11,7 +11,7 @@ from detcon_d2.recipe.command import batch_size
 from detcon_d2.recipe.config import Choice, chosen_config, write_config
 from detcon_d2.recipe.detector import MATCH, choose_anchors, choose_detector, choose_scale
 from detcon_d2.recipe.look import Images, Objects, nearest_mean_accuracy
-from detcon_d2.recipe.regions import MOST_LOST, try_regions
+from detcon_d2.recipe.regions import NEARLY_ALL, try_regions
 from detcon_d2.recipe.views import CPU, GPU, HALF_A_CELL, cells_across, choose_colors, choose_views
 
 NAN = float("nan")
@@ -55,7 +55,7 @@ def test_a_written_config_is_the_chosen_one_with_each_reason_beside_its_key(tmp_
     assert load_config(str(tmp_path / "config.yaml"), []) == chosen_config(CPU.pretraining, choices)
     text = (tmp_path / "config.yaml").read_text()
     assert "SIZE: 97  # short reason\n" in text and "EARLY_STOPPING: 0  # a default that was chosen\n" in text
-    assert max(map(len, text.splitlines())) <= 140 and text.count("a long reason") == 20
+    assert max(map(len, text.splitlines())) <= 140 and text.replace("\n    # ", " ").count("a long reason") == 20
 
 
 @pytest.mark.parametrize("setup", [CPU, GPU])
@@ -97,12 +97,12 @@ def test_the_nearest_mean_tells_classes_by_colour_only_where_it_can():
     assert math.isnan(nearest_mean_accuracy(rng.normal(size=(400, 3)), np.zeros(400, int)))
 
 
-def test_the_chosen_regions_keep_most_cells_of_those_that_lose_few():
+def test_the_chosen_regions_are_the_largest_of_which_nearly_as_many_keep_a_cell():
     rng = np.random.default_rng(0)
     images = images_of(*(patches(rng, 20, 250) for _ in range(4)))
     candidates, chosen = try_regions(chosen_config(CPU.pretraining, []), images)
-    kept = [one.figures.kept for one in candidates if one.figures.lost <= MOST_LOST]
-    assert kept and candidates[chosen].figures.kept == max(kept) and candidates[chosen].figures.lost <= MOST_LOST
+    kept = [one.figures.kept for one in candidates]
+    assert kept[chosen] >= NEARLY_ALL * max(kept) > max([0, *kept[chosen + 1 :]])
     sizes = [one.generator.params()["min_size"] for one in candidates]
     assert sizes == sorted(sizes) and all(one.seconds > 0 for one in candidates)
 
