@@ -86,8 +86,8 @@ def plan(
     seconds, iterations = {"label maps": masks}, 0
     if detector is not None:
         wanted = max(_FEW_ITERATIONS, round(_EPOCHS * labelled / DETECTOR_BATCH))
-        # An image of the test set costs about half of a training image.
-        fixed = detector.start + tested * detector.iteration / DETECTOR_BATCH / 2
+        # An image of the test set costs about half of a training image, and PreciseBN's 20 batches a third.
+        fixed = detector.start + (tested / DETECTOR_BATCH / 2 + 20 / 3) * detector.iteration
         iterations = max(min(wanted, int((_FINE_TUNING * total - fixed) / detector.iteration)), 20)
         for name in ("detector, random", "detector, pretrained"):
             seconds[name] = fixed + iterations * detector.iteration

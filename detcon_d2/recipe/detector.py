@@ -40,10 +40,11 @@ def choose_detector(setup: Setup, images: Images, objects: Objects) -> list[Choi
     many = f"an image has up to {objects.most} objects, {mean:.1f} on average"
     masks = f"all {len(objects.boxes)} objects have masks" if objects.masks else "the annotations are boxes"
     choices = [
+        Choice("DETCON.FINETUNE.PROTOCOL", "recipe", "results carry this name"),
         Choice("MODEL.MASK_ON", objects.masks, masks),
         Choice("MODEL.ROI_HEADS.NUM_CLASSES", len(objects.classes), f"the classes of {objects.train}: {', '.join(objects.classes[:20])}"),
         Choice("DATASETS.TRAIN", (objects.train,), f"{objects.train_images} images, {len(objects.boxes)} objects"),
-        Choice("DATASETS.TEST", (objects.test,), f"{objects.test_images} images, of which nothing was chosen"),
+        Choice("DATASETS.TEST", (objects.test,), f"{objects.test_images} images; nothing was chosen by them"),
         Choice("INPUT.MIN_SIZE_TRAIN", (short,), reason),
         Choice("INPUT.MAX_SIZE_TRAIN", long, "the shape of the median image"),
         Choice("INPUT.MIN_SIZE_TEST", short, "as in training"),

@@ -115,7 +115,7 @@ def choose_colors(setup: Setup, images: Images, objects: Objects | None, views: 
 
 
 def _colors(strength: float, images: Images, objects: Objects | None, tried: list[str]) -> list[Choice]:
-    half = ", half of SimCLR's, as SimCLR has for small images" if strength == 0.5 and not tried else ""
+    half = ", as SimCLR itself has for small images" if strength == 0.5 and not tried else ""
     reason = f"{strength:g} of SimCLR's strength{half}" + (f", as more makes views constant ({', '.join(tried)})" if tried else "")
     value, hue, gray, why = 0.8 * strength, 0.2 * strength, (0.2, 0.2), f"as strong as BRIGHTNESS: {strength:g} of SimCLR's"
     if images.grey > 0.95:
@@ -134,6 +134,6 @@ def _colors(strength: float, images: Images, objects: Objects | None, tried: lis
         Choice("DETCON.AUG.CONTRAST", round(value, 4), reason),
         Choice("DETCON.AUG.SATURATION", round(saturation, 4), why),
         Choice("DETCON.AUG.HUE", round(hue, 4), why),
-        Choice("DETCON.AUG.GRAY_PROB", gray, why if gray == (0.0, 0.0) else "SimCLR's; colour does not tell the class here"),
+        Choice("DETCON.AUG.GRAY_PROB", gray, why if gray == (0.0, 0.0) else "SimCLR's, as colour is not known to tell the class"),
         Choice("DETCON.AUG.OPERATORS", "torchvision", multiplied),
     ]
