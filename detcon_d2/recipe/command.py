@@ -83,7 +83,10 @@ def write_recipe(name: str, output: Path, train: str | None, test: str | None, h
     candidates, chosen = try_regions(chosen_config(setup.pretraining, views), images)
     print(*(f"{'*' if index == chosen else ' '} {one.line()}" for index, one in enumerate(candidates)), sep="\n", flush=True)
     pretraining = [*_pretraining(setup, images, output, candidates, chosen), *views, *colors]
-    detector = [*_workers(setup), *choose_detector(setup, images, objects)] if objects else []
+    detector = []
+    if objects:
+        place = Choice("OUTPUT_DIR", str(output / "seed_0" / "pretrained"), "run.sh has a folder for each seed and its initial weights")
+        detector = [*_workers(setup), place, *choose_detector(setup, images, objects)]
     write_all(output, setup, images, objects, candidates, chosen, pretraining, detector, hours)
 
 
@@ -148,6 +151,7 @@ def _pretraining(setup: Setup, images: Images, output: Path, candidates: list[Ca
     choices = [
         *_workers(setup),
         Choice("MODEL.META_ARCHITECTURE", chosen_config(setup.pretraining, []).MODEL.META_ARCHITECTURE, method),
+        Choice("OUTPUT_DIR", str(output / "seed_0" / "pretrain"), "run.sh has a folder for each seed"),
         Choice(
             "DATASETS.TRAIN", (images.spec,), f"all {len(images.records)} images, also those of the detector, without their annotations"
         ),
