@@ -77,4 +77,11 @@ def _candidates(candidates: Sequence[Candidate], chosen: int) -> str:
 
 def _choices(choices: Sequence[Choice]) -> str:
     last = {choice.key: choice for choice in choices}
-    return table(("key", "value", "reason"), [(one.key, escape(str(one.value)), escape(one.reason)) for one in last.values()], "facts")
+    return table(
+        ("key", "value", "reason"), [(one.key, _wrapping(str(one.value)), _wrapping(one.reason)) for one in last.values()], "facts"
+    )
+
+
+def _wrapping(text: str) -> str:
+    """HTML that may be wrapped within paths, which would otherwise push the last column off the page."""
+    return escape(text).replace("/", "/<wbr/>").replace(",", ",<wbr/>")
