@@ -11,8 +11,8 @@ logger = logging.getLogger(__name__)
 CONSTANT_LIMIT = 0.1
 """Share of nearly constant views above which a run is warned. Photographs have 0 to 1 %; dark microscopy under DetCon_B's colours 16 %."""
 LOST_LIMIT = 2 / 3
-"""Share of a view's regions without a cell above which a run is warned. Measured: 42 % on photographs of COCO with the published config, 52 %
-in the quickstart, 57 % on nuclei of 14 px in 128 px tiles with 5 x 5 cells.
+"""Share of a view's regions without a cell above which a run is warned. Measured: 42 % on photographs of COCO with the published config,
+52 % in the quickstart, 57 % on nuclei of 14 px in 128 px tiles with 5 x 5 cells.
 """
 _ENOUGH_IMAGES = 128
 
