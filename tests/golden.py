@@ -281,9 +281,11 @@ def watched_scalars() -> Iterator[dict[str, list[float]]]:
     """Scalar -> its value in each step, as given to Detectron2's event storage; ``metrics.json`` has medians of the last steps only."""
     found: dict[str, list[float]] = {}
     put = d2.EventStorage.put_scalar
+    # Metrics that the recorded commit did not have.
+    later = {f"learning/{name}" for name in ("constant_views", "regions_in_pixels", "lost_regions")}
 
     def put_and_note(storage: Any, name: str, value: Any, *more: Any, **options: Any) -> None:
-        if not re.search("time|second", name):
+        if not re.search("time|second", name) and name not in later:
             found.setdefault(name, []).append(float(value))
         put(storage, name, value, *more, **options)
 

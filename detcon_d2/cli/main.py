@@ -19,6 +19,7 @@ COMMANDS = {
     "compare": ("detcon_d2.quickstart.compare.command", "lay finished runs side by side: curves, budgets, AP, probes"),
     "zoo": ("detcon_d2.checkpoint.zoo.command", "list, download and check published checkpoints"),
     "predict": ("detcon_d2.cli.predict", "draw a detector's boxes and masks on images"),
+    "recipe": ("detcon_d2.recipe.command", "configs and a script for your own images and budget, with reasons"),
     "quickstart": ("detcon_d2.quickstart.quickstart", "the whole job on built-in images, in minutes"),
     "report": ("detcon_d2.quickstart.report.report", "write the HTML report of a quickstart again"),
     "evidence": ("detcon_d2.quickstart.experiment", "compare methods over several seeds on built-in images"),

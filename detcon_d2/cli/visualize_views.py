@@ -13,7 +13,8 @@ example:
   %(prog)s --config-file configs/DetCon/detcon_b_R_50_in1k_300ep.yaml --output sheet.png \\
       DATASETS.TRAIN '("folder:/data/photos",)' DETCON.MASKS.ROOTS '("/data/photos_fh",)'
 
-The sheet shows exactly what training with this config (SEED included) shows at these positions.
+The sheet shows exactly what training with this config (SEED included) shows at these positions. Its first line, which is printed too, tells
+of more images how many views are nearly constant and how many regions keep a cell; a warning names the key to change.
 """
 
 
@@ -29,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         cfg = load_config(find_config(args.config_file), args.opts)
-        print(write_sheet(cfg, args.output, args.num_images, args.start_position))
+        print(*write_sheet(cfg, args.output, args.num_images, args.start_position), sep="\n")
     except (ValueError, FileNotFoundError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2

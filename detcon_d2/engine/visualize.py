@@ -1,6 +1,7 @@
 """A sheet of what the network sees: images, their regions, and the views, with each region in the same colour everywhere."""
 
 import os
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -10,13 +11,17 @@ from PIL import Image, ImageDraw
 from detcon_d2 import d2
 from detcon_d2.data import PretrainingMapper, describe_masks, load_training_records
 from detcon_d2.data.sampler import PositionSampler
+from detcon_d2.engine.view_figures import ViewFigures, view_warnings
 from detcon_d2.masks import overlay
 from detcon_d2.masks.cells import NO_REGION
 from detcon_d2.methods import pretraining_class, pretraining_names
+from detcon_d2.modeling.metrics import constant_views, mean_distinct_regions
 from detcon_d2.views.geometry import ViewTransform
 
 PANEL = 256
 """Longer side of a picture in pixels."""
+FIGURE_IMAGES = 100
+"""Images of which :func:`write_sheet` takes the figures."""
 _VIEW_COLORS = ((230, 30, 30), (20, 90, 255), (20, 140, 40), (200, 120, 0))
 _WHITE = (255, 255, 255)
 
@@ -33,8 +38,8 @@ class SheetRow(NamedTuple):
     transforms: list[ViewTransform]
 
 
-def collect_rows(cfg: "d2.CfgNode", num_images: int, start_position: int = 0) -> list[SheetRow]:
-    """What training shows at positions ``start_position`` .. + ``num_images`` - 1, exactly.
+def collect_rows(cfg: "d2.CfgNode", num_images: int, start_position: int = 0) -> Iterator[SheetRow]:
+    """What training shows at positions ``start_position`` .. + ``num_images`` - 1, exactly; the config is checked at once.
 
     Raises ValueError: config or data that cannot work, as in training.
     """
@@ -52,13 +57,26 @@ def collect_rows(cfg: "d2.CfgNode", num_images: int, start_position: int = 0) ->
     samples = method.Samples.from_config(cfg, feature_stride(cfg))
     mapper = PretrainingMapper.from_config(cfg, samples)
     sampler = PositionSampler(len(records), seed=cfg.SEED, batch_size=1)
-    rows = []
-    for position in range(start_position, start_position + num_images):
+
+    def row(position: int) -> SheetRow:
         record = records[sampler.index_at(position)]
         image, label_map = mapper.read(record, position)
-        transforms = samples.sample_geometry(position, *image.shape[:2])
-        rows.append(SheetRow(image, label_map, mapper(record, position), transforms))
-    return rows
+        return SheetRow(image, label_map, mapper(record, position), samples.sample_geometry(position, *image.shape[:2]))
+
+    return map(row, range(start_position, start_position + num_images))
+
+
+def measure_views(rows: Iterable[SheetRow]) -> ViewFigures:
+    """The figures of the views of at least one row."""
+    constant, crops, regions, kept = [], [], [], []
+    for row in rows:
+        for view, transform in zip(row.sample["views"], row.transforms, strict=True):
+            constant.append(constant_views(view["image"][None], 255.0))
+            crops.append(constant_views(torch.from_numpy(transform.apply_image(row.image)).permute(2, 0, 1)[None], 255.0))
+            if "regions" in view:
+                regions.append(view["regions"].float())
+                kept.append(mean_distinct_regions(view["cells"][None]))
+    return ViewFigures(*(float(torch.stack(values).mean()) if values else None for values in (constant, crops, regions, kept)))
 
 
 def feature_stride(cfg: "d2.CfgNode") -> int:
@@ -78,19 +96,22 @@ def render_sheet(rows: list[SheetRow], title: str) -> np.ndarray:
     return overlay.draw_sheet(title, headings, [[(pixels, caption) for _, pixels, caption in row] for row in pictures], PANEL)
 
 
-def write_sheet(cfg: "d2.CfgNode", output: str, num_images: int, start_position: int = 0) -> str:
-    """Collect, render and write a sheet as a .png or .jpg; returns one line on what was written.
+def write_sheet(cfg: "d2.CfgNode", output: str, num_images: int, start_position: int = 0) -> list[str]:
+    """Collect, render and write a sheet as a .png or .jpg; returns lines on what was written, the figures of the views of
+    :data:`FIGURE_IMAGES` images, and warnings.
 
     Raises ValueError: no row, a negative position, a file name with another extension, and as in training.
     """
     if num_images < 1 or start_position < 0:
         raise ValueError(f"{num_images} images from position {start_position}; expected at least 1 image and a position >= 0.")
     overlay.picture_format(output)  # before the work
-    rows = collect_rows(cfg, num_images, start_position)
+    rows = list(collect_rows(cfg, num_images, start_position))
+    figures = measure_views(collect_rows(cfg, FIGURE_IMAGES, start_position))
     regions = describe_masks(cfg) if rows[0].label_map is not None else ""
-    sheet = render_sheet(rows, f"{', '.join(cfg.DATASETS.TRAIN)}   {regions}")
+    sheet = render_sheet(rows, f"{figures.line()}   {', '.join(cfg.DATASETS.TRAIN)}   {regions}")
     overlay.write_sheet(sheet, output)
-    return f"{output}: {len(rows)} images, {sheet.shape[1]} x {sheet.shape[0]} pixels"
+    written = f"{output}: {len(rows)} images, {sheet.shape[1]} x {sheet.shape[0]} pixels"
+    return [written, f"{FIGURE_IMAGES} images: {figures.line()}", *(f"WARNING: {line}" for line in view_warnings(figures, cfg))]
 
 
 def _pictures(row: SheetRow) -> list[tuple[str, np.ndarray, str]]:

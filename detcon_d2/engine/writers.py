@@ -29,6 +29,9 @@ _FORMATS = {
     "learning/retrieval_top1": "retrieval: {:.3f}",
     "learning/positive_fraction": "positives: {:.3f}",
     "learning/regions_per_view": "regions: {:.1f}",
+    "learning/regions_in_pixels": "in_pixels: {:.1f}",
+    "learning/lost_regions": "lost: {:.3f}",
+    "learning/constant_views": "constant: {:.3f}",
     "probe/accuracy": "probe_acc: {:.3f}",
 }
 

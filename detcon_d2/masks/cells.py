@@ -29,16 +29,21 @@ def label_map_to_cells(label_map: np.ndarray, size: tuple[int, int]) -> np.ndarr
         int32 (h, w). Raises ValueError for another shape, or an id out of range.
     """
     _check_shape(label_map, label_map.shape, size)
-    return _most_frequent(label_map.take(_interleaved(label_map.shape[0], size[0]), axis=0).T, size)
+    return _most_frequent(label_map.take(_interleaved(label_map.shape[0], size[0]), axis=0).T, size)[0]
 
 
-def sampled_label_map_to_cells(label_map: np.ndarray, rows: np.ndarray, columns: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def sampled_label_map_to_cells(
+    label_map: np.ndarray, rows: np.ndarray, columns: np.ndarray, size: tuple[int, int]
+) -> tuple[np.ndarray, int]:
     """``label_map_to_cells(label_map[np.ix_(rows, columns)], size)``, the cells of a resized crop, in a third of the time.
 
     Args:
         label_map: integer (any height, any width), ids in 0..65535.
         rows, columns: integer (H,) and (W,), indices into ``label_map``.
         size: (h, w), at most (H, W).
+
+    Returns:
+        int32 (h, w), and the number of regions with a pixel in the crop, with or without a cell; 65535 does not count.
     """
     _check_shape(label_map, (len(rows), len(columns)), size)
     picked = label_map.take(rows[_interleaved(len(rows), size[0])], axis=0)
@@ -47,8 +52,9 @@ def sampled_label_map_to_cells(label_map: np.ndarray, rows: np.ndarray, columns:
     return _most_frequent(transposed.take(columns, axis=0), size)
 
 
-def _most_frequent(view: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The cells (h, w) of a label map that is transposed (W, H) and whose pixel rows are in the order of :func:`_interleaved`."""
+def _most_frequent(view: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, int]:
+    """The cells (h, w) of a label map that is transposed (W, H) and whose pixel rows are in the order of :func:`_interleaved`; and its
+    number of regions."""
     low, high = int(view.min()) if view.dtype.kind == "i" else 0, int(view.max())
     if low < 0 or high > NO_REGION:
         raise ValueError(f"label map: found ids {low}..{high}; expected 0..{NO_REGION}")
@@ -63,12 +69,14 @@ def _most_frequent(view: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         keys = np.multiply(view, key_type(cells), dtype=key_type, casting="unsafe")
         keys += _cell_numbers(view.shape, size)
         # argmax returns the first of several maxima: the lowest id.
-        winners = np.bincount(keys.ravel(), minlength=cells * num_ids).reshape(num_ids, cells).argmax(axis=0)
+        counts = np.bincount(keys.ravel(), minlength=cells * num_ids).reshape(num_ids, cells)
+        winners, regions = counts.argmax(axis=0), np.count_nonzero(counts.any(axis=1))
     else:
-        winners = _most_frequent_by_sorting(_cell_numbers(view.shape, size).astype(np.int64), view.astype(np.int64))
+        winners, regions = _most_frequent_by_sorting(_cell_numbers(view.shape, size).astype(np.int64), view.astype(np.int64))
     if empty:
         winners[winners == high] = NO_REGION
-    return winners.astype(np.int32).reshape(size)
+        regions -= 1
+    return winners.astype(np.int32).reshape(size), int(regions)
 
 
 @lru_cache(maxsize=64)
@@ -90,14 +98,15 @@ def _cell_numbers(shape: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
     return numbers.astype(np.uint16 if rows * columns <= 1 << 16 else np.int64)
 
 
-def _most_frequent_by_sorting(cells: np.ndarray, label_map: np.ndarray) -> np.ndarray:
-    """The same as the argmax of the histogram, for many ids. Every cell must have a pixel; returns int64 (number of cells,)."""
+def _most_frequent_by_sorting(cells: np.ndarray, label_map: np.ndarray) -> tuple[np.ndarray, int]:
+    """The same as the argmax of the histogram, for many ids. Every cell must have a pixel; returns int64 (number of cells,), and the
+    number of ids."""
     keys, counts = np.unique(cells.ravel() * (NO_REGION + 1) + label_map.ravel(), return_counts=True)
     cell_of_key = keys // (NO_REGION + 1)
     # By cell, then by descending count. The sort is stable and the keys ascend, so the lowest of equally frequent ids is first.
     order = np.lexsort((-counts, cell_of_key))
     _, first = np.unique(cell_of_key[order], return_index=True)
-    return keys[order[first]] % (NO_REGION + 1)
+    return keys[order[first]] % (NO_REGION + 1), np.count_nonzero(np.bincount(keys % (NO_REGION + 1)))
 
 
 def _check_shape(label_map: np.ndarray, shape: tuple[int, ...], size: tuple[int, int]) -> None:

@@ -32,26 +32,15 @@ class PretrainingModel(SampleInputs):
     """The entries of :meth:`embed` through which the loss reaches the parameters."""
     ema_lead: ClassVar[int] = 0  # after step s the target moves with the momentum of step s + ema_lead
 
-    def __init__(
-        self,
-        *,
-        encoder: nn.Module,
-        heads: Mapping[str, nn.Module],
-        in_feature: str,
-        num_classes: int = 0,
-        metrics_period: int = 20,
-        **inputs,
-    ):
+    def __init__(self, *, encoder: nn.Module, heads: Mapping[str, nn.Module], in_feature: str, num_classes: int = 0, **inputs):
         """``encoder`` is a Detectron2 backbone with the output ``in_feature``, which the method uses; each of ``heads`` is an attribute
-        of that name. The online linear probe has ``num_classes``, 0: no probe. Metrics are computed every ``metrics_period`` iterations;
-        ``inputs`` are those of :class:`SampleInputs`."""
+        of that name. The online linear probe has ``num_classes``, 0: no probe. ``inputs`` are those of :class:`SampleInputs`."""
         super().__init__(**inputs)
         self.encoder = encoder
         # Between encoder and probe: checkpoints hold the optimizer's state in this order.
         for name, head in heads.items():
             self.add_module(name, head)
         self.in_feature = in_feature
-        self.metrics_period = metrics_period
         shape = encoder.output_shape()[in_feature]
         self.stride = shape.stride
         self.probe = LinearProbe(shape.channels, num_classes) if num_classes else None
@@ -189,12 +178,3 @@ class PretrainingModel(SampleInputs):
         features = self.encoder(batch.tensor.contiguous(memory_format=self.memory_format))[self.in_feature]
         cells = [[-(-side // self.stride) for side in size] for size in batch.image_sizes]
         return [{"features": feature[:, :height, :width]} for feature, (height, width) in zip(features, cells, strict=True)]
-
-    def _metrics_due(self) -> bool:
-        # Together with the writers, which write after iterations period - 1, 2 * period - 1, ...
-        return (d2.get_event_storage().iter + 1) % self.metrics_period == 0
-
-    @staticmethod
-    def _log(scalars: Mapping[str, torch.Tensor]) -> None:
-        for name, value in scalars.items():
-            d2.get_event_storage().put_scalar(name, float(value), smoothing_hint=False)

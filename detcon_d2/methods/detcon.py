@@ -161,12 +161,14 @@ class DetConBase(PretrainingModel):
 
     def embed(self, batch: list[dict], with_targets: bool = True) -> dict[str, torch.Tensor]:
         """``online1``, ``online2``, ``target1``, ``target2`` and ``projection1`` (N, M, D), ``ids1``, ``ids2`` (N, M), ``cells1``,
-        ``cells2`` (N, h, w), ``features`` (N, C) of view 1. DetCon_S has no targets: its online embeddings are also the targets. Where view
-        1 is the only one, there are no entries of view 2."""
+        ``cells2`` (N, h, w), ``features`` (N, C) of view 1, and for regions of the loader ``regions1``, ``regions2`` (N,). DetCon_S has no
+        targets: its online embeddings are also the targets. Where view 1 is the only one, there are no entries of view 2."""
         views, found = self.views_of(batch), {}
         for i, view in enumerate(views, 1):
             features, projection = self.project(view, self.encoder, self.projector)
             found |= {f"online{i}": self.predict(projection), f"ids{i}": view.ids, f"cells{i}": view.cells}
+            if self.learned_regions is None:
+                found[f"regions{i}"] = self.stacked(batch, i - 1, "regions")
             if i == 1:
                 found |= {"projection1": projection.detach(), "features": LinearProbe.pool(features)}
         return found | (self.target_projections(views) if with_targets else {})
@@ -186,14 +188,18 @@ class DetConBase(PretrainingModel):
         return {"loss_detcon": detcon_loss(e["online1"], e[f"online{second}"], *targets, e["ids1"], e[f"ids{second}"], **self.loss_options)}
 
     def metrics(self, embeddings: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Collapse, distinct regions and, of two views, shared regions and retrieval; see ``modeling.metrics``."""
-        e = embeddings
-        found = {"projection_std": projection_std(e["projection1"], e["ids1"])}
-        if "online2" not in e:
-            return found | {"regions_per_view": mean_distinct_regions(e["cells1"])}
+        """Collapse, regions of a view with a cell and with a pixel, the share that loses all its cells and, of two views, shared regions
+        and retrieval; see ``modeling.metrics``."""
+        e, views = embeddings, ("1", "2") if "online2" in embeddings else ("1",)
+        left = sum(mean_distinct_regions(e[f"cells{view}"]) for view in views) / len(views)
+        found = {"projection_std": projection_std(e["projection1"], e["ids1"]), "regions_per_view": left}
+        if "regions1" in e:
+            before = torch.cat([e[f"regions{view}"] for view in views]).float().mean()
+            found |= {"regions_in_pixels": before, "lost_regions": 1 - left / before.clamp(min=1e-6)}
+        if len(views) == 1:
+            return found
         return found | {
             "positive_fraction": positive_fraction(e["ids1"], e["ids2"]),
-            "regions_per_view": (mean_distinct_regions(e["cells1"]) + mean_distinct_regions(e["cells2"])) / 2,
             "retrieval_top1": region_retrieval_top1(e["online1"], e.get("target2", e["online2"]), e["ids1"], e["ids2"]),
         }
 

@@ -1,16 +1,19 @@
 """From the samples of a batch to normalised images on the model's device."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import groupby
 
 import torch
 from torch import nn
 
+from detcon_d2 import d2
+from detcon_d2.modeling.metrics import constant_views
 from detcon_d2.views.photometric_device import apply_photometric
 
 
 class SampleInputs(nn.Module):
-    """A model that takes samples: pixel statistics, memory format and the photometric augmentation that the loader left to the device."""
+    """A model that takes samples: pixel statistics, memory format, the photometric augmentation that the loader left to the device, and the
+    iterations at which metrics are logged."""
 
     def __init__(
         self,
@@ -19,27 +22,36 @@ class SampleInputs(nn.Module):
         pixel_std: tuple[float, ...],
         channels_last: bool = True,
         photometric_on_device: bool = False,
+        metrics_period: int = 20,
     ):
         """
         Args:
             pixel_mean, pixel_std: RGB statistics in 0..255.
             channels_last: memory format of the images.
             photometric_on_device: whether the loader leaves colours and blur to the model (DETCON.AUG.WHERE).
+            metrics_period: iterations between two computations of metrics.
         """
         super().__init__()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.photometric_on_device = photometric_on_device
+        self.metrics_period = metrics_period
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean, dtype=torch.float32).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std, dtype=torch.float32).view(-1, 1, 1), False)
 
     def images_of(self, batch: list[dict]) -> list[torch.Tensor]:
-        """The normalised images of each view: (N images, 3, H, W) float32 on the model's device."""
+        """The normalised images of each view: (N images, 3, H, W) float32 on the model's device.
+
+        At the iterations of the log, the share of nearly constant views is logged; with DETCON.MICRO_BATCH, that of the last part.
+        """
         images = []
         for i in range(len(batch[0]["views"])):
             pixels = self.stacked(batch, i, "image")
             if self.photometric_on_device:
                 pixels = apply_photometric(pixels, [sample["views"][i]["photometric"] for sample in batch])
             images.append(self.normalise(pixels).contiguous(memory_format=self.memory_format))
+        if self._metrics_due():
+            shares = [constant_views(view, self.pixel_std.flatten()) for view in images]
+            self._log({"learning/constant_views": torch.stack(shares).mean()})
         return images
 
     def stacked(self, batch: list[dict], view: int, key: str) -> torch.Tensor:
@@ -54,6 +66,15 @@ class SampleInputs(nn.Module):
         """Pixels to the encoder's range. In training, float images are in [0, 1]; all others are in 0..255, as in Detectron2."""
         images = images.float() * 255.0 if self.training and images.is_floating_point() else images.float()
         return (images - self.pixel_mean) / self.pixel_std
+
+    def _metrics_due(self) -> bool:
+        # Together with the writers, which write after iterations period - 1, 2 * period - 1, ...
+        return (d2.get_event_storage().iter + 1) % self.metrics_period == 0
+
+    @staticmethod
+    def _log(scalars: Mapping[str, torch.Tensor]) -> None:
+        for name, value in scalars.items():
+            d2.get_event_storage().put_scalar(name, float(value), smoothing_hint=False)
 
 
 def by_resolution(network: Callable[[torch.Tensor], torch.Tensor], views: list[torch.Tensor]) -> list[torch.Tensor]:

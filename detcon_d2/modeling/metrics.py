@@ -12,6 +12,8 @@ from detcon_d2.masks.cells import NO_REGION
 from detcon_d2.modeling.regions import distinct_regions
 
 _CHUNK = 1024
+NEARLY_CONSTANT = 2.0
+"""A view is nearly constant if no channel's standard deviation over its pixels reaches this, in 0..255."""
 
 
 @torch.no_grad()
@@ -51,6 +53,21 @@ def positive_fraction(ids1: torch.Tensor, ids2: torch.Tensor) -> torch.Tensor:
 def mean_distinct_regions(cells: torch.Tensor) -> torch.Tensor:
     """Mean number of existing ids per view of ``cells`` (N, h, w), an integer dtype: scalar float32 >= 0. No region counts 0."""
     return distinct_regions(cells.flatten(1).long().sort(dim=1).values).sum(1).float().mean()
+
+
+@torch.no_grad()
+def constant_views(images: torch.Tensor, scale: torch.Tensor | float = 1.0) -> torch.Tensor:
+    """Share of nearly constant views (:data:`NEARLY_CONSTANT`), in which nothing can be told apart.
+
+    Args:
+        images: (N, C, H, W) floating.
+        scale: brings the channels to 0..255, (C,) or a number.
+
+    Returns:
+        Scalar float32 in [0, 1].
+    """
+    spread = images.float().flatten(2).std(dim=2, correction=0) * scale
+    return (spread.amax(dim=1) < NEARLY_CONSTANT).float().mean()
 
 
 @torch.no_grad()

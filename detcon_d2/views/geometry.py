@@ -67,8 +67,9 @@ class ViewTransform:
         rows, columns = nearest_indices(self.height, self.size), nearest_indices(self.width, self.size)
         return np.ascontiguousarray(self._mirror(self._crop(segmentation)[np.ix_(rows, columns)]))
 
-    def apply_cells(self, label_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """``label_map_to_cells(self.apply_segmentation(label_map), size)``, int32 (h, w), without the label map of the view."""
+    def apply_cells(self, label_map: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, int]:
+        """``label_map_to_cells(self.apply_segmentation(label_map), size)``, int32 (h, w), without the label map of the view; and the number
+        of regions with a pixel in the view."""
         rows, columns = nearest_indices(self.height, self.size), nearest_indices(self.width, self.size)
         return sampled_label_map_to_cells(self._crop(label_map), rows, columns[::-1] if self.flip else columns, size)
 

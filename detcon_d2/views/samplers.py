@@ -226,7 +226,8 @@ class RegionViews(TwoViews):
 
     def __call__(self, image: np.ndarray, label_map: np.ndarray | None, position: int) -> dict:
         """Each view also has ``draws`` float32 (M,) in [0, 1) and, with a label map, ``cells`` int32 (h, w): the most frequent id of each
-        feature cell. A :class:`WholeImage` adds its tensors to the sample."""
+        feature cell; and ``regions`` int32 (): how many ids the view has, those without a cell too. A :class:`WholeImage` adds its tensors
+        to the sample."""
         transforms = self.sample_geometry(position, *image.shape[:2])
         views = self.render(transforms, image, position)
         draws = position_rng(self.seed, position, Stream.DRAWS)
@@ -234,7 +235,8 @@ class RegionViews(TwoViews):
             view["draws"] = torch.from_numpy(draws.random(self.num_samples, dtype=np.float32))
             if label_map is not None:
                 side = -(-transform.size // self.stride)
-                view["cells"] = torch.from_numpy(transform.apply_cells(label_map, (side, side)))
+                cells, regions = transform.apply_cells(label_map, (side, side))
+                view |= {"cells": torch.from_numpy(cells), "regions": torch.tensor(regions, dtype=torch.int32)}
         whole = {} if self.whole_image is None else self.whole_image(image, position)
         return {"views": views} | whole
 

@@ -47,7 +47,8 @@ def finished(photos, tmp_path_factory) -> Path:
 
 def test_a_run_logs_every_metric_and_its_checkpoint_describes_it(finished):
     expected = {"total_loss", "loss_detcon", "loss_probe", "lr", "data_time", "images_per_second", "probe/accuracy", "ema_momentum"}
-    expected |= {f"learning/{name}" for name in ("projection_std", "positive_fraction", "regions_per_view", "retrieval_top1")}
+    names = "projection_std positive_fraction regions_per_view regions_in_pixels lost_regions constant_views retrieval_top1"
+    expected |= {f"learning/{name}" for name in names.split()}
     assert expected <= set(metrics(finished)[-1])
     found = final_state(finished)["metadata"]
     assert (found["method"], found["iterations"], found["channel_order"]) == ("DetConB", 4, "RGB")

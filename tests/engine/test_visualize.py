@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from detcon_d2.engine import visualize
 from detcon_d2.engine.visualize import collect_rows, render_sheet, write_sheet
 from detcon_d2.masks.overlay import overlay_regions, region_color
 from tests.conftest import REPO
@@ -53,12 +54,14 @@ def test_views_without_a_region_are_drawn(empty_set, make_cfg):
 @pytest.mark.parametrize(("dilation", "cells"), [(1, (7, 7)), (2, (14, 14))])
 def test_regions_compete_for_the_cells_of_the_features(painted_set, make_cfg, dilation, cells):
     cfg = make_cfg(painted_set, "DETCON.VIEWS.SIZE", 224, "MODEL.RESNETS.RES5_DILATION", dilation)
-    assert collect_rows(cfg, 1)[0].sample["views"][0]["cells"].shape == cells
+    (row,) = collect_rows(cfg, 1)
+    assert row.sample["views"][0]["cells"].shape == cells
 
 
 def test_a_sheet_is_written_atomically_into_a_new_folder(painted_set, make_cfg, tmp_path):
     output = tmp_path / "new" / "sheet.png"
-    line = write_sheet(make_cfg(painted_set), str(output), 3)
+    line, figures, *_ = write_sheet(make_cfg(painted_set), str(output), 3)
+    assert "regions per view" in figures
     assert "3 images" in line and [path.name for path in output.parent.iterdir()] == ["sheet.png"]
     with Image.open(output) as image:
         assert f"{image.width} x {image.height}" in line
@@ -66,7 +69,8 @@ def test_a_sheet_is_written_atomically_into_a_new_folder(painted_set, make_cfg, 
         write_sheet(make_cfg(painted_set), str(output), 0)
 
 
-def test_the_tool_draws_and_explains(painted_set, tmp_path, run_tool):
+def test_the_tool_draws_and_explains(painted_set, tmp_path, run_tool, monkeypatch):
+    monkeypatch.setattr(visualize, "FIGURE_IMAGES", 4)
     output = tmp_path / "sheet.jpg"
     opts = ["INPUT.FORMAT", "RGB", "SEED", "1", "DATASETS.TRAIN", f"('{painted_set.name}',)", "DETCON.MASKS.ROOTS"]
     tool = functools.partial(

@@ -51,9 +51,10 @@ def test_cells_of_a_sampled_map_are_those_of_the_map_it_samples(case, seed):
     label_map, size = case
     rng = np.random.default_rng(seed)
     rows, columns = (rng.integers(0, side, max(cells, rng.integers(1, 20))) for side, cells in zip(label_map.shape, size))
-    sampled = sampled_label_map_to_cells(label_map, rows, columns, size)
-    assert sampled.dtype == np.int32
-    np.testing.assert_array_equal(sampled, brute_force(label_map[np.ix_(rows, columns)], size))
+    picked = label_map[np.ix_(rows, columns)]
+    sampled, regions = sampled_label_map_to_cells(label_map, rows, columns, size)
+    assert sampled.dtype == np.int32 and regions == len(set(picked.ravel().tolist()) - {NO_REGION})
+    np.testing.assert_array_equal(sampled, brute_force(picked, size))
 
 
 def check_against(path: Path) -> None:

@@ -172,9 +172,10 @@ def test_cells_are_those_of_the_label_map_of_the_view(seed, height, width, size,
     view = augmentation(size=size).sample_view(rng, height, width)
     label_map = rng.choice(ids, (height, width)).astype(np.uint16)
     cells = tuple(rng.integers(1, size + 1, 2).tolist())
-    found = view.apply_cells(label_map, cells)
-    assert found.dtype == np.int32
-    np.testing.assert_array_equal(found, label_map_to_cells(view.apply_segmentation(label_map), cells))
+    found, count = view.apply_cells(label_map, cells)
+    seen = view.apply_segmentation(label_map)
+    assert found.dtype == np.int32 and count == len(np.setdiff1d(seen, [65535]))
+    np.testing.assert_array_equal(found, label_map_to_cells(seen, cells))
 
 
 @pytest.mark.parametrize("regions", [1, 20, 1000, 65535])
@@ -183,7 +184,10 @@ def test_cells_at_full_size_are_those_of_the_label_map_of_the_view(regions):
     label_map = rng.integers(0, regions, (375, 500)).astype(np.uint16)
     for _ in range(5):
         view = augmentation(size=224).sample_view(rng, 375, 500)
-        np.testing.assert_array_equal(view.apply_cells(label_map, (7, 7)), label_map_to_cells(view.apply_segmentation(label_map), (7, 7)))
+        found, count = view.apply_cells(label_map, (7, 7))
+        seen = view.apply_segmentation(label_map)
+        np.testing.assert_array_equal(found, label_map_to_cells(seen, (7, 7)))
+        assert count == len(np.unique(seen))
 
 
 @pytest.mark.parametrize("name", NAMES)
