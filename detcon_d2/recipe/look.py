@@ -12,8 +12,8 @@ from detcon_d2.io.annotated.checks import check_annotations, class_difference, r
 from detcon_d2.io.annotated.dataset import AnnotatedData
 from detcon_d2.io.annotated.read import read_annotated
 from detcon_d2.io.atomic import write_bytes_atomically
-from detcon_d2.io.images import read_record
 from detcon_d2.io.specs import canonical_spec, is_dataset_spec, list_images
+from detcon_d2.io.tiles import read_record
 from detcon_d2.masks.generate import evenly_spaced
 
 _SAMPLE = 48
