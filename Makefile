@@ -39,6 +39,7 @@ bench: $(STAMP) ## Speed and memory beside peers, in a quarter of an hour: figur
 	$(RUN) tools/benchmarks/loss.py --rounds 5 --json "$(BENCH)/loss.json"
 	$(RUN) tools/benchmarks/loss.py --images 64 --no-peer --growth "$(BENCH)/loss_growth.html" --json "$(BENCH)/loss_growth.json"
 	$(RUN) tools/benchmarks/step.py --rounds 3 --profile 12 --json "$(BENCH)/step.json"
+	OMP_NUM_THREADS=1 $(RUN) tools/benchmarks/methods.py --images 32 --rounds 2 --json "$(BENCH)/methods.json"
 	$(RUN) tools/benchmarks/scaling.py --json "$(BENCH)/scaling.json"
 	$(RUN) tools/benchmarks/summary.py "$(BENCH)"
 

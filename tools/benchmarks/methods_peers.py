@@ -13,13 +13,11 @@ from lightly import loss as losses
 from lightly import transforms
 from lightly.models import modules
 from lightly.models.utils import deactivate_requires_grad, pool_masked, update_momentum
+from methods_ours import DINO_OUT, GRID, HIDDEN, OUT, PROTOTYPES, QUEUE
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.tv_tensors import Mask
-
-HIDDEN, OUT, PROTOTYPES, QUEUE, DINO_OUT, GRID = 512, 128, 512, 4096, 2048, 2
-"""Hidden and output sizes of the heads, SwAV's prototypes, MoCo's keys, DINO's outputs, and DetCon's regions per side."""
 
 
 class PeerMethod(nn.Module):

@@ -10,13 +10,13 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
-from timing import OURS
+from timing import OURS, median_ratio
 
 from detcon_d2.io.atomic import write_bytes_atomically
 from detcon_d2.io.charts import Line, three_digits
 from detcon_d2.quickstart.report.page import bars, card, curves, legend, page, paragraph, table
 
-FILES = ("loss", "loss_growth", "pipeline", "masks", "step", "scaling")
+FILES = ("loss", "loss_growth", "pipeline", "masks", "step", "methods", "scaling")
 """Names, without ``.json``, of the files that the page shows."""
 _EPILOG = f"""
 Reads {", ".join(f"{name}.json" for name in FILES)}. Missing files are left out and named on the page.
@@ -81,7 +81,7 @@ def _table(runs: list[list[Comparison]]) -> str:
 
 
 def _bar_sections(run: Run) -> Iterator[Section]:
-    for heading, name in (("Loss", "loss"), ("Input pipeline", "pipeline"), ("Masks", "masks"), ("Step", "step")):
+    for heading, name in (("Loss", "loss"), ("Input pipeline", "pipeline"), ("Masks", "masks"), ("Step", "step"), ("Methods", "methods")):
         charts: dict[str, dict[str, float]] = {}
         for row in _compare(run, name):
             charts.setdefault(f"{row.name}, {row.unit}", {OURS: row.here})[row.other] = row.value
@@ -108,7 +108,7 @@ def _bars(values: dict[str, float]) -> str:
 
 def _compare(run: Run, name: str) -> list[Comparison]:
     """The comparisons of one benchmark; none if it did not run."""
-    compare = {"loss": _loss, "pipeline": _pipeline, "masks": _masks, "step": _step, "scaling": _scaling}
+    compare = {"loss": _loss, "pipeline": _pipeline, "masks": _masks, "step": _step, "methods": _methods, "scaling": _scaling}
     return list(compare[name](run[name])) if name in run and name in compare else []
 
 
@@ -148,6 +148,17 @@ def _step(result: dict) -> Iterator[Comparison]:
     yield Comparison(name, "TFLOP/s", share * peak, peak, "the fastest product", share)
     bound = "every operator as fast as its product or memory"
     yield Comparison(name, "s", medians[OURS], result["roofline"], bound, result["share_of_roofline"])
+
+
+def _methods(result: dict) -> Iterator[Comparison]:
+    problem = result["problem"]
+    for method, parts in result["speeds"].items():
+        for part, found in parts.items():
+            name = f"{method}, {part}, ResNet-{problem['depth']}, {problem['size']} px"
+            here = statistics.median(found[OURS])
+            for other in [other for other in found if other != OURS]:
+                ratio = median_ratio(found[OURS], found[other])
+                yield Comparison(name, "images/s", here, statistics.median(found[other]), other, ratio)
 
 
 def _scaling(result: dict) -> Iterator[Comparison]:
