@@ -167,7 +167,7 @@ class DetConBase(PretrainingModel):
         for i, view in enumerate(views, 1):
             features, projection = self.project(view, self.encoder, self.projector)
             found |= {f"online{i}": self.predict(projection), f"ids{i}": view.ids, f"cells{i}": view.cells}
-            if self.learned_regions is None:
+            if "regions" in batch[0]["views"][i - 1]:
                 found[f"regions{i}"] = self.stacked(batch, i - 1, "regions")
             if i == 1:
                 found |= {"projection1": projection.detach(), "features": LinearProbe.pool(features)}

@@ -33,7 +33,8 @@ def test_simclr_is_detcon_s_with_one_region_for_every_image(draws):
 
 def test_moco_shuffles_the_keys_and_returns_them_in_order(photos):
     model, batch = batch_of("MoCo", photos, 4, DETCON__MOCO__BN_GROUP=2)
-    view2 = model.images_of(batch)[1]
+    with d2.EventStorage():
+        view2 = model.images_of(batch)[1]
     for sample, draw in zip(batch, (0.7, 0.1, 0.9, 0.4)):
         sample["shuffle"] = draw
     order = [1, 3, 0, 2]
@@ -46,14 +47,17 @@ def test_moco_shuffles_the_keys_and_returns_them_in_order(photos):
 
 def keys_of_a_share(rank: int, photos: str) -> dict[str, torch.Tensor]:
     model, batch = batch_of("MoCo", Path(photos), 4, DETCON__MOCO__BN_GROUP=0)
-    return {"keys": model.encode_keys(model.images_of(batch)[1], batch)}
+    with d2.EventStorage():
+        return {"keys": model.encode_keys(model.images_of(batch)[1], batch)}
 
 
 def test_moco_shuffles_over_all_processes(photos, tmp_path):
     found = torch.cat([share["keys"] for share in run_processes(keys_of_a_share, 2, tmp_path, str(photos))])
     # Two processes with one group each are one process with two groups.
     model, batch = batch_of("MoCo", photos, 4, DETCON__MOCO__BN_GROUP=2)
-    torch.testing.assert_close(found, model.encode_keys(model.images_of(batch)[1], batch), rtol=1e-4, atol=1e-5)
+    with d2.EventStorage():
+        expected = model.encode_keys(model.images_of(batch)[1], batch)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_moco_never_uses_a_key_as_a_negative_of_its_own_step(photos, tmp_path):
@@ -138,7 +142,8 @@ def test_supervised_needs_labels(photos, tmp_path):
 def codes_of_a_share(rank: int, photos: str) -> dict[str, torch.Tensor]:
     model, batch = batch_of("SwAV", Path(photos), 4, **HELD)
     fill_queue(model)
-    return {"codes": model.codes(model.embed(batch)["scores"][:, 0], 0)}
+    with d2.EventStorage():
+        return {"codes": model.codes(model.embed(batch)["scores"][:, 0], 0)}
 
 
 def fill_queue(model: torch.nn.Module) -> torch.Tensor:
@@ -151,7 +156,8 @@ def fill_queue(model: torch.nn.Module) -> torch.Tensor:
 
 def test_swav_codes_balance_the_batch_together_with_the_queue(photos, tmp_path):
     model, batch = batch_of("SwAV", photos, 4, **HELD)
-    scores = model.embed(batch)["scores"][:, 0].detach()
+    with d2.EventStorage():
+        scores = model.embed(batch)["scores"][:, 0].detach()
     alone = model.codes(scores, 0)
     queued = model.heads["prototypes"](fill_queue(model)[0])
     expected = sinkhorn_codes(torch.cat([scores, queued]))[:4]

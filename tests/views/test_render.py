@@ -45,7 +45,7 @@ def test_fast_views_are_the_exact_ones_up_to_rounding(photo_set, make_cfg, augme
     for one, other in zip(exact, fast, strict=True):
         for a, b in zip(one["views"], other["views"], strict=True):
             assert b["image"].dtype == torch.uint8 and b["image"].shape == (3, 224, 224) and b["image"].is_contiguous()
-            assert b.keys() == {"image", "cells", "box", "flip", "draws"}
+            assert b.keys() == {"image", "cells", "regions", "box", "flip", "draws"}
             assert torch.equal(a["box"], b["box"]) and a["flip"] == b["flip"] and torch.equal(a["draws"], b["draws"])
             assert b["cells"].dtype == torch.int32
             assert torch.equal(a["cells"], b["cells"])

@@ -155,7 +155,7 @@ def compare_cells(folder: Path, num_ids: int, rounds: int) -> dict[str, float]:
         # A quarter of the batch at a time: the whole batch would take 5 GB.
         "one-hot and average pool": lambda: [one_hot_cells(part, num_ids, size[0]) for part in batch.split(_BATCH // 4)],
         "label map of the view, then cells": lambda: [label_map_to_cells(v.apply_segmentation(m), size) for v, m in zip(views, maps)],
-        "cells from the crop": lambda: [view.apply_cells(label_map, size) for view, label_map in zip(views, maps)],
+        "cells from the crop": lambda: [view.apply_cells(label_map, size)[0] for view, label_map in zip(views, maps)],
     }
     found = [np.concatenate([np.asarray(part).reshape(-1, *size) for part in function()]) for function in functions.values()]
     assert all((cells == found[0]).all() for cells in found)
