@@ -16,6 +16,10 @@ from detcon_d2.recipe.views import view_rows
 NEARLY_ALL = 0.85
 """Share of the largest number of regions with a cell that the chosen regions keep."""
 _PARTS = (8, 4, 2, 1)
+_SCALES = (3.0, 0.3)
+"""FH's scale in units of min_size: that of configs/quickstart, and one that divides images of soft contrast."""
+_FEW = 2
+"""Regions with a cell per view. With fewer there is nothing to contrast within an image, and the smaller scale is tried."""
 
 
 class Candidate(NamedTuple):
@@ -37,23 +41,28 @@ def try_regions(cfg: "d2.CfgNode", images: Images) -> tuple[list[Candidate], int
     of any others. Finer ones mix in the cells and give hardly more to contrast.
 
     The size of regions is in parts of what a cell covers in the mean crop of the median image, with the ratio of scale and min_size of
-    configs/quickstart.
+    configs/quickstart. Where that leaves fewer than two regions with a cell, as in images of soft contrast, a smaller scale is tried.
     """
     views = cfg.DETCON.VIEWS
     cells = -(-views.SIZE // feature_stride(cfg))
     cell_area = sum(views.CROP_AREA) / 2 * images.height * images.width / cells**2
-    candidates = []
-    for part in _PARTS:
-        size = max(int(float(f"{cell_area / part:.2g}")), 4)
-        generator = build_generator("fh", scale=3.0 * size, sigma=0.8, min_size=size)
-        generator.prepare()
-        some, start = images.sample[:8], time.perf_counter()
-        for image in some:
-            generator(image, np.random.default_rng(0))
-        seconds = (time.perf_counter() - start) / len(some)
-        candidates.append(Candidate(generator, measure_views(view_rows(cfg, images, generator)), seconds))
+    candidates: list[Candidate] = []
+    for scale in _SCALES:
+        if not any(one.figures.kept >= _FEW for one in candidates):
+            sizes = [max(int(float(f"{cell_area / part:.2g}")), 4) for part in _PARTS]
+            candidates = [_try(cfg, images, scale, size) for size in sizes] + candidates
     most = max(one.figures.kept for one in candidates)
     return candidates, max(index for index, one in enumerate(candidates) if one.figures.kept >= NEARLY_ALL * most)
+
+
+def _try(cfg: "d2.CfgNode", images: Images, scale: float, size: int) -> Candidate:
+    generator = build_generator("fh", scale=scale * size, sigma=0.8, min_size=size)
+    generator.prepare()
+    some, start = images.sample[:8], time.perf_counter()
+    for image in some:
+        generator(image, np.random.default_rng(0))
+    seconds = (time.perf_counter() - start) / len(some)
+    return Candidate(generator, measure_views(view_rows(cfg, images, generator)), seconds)
 
 
 def sheet_rows(cfg: "d2.CfgNode", images: Images, generator: RegionGenerator, count: int) -> list[SheetRow]:
