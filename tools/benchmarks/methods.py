@@ -103,12 +103,15 @@ def main() -> None:
         write_images(folder / "images" / "all", (500, 375), copies=max(1, args.images // 4))
         for method in args.methods:
             problem = MethodProblem(method, args.depth, args.images, args.size, tuple(args.local), args.workers)
-            speeds = result["speeds"][method] = measure_method(problem, folder, args.rounds, args.batches)
+            logging.disable(logging.INFO)  # the log of each run
+            try:
+                speeds = result["speeds"][method] = measure_method(problem, folder, args.rounds, args.batches)
+            finally:
+                logging.disable(logging.NOTSET)
             print(*describe_method(problem, speeds), sep="\n", flush=True)
     if args.json:
         write_json(args.json, result)
 
 
 if __name__ == "__main__":
-    logging.disable(logging.INFO)
     main()
