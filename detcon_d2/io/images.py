@@ -36,10 +36,7 @@ _TRANSPOSE = {
 }
 _BACK = {5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_270}
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-# OpenCV refuses larger images.
-_MAX_FAST_PIXELS = 2**30
-# Pixels. Less is most likely meant as a number of tiles.
-_SMALLEST_TILE = 64
+_MAX_FAST_PIXELS = 2**30  # OpenCV refuses larger images
 # Pillow warns of damaged metadata, odd palettes and large images, which changes no pixel. The texts differ from image to image, so Python
 # would print one for each image of a data set.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -67,8 +64,8 @@ class Reading:
             raise ValueError(f"DETCON.DATA.WIDE_RANGE is {self.wide_range}; expected (low, high) with low < high, or () for the rule.")
         if self.max_pixels < 0:
             raise ValueError(f"DETCON.DATA.MAX_PIXELS is {self.max_pixels}; expected a number of pixels, or 0 for Pillow's limit.")
-        if self.tiles != 0 and self.tiles < _SMALLEST_TILE:
-            expected = f"the side of the tiles in pixels, at least {_SMALLEST_TILE}, or 0 for whole images"
+        if self.tiles != 0 and self.tiles < 64:  # less is most likely meant as a number of tiles
+            expected = "the side of the tiles in pixels, at least 64, or 0 for whole images"
             raise ValueError(f"DETCON.DATA.TILES is {self.tiles}; expected {expected}.")
 
     def describe(self, records: Sequence[dict]) -> list[str]:
@@ -182,12 +179,17 @@ def recorded_size(record: dict) -> tuple[int, int] | None:
 
 def image_size(path: str | os.PathLike, size: tuple[int, int] | None = None, reading: Reading = PLAIN) -> tuple[int, int]:
     """Height and width of what :func:`read_image` returns, without decoding it. Raises ImageReadError."""
+    return image_header(path, size, reading)[0]
+
+
+def image_header(path: str | os.PathLike, size: tuple[int, int] | None, reading: Reading) -> tuple[tuple[int, int], tuple[int, int], int]:
+    """:func:`image_size`, the height and width of the pixels as they are stored, and the EXIF orientation, 1..8. Raises ImageReadError."""
     try:
         with _open(path) as file, reading.open_header(file) as image:
             # ImageLength and ImageWidth: newer versions of Pillow swap the sides of a TIFF before they load it.
             stored = (image.tag_v2[257], image.tag_v2[256]) if image.format == "TIFF" else (image.height, image.width)
-            shown = stored[::-1] if _orientation(image) >= 5 else stored
-            return stored if size == stored else shown
+            orientation = _orientation(image)
+            return stored if size == stored or orientation < 5 else stored[::-1], stored, orientation
     except Exception as error:
         raise _read_error(path, error) from error
 

@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 from detcon_d2.io.annotated.coco import FILE_MISSING
 from detcon_d2.io.annotated.dataset import DOUBTFUL, LEFT_OUT, REPAIRED, WRONG, AnnotatedData, Findings
 from detcon_d2.io.annotated.text import excerpt
-from detcon_d2.io.images import PLAIN, ImageReadError, Reading, image_size
+from detcon_d2.io.images import PLAIN, ImageReadError, Reading, image_header, image_size
 from detcon_d2.io.segmentations import encode_segmentation, extent, read_segmentation
 
 SAMPLE = 1000
@@ -19,6 +19,7 @@ SAMPLE = 1000
 NO_MASK = "it has no mask"
 OTHER_SIZE = "its size is not that of its annotations"
 UNREADABLE = "it cannot be read"
+TURNED = "its EXIF orientation turns it, but not its annotations"
 # Boxes reach a pixel out of the image where pixels are counted from 1, or coordinates are rounded.
 _MARGIN = 1.5
 _SAME_OBJECT = 0.5
@@ -119,20 +120,29 @@ def _fill_size(record: dict, findings: Findings, reading: Reading) -> None:
 
 
 def _compare_sizes(data: AnnotatedData, reading: Reading) -> None:
+    """Of an even sample of the files. It also shows where annotations are for pixels that the reader turns, which no size tells."""
+    turned, as_stored = [], ""
     there = [record for record in data.records if "height" in record and os.path.isfile(record["file_name"])]
     for index in np.unique(np.linspace(0, len(there) - 1, SAMPLE).astype(int)) if there else ():
         record = there[index]
+        expected = record["height"], record["width"]
         try:
-            found = image_size(record["file_name"], (record["height"], record["width"]), reading)
+            found, stored, orientation = image_header(record["file_name"], expected, reading)
         except ImageReadError as error:
             data.findings.note(UNREADABLE, WRONG, record, detail=error.reason, unit="image")
             continue
-        expected = record["height"], record["width"]
+        if 2 <= orientation <= 4 and record["annotations"]:
+            turned.append(record)
+        elif orientation >= 5 and found == stored != stored[::-1]:
+            as_stored = record["file_name"]
         if found != expected:
             text = (
                 f"the file is {found[1]} x {found[0]} (width x height, as displayed), the annotations are for {expected[1]} x {expected[0]}"
             )
             data.findings.note(OTHER_SIZE, WRONG, record, detail=text, unit="image")
+    for record in turned if as_stored else ():
+        text = f"those of {as_stored} are for its pixels as they are stored; remove the EXIF orientation from the files of this data set"
+        data.findings.note(TURNED, WRONG, record, detail=text, unit="image")
 
 
 def _check(annotation: dict, record: dict, masks: bool, boxes: bool, findings: Findings) -> dict | None:

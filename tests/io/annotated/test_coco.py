@@ -7,11 +7,12 @@ import unicodedata
 from collections.abc import Callable
 
 import pytest
+from PIL import Image
 
 from detcon_d2.io.annotated.checks import check_annotations, refusals
 from detcon_d2.io.annotated.dataset import AnnotatedData
 from detcon_d2.io.annotated.read import read_annotated
-from tests.annotated import each, write_coco, write_images
+from tests.annotated import HEIGHT, WIDTH, each, write_coco, write_images
 
 
 def read(spec: str, masks: bool = True) -> AnnotatedData:
@@ -302,6 +303,19 @@ def test_files_with_a_mark_are_read(encoding, tmp_path):
     mark = b"\xff\xfe" if encoding == "utf-16-le" else b""
     path.write_bytes(mark + json.dumps(json.loads(path.read_text())).encode(encoding))
     assert len(read(spec).records) == 3
+
+
+@pytest.mark.parametrize(("orientation", "stored", "wrong"), [(6, True, True), (6, False, False), (1, True, False)])
+def test_where_a_photo_on_its_side_is_annotated_as_stored_one_on_its_head_is_refused(tmp_path, orientation, stored, wrong):
+    sides = {"width": WIDTH, "height": HEIGHT} if stored else {"width": HEIGHT, "height": WIDTH}
+    spec = write_coco(tmp_path, lambda content: content["images"][1].update(sides))
+    for name, value in (("p0.png", 3), ("p1.png", orientation)):
+        with Image.open(tmp_path / "images" / name) as image:
+            exif = image.getexif()
+            exif[0x0112] = value
+            image.save(tmp_path / "images" / name, exif=exif)
+    lines = refusals(read(spec), 1.0, no_masks="")
+    assert len(lines) == wrong and all("remove the EXIF orientation" in line and "p0.png" in line for line in lines), lines
 
 
 def test_names_cannot_write_to_the_terminal(tmp_path):
