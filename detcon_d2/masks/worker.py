@@ -35,6 +35,11 @@ _NAME_ERRORS = (errno.ENAMETOOLONG, errno.EILSEQ)
 _function: Callable[[dict], object]
 
 
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def map_records(function: Callable[[dict], object], records: Iterable[dict], workers: int) -> Iterator[object]:
     """``function(record)`` of all records (with "file_name"), in their order; ``workers``: processes, 1 works in this one. The function
     is pickled once to each worker. Raises what it raises, and RuntimeError if a worker process was killed, with the images it may have been

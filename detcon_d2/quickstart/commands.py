@@ -57,8 +57,8 @@ def is_finished(chain: Chain) -> bool:
     return all([command.is_finished() for command in chain])
 
 
-# Commands run in the folder that holds the package, so that Python finds it whether it is installed or not.
-_FOLDER = Path(__file__).resolve().parents[2]
+PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+"""The folder that holds the package. Commands run in it, so that Python finds the package whether it is installed or not."""
 
 
 def python_arguments(words: Sequence[str]) -> list[str]:
@@ -133,7 +133,7 @@ class _Runner:
         environ = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
         # Several commands share the terminal line by line. A single one writes to it directly, with its progress bars.
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"} if jobs > 1 else {}
-        self._settings = {"cwd": _FOLDER, "env": environ, "close_fds": False, **pipes}
+        self._settings = {"cwd": PACKAGE_ROOT, "env": environ, "close_fds": False, **pipes}
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen] = set()
         self._stopped = False

@@ -8,11 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from detcon_d2.quickstart.commands import PACKAGE_ROOT
 from detcon_d2.quickstart.results import read_series
 from detcon_d2.recipe.config import Choice
 
 ITERATIONS = 12
 """Of a calibration; the first three are not counted."""
+DETECTOR_BATCH = 8
+"""Images per iteration of the detector."""
 _KEPT = 0.9  # of the budget: machines are not equally fast all the time
 _FINE_TUNING = 0.15  # of the budget at most, for each of the two detectors
 _FEW_ITERATIONS, _EPOCHS = 300, 25
@@ -36,19 +39,9 @@ class Plan(NamedTuple):
 
 def calibrate(config: Path, folder: Path, options: Sequence[str] = ()) -> Speed:
     """Runs the first iterations of a config: loader, step and all. Raises ValueError, with the end of its output, if it fails."""
-    words = ["-m", "detcon_d2", "train_net", "--config-file", str(config), "OUTPUT_DIR", str(folder), "DETCON.LOG_PERIOD", "1"]
-    words += [
-        "SOLVER.MAX_ITER",
-        str(ITERATIONS),
-        "SOLVER.STEPS",
-        "()",
-        "SOLVER.WARMUP_ITERS",
-        "1",
-        "SOLVER.CHECKPOINT_PERIOD",
-        "0",
-        *options,
-    ]
-    path = os.pathsep.join(filter(None, (str(package_root()), os.environ.get("PYTHONPATH"))))
+    words = ["-m", "detcon_d2", "train_net", "--config-file", str(config), "OUTPUT_DIR", str(folder), "SOLVER.MAX_ITER", str(ITERATIONS)]
+    words += ["SOLVER.STEPS", "()", "SOLVER.WARMUP_ITERS", "1", "SOLVER.CHECKPOINT_PERIOD", "0", "DETCON.LOG_PERIOD", "1", *options]
+    path = os.pathsep.join(filter(None, (str(PACKAGE_ROOT), os.environ.get("PYTHONPATH"))))
     start = time.perf_counter()
     done = subprocess.run([sys.executable, *words], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -56,11 +49,6 @@ def calibrate(config: Path, folder: Path, options: Sequence[str] = ()) -> Speed:
     wall = time.perf_counter() - start
     iteration = read_series(folder / "metrics.json")["time"][-1][1]
     return Speed(iteration, max(wall - ITERATIONS * iteration, 0.0))
-
-
-def package_root() -> Path:
-    """The folder that holds the package."""
-    return Path(__file__).resolve().parents[2]
 
 
 def plan(
@@ -103,10 +91,6 @@ def plan(
     epochs = float(min(_MOST_EPOCHS, int(epochs)))
     seconds["pretraining"] = pretraining.start + epochs * images / batch * pretraining.iteration
     return Plan(epochs, iterations, seconds)
-
-
-DETECTOR_BATCH = 8
-"""Images per iteration of the detector."""
 
 
 def schedule_of_pretraining(epochs: float, images: int, batch: int, rate: float, speed: str) -> list[Choice]:

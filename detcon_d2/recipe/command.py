@@ -1,11 +1,10 @@
 """A recipe for your own images: looks at them, measures this machine, and writes configs and a script that is ready to run.
 
-Each choice stands in the config files with its reason.
+The config files give a reason for every choice.
 """
 
 import argparse
 import logging
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import torch
 
 import detcon_d2.methods  # noqa: F401  (registers the meta-architectures and backbones)
+from detcon_d2.masks.worker import available_cores
 from detcon_d2.recipe.budget import Speed, calibrate, plan, schedule_of_detector, schedule_of_pretraining
 from detcon_d2.recipe.config import Choice, chosen_config, write_config
 from detcon_d2.recipe.detector import choose_detector
@@ -102,7 +102,7 @@ def write_all(
     hours: float,
 ) -> None:
     """Calibrate, and write what the choices and the budget give."""
-    batch, workers, one = batch_size(setup, len(images.records)), _cores(), candidates[chosen]
+    batch, workers, one = batch_size(setup, len(images.records)), available_cores(), candidates[chosen]
     rate = 1e-3 * batch / 64
     base = setup.detector if objects is None or objects.masks else setup.boxes
     speeds: list[Speed] = []
@@ -169,10 +169,6 @@ def _pretraining(setup: Setup, images: Images, output: Path, candidates: list[Ca
 
 
 def _workers(setup: Setup) -> list[Choice]:
-    cores = _cores()
+    cores = available_cores()
     number = min(cores - 1, 1) if setup is CPU else min(cores, 16)
     return [Choice("DATALOADER.NUM_WORKERS", number, f"{cores} cores; one process prepares views faster than a CPU trains on them")]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

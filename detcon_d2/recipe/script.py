@@ -8,7 +8,7 @@ from pathlib import Path
 from detcon_d2.io.atomic import write_bytes_atomically
 from detcon_d2.masks.command_lines import flag_of
 from detcon_d2.masks.generators.base import RegionGenerator, write_value
-from detcon_d2.recipe.budget import package_root
+from detcon_d2.quickstart.commands import PACKAGE_ROOT
 
 _SCRIPT = """#!/bin/sh
 # Written by detcon_d2 recipe. Usage: sh run.sh [SEED]; the default seed is 0. Run it again to continue: finished steps are skipped.
@@ -46,7 +46,7 @@ def write_script(folder: Path, spec: str, generator: RegionGenerator, workers: i
     words = ["generate_masks", spec, "masks", "--generator", generator.name, *flags, "--workers", str(workers)]
     text = _SCRIPT.format(
         folder=shlex.quote(os.path.abspath(folder)),
-        root=shlex.quote(str(package_root())),
+        root=shlex.quote(str(PACKAGE_ROOT)),
         python=shlex.quote(sys.executable),
         masks=f"[ -f masks.finished ] || {{ detcon_d2 {shlex.join(words)}; touch masks.finished; }}",
     )

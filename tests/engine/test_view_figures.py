@@ -1,4 +1,4 @@
-"""Views that suit no method are told of, with the key that mends them."""
+"""A run is warned of views from which nothing can be learned, with the key that mends them."""
 
 from unittest.mock import Mock
 

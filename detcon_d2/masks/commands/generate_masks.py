@@ -1,7 +1,6 @@
 """Make the region masks (label maps) that DetCon contrasts: one PNG per image or a few tars, with an index of how they were made."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
@@ -22,6 +21,7 @@ from detcon_d2.masks.commands.arguments import (
 from detcon_d2.masks.generate import evenly_spaced, generate, parse_part
 from detcon_d2.masks.store.formats import create_store
 from detcon_d2.masks.store.tar_folder import IMAGES_PER_FILE
+from detcon_d2.masks.worker import available_cores
 
 _EXAMPLES = """
 SPEC is one of
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("spec", metavar="SPEC", help="the images: see below")
     parser.add_argument("output", metavar="OUTPUT", help="folder for the label maps; one folder holds one set of parameters")
     add_generator_arguments(parser)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = available_cores()
     parser.add_argument("--workers", type=int, default=cores, help=f"processes (default: one per core, here {cores})")
     parser.add_argument("--limit", type=int, metavar="N", help="only N images, evenly spaced over the data set: a trial")
     parser.add_argument(
