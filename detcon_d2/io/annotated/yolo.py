@@ -35,15 +35,15 @@ def read_yolo(path: Path, split: str, name: str, reading: Reading = PLAIN) -> An
     names = {number: str(one) for number, one in names.items()}
     alone = f"{'list' if folder.is_file() else 'folder'}:{folder}"
     listed = list_images(alone)
-    texts = [text for one in listed if (text := label_file(Path(one["file_name"]))).is_file()]
-    if not texts:
+    first = next((text for one in listed if (text := label_file(Path(one["file_name"]))).is_file()), None)
+    if first is None:
         expected = label_file(Path(listed[0]["file_name"]))
         raise ValueError(
             f"{name}: found no text file of any of the {len(listed)} images; expected for example {expected}, or "
             f"{alone} for images alone{describe_folder(path if path.is_dir() else path.parent)}"
         )
-    if kind := describe_file(texts[0]):
-        raise ValueError(f"{name}: {texts[0]} is {kind}")
+    if kind := describe_file(first):
+        raise ValueError(f"{name}: {first} is {kind}")
     findings, records = Findings(), []
     for number, one in enumerate(listed, 1):
         record = {"file_name": one["file_name"], "key": one["key"], "image_id": number, "annotations": []}
