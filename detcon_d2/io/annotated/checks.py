@@ -63,15 +63,16 @@ def refusals(
 
     Args:
         data: of :func:`check_annotations`.
-        max_left_out: share of the annotations that may be left out or look wrong .
+        max_left_out: share of the annotations that may be left out or look wrong.
         no_masks: what to do if more annotations than that have no mask.
-        skip_images: images that are absent or unreadable are skipped later.
+        skip_images: images that are absent or unreadable are skipped later, unless all are absent.
         categories: whether the classes matter.
         key: where ``max_left_out`` is set.
     """
     lines = []
     for finding in data.findings:
-        skipped = skip_images and finding.kind in (FILE_MISSING, UNREADABLE)
+        absent = finding.kind == FILE_MISSING and finding.count < len(data.records)
+        skipped = skip_images and (absent or finding.kind == UNREADABLE)
         if finding.effect == WRONG and not skipped and (categories or finding.unit == "image"):
             lines.append(f"{data.name}: {finding.line()}")
     odd = data.findings.count(LEFT_OUT, DOUBTFUL)

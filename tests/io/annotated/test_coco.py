@@ -305,6 +305,15 @@ def test_files_with_a_mark_are_read(encoding, tmp_path):
     assert len(read(spec).records) == 3
 
 
+@pytest.mark.parametrize("absent", [1, 3])
+def test_absent_images_are_skipped_where_that_is_meant_unless_all_are_absent(tmp_path, absent):
+    spec = write_coco(tmp_path)
+    for number in range(absent):
+        (tmp_path / "images" / f"p{number}.png").unlink()
+    lines = refusals(read(spec), 1.0, no_masks="", skip_images=True)
+    assert len(lines) == (absent == 3) and all("3 images" in line for line in lines), lines
+
+
 @pytest.mark.parametrize(("orientation", "stored", "wrong"), [(6, True, True), (6, False, False), (1, True, False)])
 def test_where_a_photo_on_its_side_is_annotated_as_stored_one_on_its_head_is_refused(tmp_path, orientation, stored, wrong):
     sides = {"width": WIDTH, "height": HEIGHT} if stored else {"width": HEIGHT, "height": WIDTH}
