@@ -1,4 +1,5 @@
-"""The pretraining methods: one file is one method. Importing this package registers every one of them in META_ARCH_REGISTRY."""
+"""The pretraining methods: one file is one method, pretext tasks in ``pretext``. Importing this package registers every one of them in
+META_ARCH_REGISTRY."""
 
 import importlib
 import pkgutil
@@ -6,8 +7,8 @@ import pkgutil
 from detcon_d2 import d2
 from detcon_d2.methods.base import PretrainingModel
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+for _module in pkgutil.walk_packages(__path__, f"{__name__}."):
+    importlib.import_module(_module.name)
 
 
 def pretraining_class(name: str) -> type[PretrainingModel] | None:

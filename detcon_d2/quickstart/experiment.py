@@ -15,7 +15,7 @@ from pathlib import Path
 from detcon_d2.io.atomic import write_bytes_atomically
 from detcon_d2.quickstart.commands import explain_failure, is_finished, lock_folder, run_chains
 from detcon_d2.quickstart.results import read_evaluation
-from detcon_d2.quickstart.runs import METHODS, PEERS, DataSet, Training
+from detcon_d2.quickstart.runs import METHODS, PEERS, PRETEXT, DataSet, Training
 from detcon_d2.quickstart.shapes import ShapesConfig
 
 _PEERS = ("supervised", *(title.lower() for title in PEERS))
@@ -23,7 +23,7 @@ _PEERS = ("supervised", *(title.lower() for title in PEERS))
 DATA_SETS: dict[str, tuple[ShapesConfig, tuple[str, ...]]] = {
     "easy": (
         ShapesConfig(seed=0, agreement=0.8),
-        ("random", "detcon_b", "detcon_s", "detcon_b_kmeans", "detcon_b_grid5", "grid", "annotations", *_PEERS),
+        ("random", "detcon_b", "detcon_s", "detcon_b_kmeans", "detcon_b_grid5", "grid", "annotations", *_PEERS, *PRETEXT),
     ),
     "hard": (ShapesConfig(seed=0, agreement=0.0), ("random", "detcon_b", "detcon_s")),
 }

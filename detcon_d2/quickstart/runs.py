@@ -42,6 +42,8 @@ def _grid(size: int) -> tuple[str, ...]:
 
 PEERS = ("SimCLR", "BYOL", "MoCo", "SwAV", "DINO", "PixPro", "DenseCL")
 """Methods that need no regions and no labels."""
+PRETEXT = {"rotation": "Rotation"}
+"""Pretext tasks, which make their labels from the image: their titles by name."""
 
 _METHODS = (
     Method("random", "random initialisation"),
@@ -53,6 +55,7 @@ _METHODS = (
     Method("annotations", "DetCon_S, annotation masks (upper bound)", "detcon_s_R_18.yaml", "annotations"),
     Method("supervised", "supervised, categories of the regions", "supervised_R_18.yaml", crops=True, optional=True),
     *(Method(title.lower(), title, f"{title.lower()}_R_18.yaml", optional=True) for title in PEERS),
+    *(Method(name, title, f"{name}_R_18.yaml", optional=True) for name, title in PRETEXT.items()),
 )
 METHODS: dict[str, Method] = {method.name: method for method in _METHODS}
 """Every method, by name."""

@@ -21,6 +21,7 @@ class Stream(IntEnum):
     LAYER = 5
     FINETUNE = 6
     SHUFFLE = 7
+    PRETEXT = 8
 
 
 def position_rng(seed: int, position: int, stream: int) -> np.random.Generator:
