@@ -110,3 +110,9 @@ def assignment_entropy(assignments: torch.Tensor) -> torch.Tensor:
     """
     mean = assignments.float().mean(0)
     return torch.special.entr(mean).sum() / math.log(assignments.shape[1])
+
+
+@torch.no_grad()
+def share_right(right: torch.Tensor, of: torch.Tensor) -> torch.Tensor:
+    """Share of right answers among the entries where ``of`` is True, both bool of one shape: a float32 scalar, 0 if there is none."""
+    return (right & of).sum() / of.sum().clamp(min=1)

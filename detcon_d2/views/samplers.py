@@ -13,7 +13,7 @@ import torch
 from fvcore.common.config import CfgNode
 
 from detcon_d2.views.geometry import ViewAugmentation, ViewTransform
-from detcon_d2.views.photometric import PhotometricAugmentation
+from detcon_d2.views.photometric import PhotometricAugmentation, PhotometricTransform
 from detcon_d2.views.photometric_uint8 import apply_photometric_uint8
 from detcon_d2.views.position import Stream, position_rng
 
@@ -88,10 +88,9 @@ class TwoViews(SampleMaker):
         """
         geometry, photometric = cls.augmentations(cfg)
         if stride is not None and (small := min(view.size for view in geometry)) < stride:
-            key = "DETCON.VIEWS.SIZE" if small == cfg.DETCON.VIEWS.SIZE else "DETCON.VIEWS.LOCAL.SIZE"
             raise ValueError(
-                f"{key} is {small}; expected at least {stride} pixels, one cell of {cfg.DETCON.IN_FEATURE}. Raise it, or end the network "
-                "earlier (DETCON.IN_FEATURE and MODEL.RESNETS.OUT_FEATURES)."
+                f"{cls.size_key(cfg, small)} is {small}; expected at least {stride} pixels, one cell of {cfg.DETCON.IN_FEATURE}. Raise it, "
+                "or end the network earlier (DETCON.IN_FEATURE and MODEL.RESNETS.OUT_FEATURES)."
             )
         aug = cfg.DETCON.AUG
         return cls(seed=cfg.SEED, geometry=geometry, photometric=photometric, mode=aug.MODE, where=aug.WHERE, **arguments)
@@ -105,19 +104,27 @@ class TwoViews(SampleMaker):
         geometry = ViewAugmentation(views.SIZE, area, aspect, **options)
         return [geometry] * 2, [PhotometricAugmentation.from_config(cfg.DETCON.AUG, view) for view in range(2)]
 
+    @staticmethod
+    def size_key(cfg: CfgNode, size: int) -> str:
+        """The key that gives a view its ``size``, for messages."""
+        return "DETCON.VIEWS.SIZE" if size == cfg.DETCON.VIEWS.SIZE else "DETCON.VIEWS.LOCAL.SIZE"
+
     def sample_geometry(self, position: int, height: int, width: int) -> list[ViewTransform]:
         """The crops of an image of this height and width in pixels at a position of the run, one per view."""
         rng = position_rng(self.seed, position, Stream.GEOMETRY)
         return [augmentation.sample_view(rng, height, width) for augmentation in self.geometry]
 
+    def sample_photometric(self, position: int) -> list[PhotometricTransform]:
+        """The changes of colours at a position of the run, one per view."""
+        rng = position_rng(self.seed, position, Stream.PHOTOMETRIC)
+        return [augmentation.sample(rng) for augmentation in self.photometric]
+
     def render(self, transforms: list[ViewTransform], image: np.ndarray, position: int) -> list[dict]:
         """Per view ``image`` (3, S, S), float32 in [0, 1] or, in the fast mode, uint8; ``box`` (4,) float32 xyxy of the crop in the image;
         ``flip`` bool; and on the device also ``photometric``, the transform that is still to be applied to the image."""
-        rng = position_rng(self.seed, position, Stream.PHOTOMETRIC)
         views = []
-        for transform, augmentation in zip(transforms, self.photometric, strict=True):
+        for transform, photometric in zip(transforms, self.sample_photometric(position), strict=True):
             pixels = transform.apply_image_uint8(image) if self.fast else transform.apply_image(image)
-            photometric = augmentation.sample(rng)
             view = {"box": torch.from_numpy(transform.box), "flip": transform.flip}
             if self.on_device:
                 view["photometric"] = photometric

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from detcon_d2 import d2
 from detcon_d2.methods.base import PretrainingModel
 from detcon_d2.modeling.backbone import feature_channels
-from detcon_d2.modeling.metrics import projection_std
+from detcon_d2.modeling.metrics import projection_std, share_right
 from detcon_d2.modeling.probe import LinearProbe
 from detcon_d2.views.position import Stream, position_rng
 from detcon_d2.views.samplers import OneView
@@ -119,11 +119,6 @@ class Rotation(PretrainingModel):
         """Collapse, the share of right answers, that of each angle (0 without a copy), and the share that guessing gets right."""
         labels = embeddings["labels"]
         right = embeddings["logits"].argmax(2) == labels
-        of_angles = {f"accuracy_{angle}": share(right, labels == number) for number, angle in enumerate(self.angles)}
+        of_angles = {f"accuracy_{angle}": share_right(right, labels == number) for number, angle in enumerate(self.angles)}
         found = {"projection_std": projection_std(embeddings["features"][:, None]), "accuracy": right.float().mean()}
         return found | of_angles | {"chance": torch.tensor(1 / len(self.angles))}
-
-
-def share(right: torch.Tensor, of: torch.Tensor) -> torch.Tensor:
-    """Share of ``right`` among the entries where ``of`` is True, both bool of one shape: a float32 scalar, 0 if there is none."""
-    return (right & of).sum() / of.sum().clamp(min=1)
