@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from detcon_d2 import d2
-from detcon_d2.data.mapper import PretrainingMapper
+from detcon_d2.data.mapper import PretrainingMapper, with_partner
 from detcon_d2.data.reading import BadImages, reading_from_config
 from detcon_d2.data.sampler import PositionSampler
 from detcon_d2.io.images import ImageReadError, Reading
@@ -28,13 +28,14 @@ _PARENT_CHECK_SECONDS = 5
 class PositionDataset(Dataset):
     """Maps (position, index) to a mapper's output, and decides what an unreadable image means."""
 
-    def __init__(self, records: list[dict], mapper: Callable[[dict, int], dict], *, seed: int, on_bad_image: str):
+    def __init__(self, records: list[dict], mapper: Callable[[dict, int], dict], *, seed: int, on_bad_image: str, partners: bool = False):
         """
         Args:
             records: the images.
             mapper: called with a record and a position.
             seed: >= 0; replacements follow from it and the position.
             on_bad_image: "refuse": raise; "skip": another image takes the position, with one warning per file (and worker).
+            partners: whether records come with a partner.
 
         Raises ValueError: another ``on_bad_image``.
         """
@@ -42,6 +43,7 @@ class PositionDataset(Dataset):
         self._records = d2.DatasetFromList(records, copy=False, serialize=True)
         self._mapper = mapper
         self._seed = seed
+        self._partners = partners
         self._bad_images = BadImages(on_bad_image)
 
     def __len__(self) -> int:
@@ -53,13 +55,15 @@ class PositionDataset(Dataset):
         Raises ValueError: an unreadable image, with file, position and remedy; many in a row when skipping.
         """
         position, index = item
-        rng = position_rng(self._seed, position, Stream.REPLACEMENT)
+        rng, partner_rng = (position_rng(self._seed, position, stream) for stream in (Stream.REPLACEMENT, Stream.PARTNER))
         for _ in range(_MAX_REPLACEMENTS):
-            record = self._records[index]
+            record = with_partner(self._records, index, partner_rng) if self._partners else self._records[index]
             try:
                 return self._mapper(record, position)
             except ImageReadError as error:
-                self._bad_images.skip(error, f" It is image {index} of the training data, at position {position}.")
+                self._bad_images.skip(
+                    error, f" It is image {index} of the training data{', or its partner' * self._partners}, at position {position}."
+                )
             index = int(rng.integers(len(self._records)))
         raise BadImages.too_many(_MAX_REPLACEMENTS, record, f" at position {position}")
 
@@ -78,7 +82,8 @@ def build_pretraining_loader(cfg: "d2.CfgNode", records: list[dict], samples: Sa
     size = cfg.SOLVER.IMS_PER_BATCH
     share = {"rank": d2.comm.get_rank(), "world_size": d2.comm.get_world_size()}
     sampler = PositionSampler(len(records), seed=cfg.SEED, batch_size=size, start_iteration=start_iteration, **share)
-    return _build(BatchLoader, cfg, records, PretrainingMapper.from_config(cfg, samples), sampler=sampler, collate_fn=_pack)
+    mapper = PretrainingMapper.from_config(cfg, samples)
+    return _build(BatchLoader, cfg, records, mapper, samples.needs_partner, sampler=sampler, collate_fn=_pack)
 
 
 def build_whole_image_loader(
@@ -108,10 +113,12 @@ def _make_whole(
     return make(read_record(record, reading), position)
 
 
-def _build(kind: type[DataLoader], cfg: "d2.CfgNode", records: list[dict], mapper: Callable[[dict, int], dict], **options) -> DataLoader:
+def _build(
+    kind: type[DataLoader], cfg: "d2.CfgNode", records: list[dict], mapper: Callable[[dict, int], dict], partners: bool = False, **options
+) -> DataLoader:
     limit_opencv_threads()
     return kind(
-        PositionDataset(records, mapper, seed=cfg.SEED, on_bad_image=cfg.DETCON.ON_BAD_IMAGE),
+        PositionDataset(records, mapper, seed=cfg.SEED, on_bad_image=cfg.DETCON.ON_BAD_IMAGE, partners=partners),
         batch_size=cfg.SOLVER.IMS_PER_BATCH // d2.comm.get_world_size(),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         worker_init_fn=init_worker,

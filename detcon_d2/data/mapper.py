@@ -1,5 +1,6 @@
 """From a record to the sample that the model gets."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,7 +61,8 @@ class PretrainingMapper:
         """The sample of one image at one position of the run.
 
         Args:
-            record: dataset dict with ``file_name``, ``image_id`` and, for regions from files, ``label_map_file_name``; not changed.
+            record: dataset dict with ``file_name``, ``image_id`` and, for regions from files, ``label_map_file_name``; for samples with a
+                partner, :func:`with_partner`'s. It is not changed.
             position: k >= 0.
 
         Returns:
@@ -69,6 +71,15 @@ class PretrainingMapper:
         """
         image, label_map = self.read(record, position)
         height, width = image.shape[:2]
-        sample = self.samples(image, label_map, position) | {"width": width, "height": height, "position": position}
+        partner = (read_record(record["partner"], self.reading, fast=self.fast),) if self.samples.needs_partner else ()
+        sample = self.samples(image, label_map, position, *partner) | {"width": width, "height": height, "position": position}
         sample["file_name"] = record_name(record)
         return sample | {key: record[key] for key in ("image_id", "label", "index") if key in record}
+
+
+def with_partner(records: Sequence[dict], index: int, rng: np.random.Generator) -> dict:
+    """A copy of the record ``index`` with a random other one as ``partner``; itself, if there is no other. ``rng`` is of the stream
+    PARTNER."""
+    partner = int(rng.integers(max(len(records) - 1, 1)))
+    partner += partner >= index and len(records) > 1
+    return records[index] | {"partner": records[partner]}

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 
 from detcon_d2 import d2
 from detcon_d2.data import PretrainingMapper, describe_masks, load_training_records
+from detcon_d2.data.mapper import with_partner
 from detcon_d2.data.sampler import PositionSampler
 from detcon_d2.engine.view_figures import ViewFigures, view_warnings
 from detcon_d2.masks import overlay
@@ -17,6 +18,7 @@ from detcon_d2.masks.cells import NO_REGION
 from detcon_d2.methods import pretraining_class, pretraining_names
 from detcon_d2.modeling.metrics import constant_views, mean_distinct_regions
 from detcon_d2.views.geometry import ViewTransform
+from detcon_d2.views.position import Stream, position_rng
 
 PANEL = 256
 """Longer side of a picture in pixels."""
@@ -59,7 +61,10 @@ def collect_rows(cfg: "d2.CfgNode", num_images: int, start_position: int = 0) ->
     sampler = PositionSampler(len(records), seed=cfg.SEED, batch_size=1)
 
     def row(position: int) -> SheetRow:
-        record = records[sampler.index_at(position)]
+        index = sampler.index_at(position)
+        record = records[index]
+        if samples.needs_partner:
+            record = with_partner(records, index, position_rng(cfg.SEED, position, Stream.PARTNER))
         image, label_map = mapper.read(record, position)
         return SheetRow(image, label_map, mapper(record, position), samples.sample_geometry(position, *image.shape[:2]))
 

@@ -16,8 +16,10 @@ from detcon_d2.views.samplers import TwoViews
 
 _ABERRATION = np.array([-1.0, 2.0, -1.0])
 PROJECTION = np.eye(3) - np.outer(_ABERRATION, _ABERRATION) / (_ABERRATION @ _ABERRATION)
-"""float64 (3, 3): takes the difference of green from red and blue, (-1, 2, -1), out of a colour (Doersch et al. 2015, section 3.1). To first
-order it leaves red and blue apart where they are displaced in opposite directions from green."""
+"""float64 (3, 3): takes the difference of green from red and blue, (-1, 2, -1), out of a colour (Doersch et al. 2015, section 3.1).
+
+To first order it leaves red and blue apart where they are displaced in opposite directions from green.
+"""
 COLORS = ("none", "project", "drop")
 """Values of DETCON.PATCHES.COLOR."""
 
@@ -130,11 +132,15 @@ class Patches(TwoViews):
         """The same for each tile."""
         return [self.photometric[0].sample(position_rng(self.seed, position, Stream.PHOTOMETRIC))] * self.geometry[0].grid ** 2
 
-    def __call__(self, image: np.ndarray, label_map: np.ndarray | None, position: int) -> dict:
-        """The tiles as ``views``; and ``colors`` float32 (3, 3), which the model multiplies each RGB colour with, relative to its pixel
-        mean. It comes after everything else and is not rounded to 8 bits, as a rest of the aberration would be left."""
+    def sample_colors(self, position: int) -> tuple[np.ndarray, np.random.Generator]:
+        """The matrix float32 (3, 3) of COLOR at a position of the run, and the generator for what a subclass samples after it."""
         rng = position_rng(self.seed, position, Stream.PRETEXT)
         applied, kept = rng.random() < self.color_prob, int(rng.integers(3))
         matrices = {"none": np.eye(3), "project": PROJECTION, "drop": np.diag(np.eye(3)[kept])}
-        colors = matrices[self.color if applied else "none"].astype(np.float32)
+        return matrices[self.color if applied else "none"].astype(np.float32), rng
+
+    def __call__(self, image: np.ndarray, label_map: np.ndarray | None, position: int) -> dict:
+        """The tiles as ``views``; and ``colors`` float32 (3, 3), which the model multiplies each RGB colour with, relative to its pixel
+        mean. It comes after everything else and is not rounded to 8 bits, as a rest of the aberration would be left."""
+        colors, _ = self.sample_colors(position)
         return super().__call__(image, label_map, position) | {"colors": torch.from_numpy(colors)}

@@ -22,6 +22,7 @@ class Stream(IntEnum):
     FINETUNE = 6
     SHUFFLE = 7
     PRETEXT = 8
+    PARTNER = 9
 
 
 def position_rng(seed: int, position: int, stream: int) -> np.random.Generator:

@@ -23,11 +23,13 @@ class SampleMaker(ABC):
 
     Attributes:
         needs_label_map: whether it is to be called with a label map.
+        needs_partner: whether it is to be called with a fourth argument: another image of the data set, as the first.
     """
 
     uses_regions: bool = False
     """Whether samples of this class have regions: then the data sets need label maps (DETCON.MASKS)."""
     needs_label_map: bool = False
+    needs_partner: bool = False
 
     @classmethod
     @abstractmethod

@@ -16,7 +16,12 @@ from detcon_d2.solver import resolve_schedule
 from tests.conftest import REPO
 
 QUICKSTART = sorted(METHODS[name].config for name in PRETEXT)
-PUBLISHED = ["Rotation/rotation_R_50_in1k_70ep.yaml", "RelativePosition/relative_position_R_50_in1k_70ep.yaml"]
+PUBLISHED = [
+    "Rotation/rotation_R_50_in1k_70ep.yaml",
+    "RelativePosition/relative_position_R_50_in1k_70ep.yaml",
+    "Jigsaw/jigsaw_R_50_in1k_105ep.yaml",
+    "Jigsaw/jigsaw_pp_R_50_in1k_105ep.yaml",
+]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
