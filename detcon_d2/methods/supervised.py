@@ -8,7 +8,7 @@ from detcon_d2 import d2
 from detcon_d2.methods.base import PretrainingModel
 from detcon_d2.modeling.backbone import feature_channels
 from detcon_d2.modeling.metrics import projection_std
-from detcon_d2.modeling.probe import LinearProbe
+from detcon_d2.modeling.probe import LinearProbe, check_labels
 from detcon_d2.views.samplers import OneView
 
 
@@ -36,11 +36,7 @@ class Supervised(PretrainingModel):
             ValueError: the data has no labels.
         """
         args = super().from_config(cfg)
-        if not args["num_classes"]:
-            raise ValueError(
-                "MODEL.META_ARCHITECTURE Supervised found no class labels; expected a data set with them (class folders, labels in a list "
-                "or a tar) and DETCON.PROBE.ENABLED True."
-            )
+        check_labels("Supervised", args["num_classes"])
         classifier = nn.Linear(feature_channels(cfg, args["encoder"]), args["num_classes"])
         nn.init.normal_(classifier.weight, std=0.01)
         nn.init.zeros_(classifier.bias)

@@ -27,3 +27,12 @@ class LinearProbe(nn.Linear):
         """Mean cross-entropy of :meth:`pool`'s features (N, C) with labels (N,) int64; and the accuracy in [0, 1], without gradient."""
         logits = self(features)
         return F.cross_entropy(logits.float(), labels), (logits.argmax(1) == labels).float().mean()
+
+
+def check_labels(method: str, num_classes: int) -> None:
+    """Raise ValueError if a method that needs the labels of the images has none: ``num_classes`` is 0."""
+    if not num_classes:
+        raise ValueError(
+            f"MODEL.META_ARCHITECTURE {method} found no class labels; expected a data set with them (class folders, labels in a list or a "
+            "tar) and DETCON.PROBE.ENABLED True."
+        )
