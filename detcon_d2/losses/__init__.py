@@ -5,11 +5,9 @@ from detcon_d2.losses.densecl import DenseCLEmbeddings, densecl_losses, densecl_
 from detcon_d2.losses.detcon import detcon_loss
 from detcon_d2.losses.dino import dino_loss, next_center
 from detcon_d2.losses.info_nce import info_nce_logits, info_nce_loss
-from detcon_d2.losses.nt_xent import nt_xent_loss
+from detcon_d2.losses.nt_xent import nt_xent_loss, sup_con_loss
 from detcon_d2.losses.pixpro import pixpro_instance_loss, pixpro_loss, propagate_pixels
-from detcon_d2.losses.sup_con import sup_con_loss
 from detcon_d2.losses.swav import sinkhorn_codes, swav_loss
-from detcon_d2.losses.triplet import triplet_distances, triplet_loss
 
 __all__ = [
     "DenseCLEmbeddings",
@@ -28,6 +26,4 @@ __all__ = [
     "sinkhorn_codes",
     "sup_con_loss",
     "swav_loss",
-    "triplet_distances",
-    "triplet_loss",
 ]

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from detcon_d2 import d2
-from detcon_d2.losses import triplet_distances, triplet_loss
+from detcon_d2.losses.pretext.triplet import triplet_distances, triplet_loss
 from detcon_d2.methods.base import PretrainingModel
 from detcon_d2.modeling.backbone import feature_channels
 from detcon_d2.modeling.metrics import projection_std

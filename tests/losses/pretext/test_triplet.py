@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from detcon_d2.losses import triplet_distances, triplet_loss
+from detcon_d2.losses.pretext.triplet import triplet_distances, triplet_loss
 from tests.modeling.processes import run_processes
 
 

@@ -1,0 +1,1 @@
+"""Losses of the pretext tasks and of methods of single images: pure functions on embeddings."""
