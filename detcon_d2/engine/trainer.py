@@ -19,6 +19,7 @@ from detcon_d2.checkpoint import (
     pretraining_metadata,
 )
 from detcon_d2.data import build_pretraining_loader, records_digest
+from detcon_d2.engine.held_out import HeldOutHook
 from detcon_d2.engine.hooks import BudgetHook, EMAHook, StepHook
 from detcon_d2.engine.micro_batch import MicroBatches
 from detcon_d2.engine.step import StepTrainer
@@ -57,8 +58,10 @@ class DetConTrainer(StepTrainer):
         ema = [EMAHook(self.network, keys.MOMENTUM, self.max_iter, keys.SCHEDULE)] if self.network.target_pairs() else []
         step = StepHook(self.network, len(records) / cfg.SOLVER.IMS_PER_BATCH)
         budget = BudgetHook(metadata.budget, self.network, cfg.SOLVER.IMS_PER_BATCH)
-        warnings = [ViewWarningsHook(cfg)] if d2.comm.is_main_process() else []
-        self.register_hooks([budget, *self.method_hooks, step, *self.build_hooks(ema, warnings)])
+        after_saving = [ViewWarningsHook(cfg)] if d2.comm.is_main_process() else []
+        if cfg.DETCON.HELD_OUT.DATASETS:
+            after_saving.append(HeldOutHook(cfg, self.network))
+        self.register_hooks([budget, *self.method_hooks, step, *self.build_hooks(ema, after_saving)])
 
     def _build_micro_batches(self) -> MicroBatches | None:
         size, images = self.cfg.DETCON.MICRO_BATCH, self.cfg.SOLVER.IMS_PER_BATCH // d2.comm.get_world_size()

@@ -1,0 +1,83 @@
+"""Does a pretext task learn something that holds for other images? Its accuracy on held-out photographs, next to chance.
+
+The images are those of :mod:`detcon_d2.quickstart.photos`; those of training and the held-out ones are different halves of the photographs.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from detcon_d2.io.atomic import write_bytes_atomically
+from detcon_d2.quickstart.commands import Command, lock_folder, run_chains
+from detcon_d2.quickstart.photos import generate_photos
+from detcon_d2.quickstart.results import read_series
+from detcon_d2.quickstart.runs import METHODS, PRETEXT
+
+ITERATIONS, BATCH = 400, 32
+"""Of a run: minutes on one core."""
+
+
+class Threshold(NamedTuple):
+    """The metric that shows whether a task was learned, and what it must reach: at least that where more is better."""
+
+    metric: str
+    value: float
+    more: bool = True
+
+    def is_reached(self, found: float) -> bool:
+        """Whether a metric on held-out images is good enough."""
+        return found >= self.value if self.more else found <= self.value
+
+
+THRESHOLDS = {
+    "rotation": Threshold("accuracy", 0.35),
+    "relative_position": Threshold("accuracy", 0.20),
+    "jigsaw": Threshold("accuracy", 0.04),
+    "context_encoder": Threshold("error_ratio", 0.9, more=False),
+    "counting": Threshold("error_ratio", 0.2, more=False),
+    "exemplar": Threshold("accuracy", 0.2),
+    "iic": Threshold("information", 0.3),
+}
+"""For 1,000 held-out images at least seven standard deviations above chance; of the others what a solution has to reach."""
+
+
+def run_pretext(output: Path, methods: Sequence[str], seeds: Sequence[int], jobs: int) -> str:
+    """Train what is not finished yet, ``jobs`` runs at the same time; returns the table, which is also written to ``pretext.md``.
+
+    Raises ValueError for a method that is no pretext task, and as :func:`~detcon_d2.quickstart.commands.run_chains`.
+    """
+    if unknown := [name for name in methods if name not in THRESHOLDS]:
+        raise ValueError(f"--pretext found the methods {' '.join(unknown)}; expected some of {' '.join(THRESHOLDS)}")
+    with lock_folder(output):
+        photos = generate_photos(output / "photos")
+        runs = {f"{name}-{seed}": command(output / f"{name}-{seed}", name, seed, photos) for seed in seeds for name in methods}
+        run_chains({name: [one] for name, one in runs.items()}, jobs)
+        text = "\n".join(table([(name, seed, output / f"{name}-{seed}") for seed in seeds for name in methods]))
+        write_bytes_atomically(output / "pretext.md", text.encode())
+    return text
+
+
+def command(folder: Path, name: str, seed: int, photos: dict[str, Path]) -> Command:
+    """The run of a task with a seed."""
+    words = (
+        *("tools/train_net.py", "--config-file", f"configs/quickstart/{METHODS[name].config}", "--resume"),
+        *("DATASETS.TRAIN", repr((f"folder:{photos['train']}",)), "DETCON.HELD_OUT.DATASETS", repr((f"folder:{photos['val']}",))),
+        *("SOLVER.IMS_PER_BATCH", str(BATCH), "DETCON.SOLVER.EPOCHS", "0.0", "SOLVER.MAX_ITER", str(ITERATIONS)),
+        *("DETCON.SOLVER.WARMUP_EPOCHS", "0.0", "SOLVER.WARMUP_ITERS", "40", "SEED", str(seed), "OUTPUT_DIR", str(folder)),
+    )
+    return Command(f"{PRETEXT[name]}, seed {seed}", words, folder / "stages/pretrain.json", folder / "model_final.pth")
+
+
+def table(runs: Sequence[tuple[str, int, Path]]) -> Iterator[str]:
+    """A table in Markdown: metric, chance, threshold and whether it is reached, on held-out images."""
+    yield "| task | seed | metric | held out | in training | chance | threshold | reached | minutes |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for name, seed, folder in runs:
+        series = {key: points[-1][1] for key, points in read_series(folder / "metrics.json").items()}
+        threshold, minutes = THRESHOLDS[name], json.loads((folder / "stages/pretrain.json").read_text("utf-8"))["seconds"] / 60
+        found, trained = (series[f"{split}/{threshold.metric}"] for split in ("held_out", "learning"))
+        chance = series.get("held_out/chance")
+        cells = [PRETEXT[name], seed, threshold.metric, f"{found:.3f}", f"{trained:.3f}", "" if chance is None else f"{chance:.3f}"]
+        cells += [f"{'≥' if threshold.more else '≤'} {threshold.value}", "yes" if threshold.is_reached(found) else "no", f"{minutes:.1f}"]
+        yield f"| {' | '.join(map(str, cells))} |"
