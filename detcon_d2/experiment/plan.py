@@ -2,7 +2,6 @@
 
 import difflib
 import itertools
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -108,11 +107,6 @@ def read_plan(path: Path) -> Plan:
         regions=regions,
         methods=methods,
     )
-
-
-def epochs_for(budget: int, images: int) -> str:
-    """DETCON.SOLVER.EPOCHS for a number of images seen: of so many decimals that no iteration is lost."""
-    return f"{math.ceil(budget / images * 1e6) / 1e6:.6f}"
 
 
 def _method(name: str, entry: Any, images: str, regions: Mapping[str, Words]) -> Method:

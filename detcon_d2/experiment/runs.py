@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from detcon_d2.experiment.plan import Method, Plan, Words, epochs_for
+from detcon_d2.engine.setup import load_config
+from detcon_d2.experiment.plan import Method, Plan, Words
 from detcon_d2.io.annotated.dataset import AnnotatedData
 from detcon_d2.io.annotated.read import read_annotated
 from detcon_d2.io.annotated.write import write_coco
-from detcon_d2.io.specs import list_images
 from detcon_d2.quickstart.commands import Chain, Command
 from detcon_d2.quickstart.results import Evaluation, read_evaluation
 
@@ -35,10 +35,10 @@ class Labels(NamedTuple):
 
 
 class Experiment(NamedTuple):
-    """A plan with what its data sets contain: the number of images by their spec, and the labels of the sweep."""
+    """A plan, SOLVER.IMS_PER_BATCH of each pretrained method by its name, and the labels of the sweep (None: no sweep)."""
 
     plan: Plan
-    images: dict[str, int]
+    batches: dict[str, int]
     labels: Labels | None
 
     def settings(self) -> list[Setting]:
@@ -65,7 +65,7 @@ class Experiment(NamedTuple):
         regions = ("DETCON.MASKS.ROOTS", repr((str(self._regions(method)),))) if method.regions else ()
         train = (
             *("tools/train_net.py", "--config-file", method.config, "--resume", "DATASETS.TRAIN", repr((method.images,)), *regions),
-            *("DETCON.SOLVER.EPOCHS", epochs_for(budget, self.images[method.images]), "SEED", str(seed)),
+            *("DETCON.SOLVER.EPOCHS", "0.0", "SOLVER.MAX_ITER", str(budget // self.batches[method.name]), "SEED", str(seed)),
             *("OUTPUT_DIR", str(folder / "pretrain"), *method.options),
         )
         weights, backbone = folder / "pretrain/model_final.pth", folder / "backbone.pth"
@@ -129,14 +129,16 @@ class Experiment(NamedTuple):
 def open_experiment(plan: Plan) -> Experiment:
     """Look at the data sets, and divide the labels for a sweep. Writes ``labels/`` into the output folder.
 
-    Raises ValueError: a data set that cannot be read, or weights that do not exist.
+    Raises ValueError: a config or a data set that cannot be read, a budget below a batch, or weights that do not exist.
     """
-    specs = {method.images for method in plan.methods.values() if method.config}
     names = [method.weights.replace("{seed}", str(seed)) for method in plan.methods.values() if method.weights for seed in plan.seeds]
     if absent := [name for name in names if not Path(name).is_file()]:
         raise ValueError(f"weights: there is no file {', '.join(absent)}; expected backbones that convert_to_d2 has written")
-    images = {spec: len(list_images(spec)) for spec in specs}
-    return Experiment(plan, images, divide_labels(plan) if len(plan.sweep) > 1 else None)
+    pretrained = [method for method in plan.methods.values() if method.config]
+    batches = {method.name: load_config(method.config, list(method.options)).SOLVER.IMS_PER_BATCH for method in pretrained}
+    if small := [f"{budget} (of {name})" for budget in plan.budgets for name, batch in batches.items() if budget < batch]:
+        raise ValueError(f"budgets: found {', '.join(small)}; expected at least a batch: {max(batches.values())} images")
+    return Experiment(plan, batches, divide_labels(plan) if len(plan.sweep) > 1 else None)
 
 
 def divide_labels(plan: Plan) -> Labels:

@@ -96,7 +96,7 @@ def test_the_words_are_those_of_configs_that_exist(tmp_path, run):
             cfg = load_config(words[2], list(words[words.index("--resume") + 1 :]))
             assert cfg.OUTPUT_DIR and Path(cfg.OUTPUT_DIR).is_relative_to(tmp_path)
     pretrain = options(next(one for one in runner.ran if one.title.startswith("pretraining")))
-    assert float(pretrain["DETCON.SOLVER.EPOCHS"]) == 4.0  # 12 images seen, of 3
+    assert (pretrain["SOLVER.MAX_ITER"], float(pretrain["DETCON.SOLVER.EPOCHS"])) == ("2", 0)  # 130 images seen, 64 in a batch
     assert pretrain["SEED"] == "3"  # the method's own options come last
 
 
@@ -111,7 +111,7 @@ def test_every_method_takes_the_rate_that_is_best_on_the_validation_images_and_t
     final = [command for command in runner.ran if "/detector-" in str(command.product)]
     rates = {(command.title.split()[2].strip(","), options(command)["SOLVER.BASE_LR"]) for command in final}
     assert rates == {("random", "0.001"), ("detcon", "0.004")}
-    assert "- detcon, 12 images seen, 100% of the labels: SOLVER.BASE_LR 0.004 (1.0, 2.0, 3.0)" in text
+    assert "- detcon, 130 images seen, 100% of the labels: SOLVER.BASE_LR 0.004 (1.0, 2.0, 3.0)" in text
     train, validation = (read_annotated(spec) for spec in experiment.labels)
     whole = {record["file_name"] for record in read_annotated(experiment.plan.train).records}
     parts = [{record["file_name"] for record in data.records} for data in (train, validation)]
@@ -121,8 +121,8 @@ def test_every_method_takes_the_rate_that_is_best_on_the_validation_images_and_t
 
 
 def test_the_table_has_gains_over_each_baseline_and_the_page_is_well_formed(tmp_path, run):
-    _, experiment, text = run(plan_file(tmp_path, baselines=["random"], budgets=[12, 24], fractions=[0.5, 1.0]))
-    assert "| detcon | 24 | 60 | 50% | 2 | 20.5 ± 0.7 | 19.5 ± 0.7 | 41.0 ± 1.4 | 10.2 ± 0.4 | +10.0 [+10.0, +10.0] |" in text
+    _, experiment, text = run(plan_file(tmp_path, baselines=["random"], budgets=[130, 260], fractions=[0.5, 1.0]))
+    assert "| detcon | 260 | 60 | 50% | 2 | 20.5 ± 0.7 | 19.5 ± 0.7 | 41.0 ± 1.4 | 10.2 ± 0.4 | +10.0 [+10.0, +10.0] |" in text
     assert "| random |  |  | 100% | 2 | 10.5 ± 0.7 |" in text
     page = (experiment.plan.output / "experiment.html").read_text()
     root = ElementTree.fromstring(page.replace("<!DOCTYPE html>", "").replace("&nbsp;", " "))
@@ -175,3 +175,5 @@ def test_mistakes_end_in_one_line(tmp_path):
         main([str(plan_file(tmp_path, seeds=["a"]))])
     with pytest.raises(SystemExit, match="are too few to keep"):
         main([str(plan_file(tmp_path, sweep=SWEEP, validation=0.01))])
+    with pytest.raises(SystemExit, match=r"budgets: found 63 \(of detcon\); expected at least a batch: 64"):
+        main([str(plan_file(tmp_path, budgets=[63]))])
