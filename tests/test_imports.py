@@ -11,7 +11,7 @@ import detcon_d2
 PACKAGE = Path(__file__).resolve().parents[1] / "detcon_d2"
 # Each folder may import those before it in this order, and itself. d2 and config are allowed to all except the first three.
 ORDER = ["io", "masks", "views", "data", "losses", "modeling", "methods", "solver", "checkpoint", "evaluation", "engine", "quickstart"]
-ORDER += ["model_zoo", "recipe", "cli"]
+ORDER += ["model_zoo", "recipe", "experiment", "cli"]
 LIGHT = ORDER[:3]
 
 

@@ -3,7 +3,7 @@
 
 import sys
 
-from detcon_d2.quickstart.experiment import main
+from detcon_d2.quickstart.evidence import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -22,7 +22,8 @@ COMMANDS = {
     "recipe": ("detcon_d2.recipe.command", "configs and a script for your own images and budget, with reasons"),
     "quickstart": ("detcon_d2.quickstart.quickstart", "the whole job on built-in images, in minutes"),
     "report": ("detcon_d2.quickstart.report.report", "write the HTML report of a quickstart again"),
-    "evidence": ("detcon_d2.quickstart.experiment", "compare methods over several seeds on built-in images"),
+    "experiment": ("detcon_d2.experiment.command", "compare methods on your own data: seeds, budgets, labels"),
+    "evidence": ("detcon_d2.quickstart.evidence", "compare methods over several seeds on built-in images"),
 }
 """Name -> module whose ``main(argv)`` returns the exit status or None, and what the command does. A module is imported only when its
 command is called, so that ``generate_masks`` never imports torch."""

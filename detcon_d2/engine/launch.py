@@ -192,6 +192,11 @@ def _spawned(
             raise SystemExit(explained.value) from None
         _send(errors, f"{os.path.basename(sys.argv[0])}: process {rank} failed: {type(error).__name__}: {error}")
         raise
+    finally:
+        # After an error, too: see leave_process_group. A group of NCCL could wait for its lost members here.
+        if dist.is_initialized() and dist.get_backend() == "gloo":
+            with contextlib.suppress(Exception):
+                leave_process_group()
 
 
 def _send(errors: Connection, message: str) -> None:

@@ -91,7 +91,8 @@ class PixPro(PretrainingModel):
 
     def embed(self, batch: list[dict], with_targets: bool = True) -> dict[str, torch.Tensor]:
         """``online1``, ``online2``, ``target1``, ``target2`` (N, D, h, w) of length 1 per cell, ``box1``, ``box2`` (N, 4), ``features``
-        (N, C) of view 1, ``projection1`` (N, D); for the instance branch ``instance1`` ... and ``instance_target1`` ... (N, D)."""
+        (N, C) of view 1, ``projection1`` (N, D); for the instance branch ``instance1`` ... and ``instance_target1`` ... (N, D)
+        of length 1."""
         views = self.images_of(batch)
         found: dict[str, torch.Tensor] = {}
         for i, view in enumerate(views, 1):
@@ -101,7 +102,8 @@ class PixPro(PretrainingModel):
             if i == 1:
                 found |= {"features": LinearProbe.pool(features), "projection1": LinearProbe.pool(projection)}
             if "instance_projector" in self.heads:
-                found[f"instance{i}"] = self.heads["instance_predictor"](self.heads["instance_projector"](features)).mean((2, 3))
+                prediction = self.heads["instance_predictor"](self.heads["instance_projector"](features))
+                found[f"instance{i}"] = F.normalize(prediction.mean((2, 3)), dim=1)
         return found | (self._targets(views) if with_targets else {})
 
     def _propagate(self, projection: torch.Tensor) -> torch.Tensor:
@@ -117,7 +119,7 @@ class PixPro(PretrainingModel):
             features = self.target["encoder"](view)[self.in_feature]
             found[f"target{i}"] = F.normalize(self.target["projector"](features), dim=1)
             if "instance_projector" in self.target:
-                found[f"instance_target{i}"] = self.target["instance_projector"](features).mean((2, 3))
+                found[f"instance_target{i}"] = F.normalize(self.target["instance_projector"](features).mean((2, 3)), dim=1)
         return found
 
     def _boxes(self, batch: list[dict], view: int) -> torch.Tensor:

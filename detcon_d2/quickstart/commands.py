@@ -58,13 +58,18 @@ def is_finished(chain: Chain) -> bool:
 
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
-"""The folder that holds the package. Commands run in it, so that Python finds the package whether it is installed or not."""
+"""The folder that holds the package."""
 
 
 def python_arguments(words: Sequence[str]) -> list[str]:
     """What Python is called with: ``tools/NAME.py`` becomes ``-m detcon_d2 NAME``, which an installed package has, too."""
     tool = Path(words[0])
     return ["-m", "detcon_d2", tool.stem, *words[1:]] if tool.parent.name == "tools" else list(words)
+
+
+def python_environ() -> dict[str, str]:
+    """This process's environment, in which Python finds the package from any folder, whether it is installed or not."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(PACKAGE_ROOT), os.environ.get("PYTHONPATH"))))}
 
 
 @contextmanager
@@ -130,10 +135,10 @@ class _Runner:
     """Starts commands, prints their output, and stops all of them together."""
 
     def __init__(self, jobs: int):
-        environ = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
+        environ = {**python_environ(), "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
         # Several commands share the terminal line by line. A single one writes to it directly, with its progress bars.
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"} if jobs > 1 else {}
-        self._settings = {"cwd": PACKAGE_ROOT, "env": environ, "close_fds": False, **pipes}
+        self._settings = {"env": environ, "close_fds": False, **pipes}
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen] = set()
         self._stopped = False

@@ -1,6 +1,5 @@
 """How long a step takes here, and what fits into the budget."""
 
-import os
 import subprocess
 import sys
 import time
@@ -8,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from detcon_d2.quickstart.commands import PACKAGE_ROOT
+from detcon_d2.quickstart.commands import python_environ
 from detcon_d2.quickstart.results import read_series
 from detcon_d2.recipe.config import Choice
 
@@ -41,9 +40,8 @@ def calibrate(config: Path, folder: Path, options: Sequence[str] = ()) -> Speed:
     """Runs the first iterations of a config: loader, step and all. Raises ValueError, with the end of its output, if it fails."""
     words = ["-m", "detcon_d2", "train_net", "--config-file", str(config), "OUTPUT_DIR", str(folder), "SOLVER.MAX_ITER", str(ITERATIONS)]
     words += ["SOLVER.STEPS", "()", "SOLVER.WARMUP_ITERS", "1", "SOLVER.CHECKPOINT_PERIOD", "0", "DETCON.LOG_PERIOD", "1", *options]
-    path = os.pathsep.join(filter(None, (str(PACKAGE_ROOT), os.environ.get("PYTHONPATH"))))
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, *words], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, *words], env=python_environ(), capture_output=True, text=True, check=False)
     if done.returncode:
         raise ValueError(f"The calibration of {config} failed:\n{done.stdout[-1000:]}{done.stderr[-2000:]}")
     wall = time.perf_counter() - start

@@ -1,6 +1,5 @@
 """What a recipe sees of a user's images and annotations."""
 
-import json
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +10,7 @@ import numpy as np
 from detcon_d2.io.annotated.checks import check_annotations, class_difference, refusals
 from detcon_d2.io.annotated.dataset import AnnotatedData
 from detcon_d2.io.annotated.read import read_annotated
-from detcon_d2.io.atomic import write_bytes_atomically
+from detcon_d2.io.annotated.write import write_coco
 from detcon_d2.io.specs import canonical_spec, is_dataset_spec, list_images
 from detcon_d2.io.tiles import read_record
 from detcon_d2.masks.generate import evenly_spaced
@@ -19,7 +18,6 @@ from detcon_d2.masks.generate import evenly_spaced
 _SAMPLE = 48
 _COLORED = 200  # images in which the colours of objects are measured
 _LEFT_OUT = 0.1
-_JSON_KEYS = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation")
 
 
 class Images(NamedTuple):
@@ -111,7 +109,7 @@ def look_at_objects(train: str, test: str, output: Path) -> Objects:
     else:
         other = AnnotatedData(data.name, data.records[::5], data.categories)
         data = AnnotatedData(data.name, [one for index, one in enumerate(data.records) if index % 5], data.categories, data.findings)
-        names = tuple(_write_coco(part, output / "labels" / f"{name}.json") for name, part in (("train", data), ("test", other)))
+        names = tuple(write_coco(part, output / "labels" / f"{name}.json") for name, part in (("train", data), ("test", other)))
     things = [(one, record) for record in data.records for one in record["annotations"] if not one["iscrowd"] and min(one["bbox"][2:]) > 0]
     if not things or not other.annotations():
         raise ValueError(f"{train}: found {len(things)} objects to train on and {len(other.annotations())} to test on; expected both")
@@ -141,24 +139,6 @@ def _read(spec: str) -> AnnotatedData:
     if wrong := refusals(data, _LEFT_OUT, no_masks="give all of them one, or none"):
         raise ValueError("\n".join(wrong))
     return data
-
-
-def _write_coco(data: AnnotatedData, path: Path) -> str:
-    """Write the images as a COCO json; returns their spec."""
-    root = os.path.commonpath([os.path.dirname(record["file_name"]) for record in data.records])
-    images = [
-        {"id": one["image_id"], "file_name": os.path.relpath(one["file_name"], root), "height": one["height"], "width": one["width"]}
-        for one in data.records
-    ]
-    things = [thing | {"image_id": one["image_id"]} for one in data.records for thing in one["annotations"]]
-    content = {
-        "images": images,
-        "categories": [{"id": one, "name": name} for one, name in data.categories.items()],
-        "annotations": [{key: thing[key] for key in _JSON_KEYS if key in thing} for thing in things],
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes_atomically(path, json.dumps(content).encode())
-    return f"coco:{path},{root}"
 
 
 def _color_accuracy(data: AnnotatedData) -> float:

@@ -224,6 +224,22 @@ def test_pixpro_boxes_are_those_of_the_crop_and_turn_with_a_flip(photos):
     torch.testing.assert_close(model._boxes(batch, 0), expected)
 
 
+def test_pixpros_instance_branch_compares_directions_and_does_not_grow_with_its_outputs(photos):
+    model, batch = batch_of("PixPro", photos, 4, **HELD)
+
+    def loss() -> torch.Tensor:
+        with d2.EventStorage(), torch.no_grad():
+            return model.criterion(model.embed(batch))["loss_instance"]
+
+    before = loss()
+    for heads in (model.heads["instance_predictor"], model.target["instance_projector"]):
+        last = [module for module in heads.modules() if isinstance(module, torch.nn.Linear | torch.nn.Conv2d)][-1]
+        for parameter in last.parameters():
+            parameter.data *= 7
+    assert -4 <= before <= 4
+    torch.testing.assert_close(loss(), before, rtol=1e-4, atol=1e-5)
+
+
 def test_multi_crop_makes_small_crops_with_their_own_area_and_colours(photos):
     extra = {
         "DETCON__VIEWS__LOCAL__COUNT": 3,

@@ -37,13 +37,14 @@ def test_results_of_another_command_are_refused_before_anything_runs(tmp_path):
     assert not (tmp_path / "b").exists()
 
 
-def test_a_command_runs_in_the_checkout_and_its_record_has_words_and_duration(tmp_path):
-    code = f"import os, time; open({str(tmp_path / 'cwd')!r}, 'w').write(os.getcwd()); time.sleep(0.3)"
+def test_a_command_runs_in_the_callers_folder_finds_the_package_and_its_record_has_words_and_duration(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = "import os, time, detcon_d2.quickstart as q; open('cwd', 'w').write(f'{os.getcwd()} {q.__file__}'); time.sleep(0.3)"
     command = append(tmp_path, "a", code=code)
     run_chains({"one": [command]})
     record = json.loads(command.record.read_text())
     assert record["command"] == list(command.words) and record["seconds"] >= 0.3
-    assert (tmp_path / "cwd").read_text() == str(REPO)
+    assert (tmp_path / "cwd").read_text() == f"{tmp_path} {REPO / 'detcon_d2/quickstart/__init__.py'}"
 
 
 def test_a_failing_command_ends_its_chain_stops_the_others_and_leaves_no_record(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from detcon_d2.engine.setup import load_config
 from detcon_d2.model_zoo import get_config
 from detcon_d2.quickstart import knn
-from detcon_d2.quickstart.experiment import KNN_EPOCHS, KNN_METHODS, parse_args
+from detcon_d2.quickstart.evidence import KNN_EPOCHS, KNN_METHODS, parse_args
 from detcon_d2.quickstart.runs import METHODS, Training
 from detcon_d2.quickstart.shapes import ShapesConfig
 

@@ -54,6 +54,6 @@ def test_the_tool_refuses_a_folder_with_the_data_of_another_seed(tmp_path, run_t
 
 def test_the_processes_that_draw_images_do_not_import_torch():
     # They import the tool's file again, and with it this module.
-    code = "import sys, detcon_d2.quickstart.quickstart, detcon_d2.quickstart.experiment; sys.exit('torch' in sys.modules)"
+    code = "import sys, detcon_d2.quickstart.quickstart, detcon_d2.quickstart.evidence; sys.exit('torch' in sys.modules)"
     environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPO), *sys.path])}
     assert subprocess.run([sys.executable, "-c", code], env=environ).returncode == 0

@@ -177,8 +177,16 @@ def peer_batches(name: str, folder: Path, images: int, size: int, local: tuple[i
         local: number and side of the small views of SwAV and DINO.
         workers: processes that load; 0: this one.
     """
+    loader = DataLoader(ImageFolder(folder, peer_transform(name, size, local)), images, shuffle=True, drop_last=True, num_workers=workers)
+    while True:
+        for views, _ in loader:
+            yield views
+
+
+def peer_transform(name: str, size: int, local: tuple[int, int]) -> Callable:
+    """lightly's transform of a PIL image into the views of a method; arguments as for :func:`peer_batches`."""
     count, side = local
-    transform = {
+    return {
         "SimCLR": lambda: transforms.SimCLRTransform(input_size=size),
         "BYOL": lambda: transforms.BYOLTransform(
             transforms.BYOLView1Transform(input_size=size), transforms.BYOLView2Transform(input_size=size)
@@ -188,10 +196,6 @@ def peer_batches(name: str, folder: Path, images: int, size: int, local: tuple[i
         "DINO": lambda: transforms.DINOTransform(global_crop_size=size, local_crop_size=side, n_local_views=count),
         "DetConS": lambda: _grid_views(size),
     }[name]()
-    loader = DataLoader(ImageFolder(folder, transform), images, shuffle=True, drop_last=True, num_workers=workers)
-    while True:
-        for views, _ in loader:
-            yield views
 
 
 def _grid_views(size: int) -> Callable:

@@ -7,13 +7,13 @@ the same command continues run by run, and the table contains the runs that have
 import argparse
 import json
 import os
-import statistics
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from detcon_d2.io.atomic import write_bytes_atomically
 from detcon_d2.quickstart.commands import explain_failure, is_finished, lock_folder, run_chains
+from detcon_d2.quickstart.gains import gain_text, mean_and_deviation, paired_gain
 from detcon_d2.quickstart.results import read_evaluation
 from detcon_d2.quickstart.runs import METHODS, PEERS, PRETEXT, DataSet, Training
 from detcon_d2.quickstart.shapes import ShapesConfig
@@ -149,24 +149,11 @@ def write_table(output: Path, data_sets: dict[str, DataSet], seeds: Sequence[int
 
 
 def table_lines(scores: Scores, baseline: str) -> Iterator[str]:
-    """A table in Markdown: mean and standard deviation over seeds, the AP of each seed, and the gain over the method ``baseline``."""
+    """A table in Markdown: mean and standard deviation over seeds, the AP of each seed, and the gain over the method ``baseline``, with
+    its interval."""
     yield "| initialisation | seeds | box AP | mask AP | box AP of each seed | gain, box | gain, mask |"
     yield "|---|---|---|---|---|---|---|"
     for name, score in scores.items():
         each = ", ".join(f"{value:.1f}" for value in score["box"].values()) or "not run"
-        gains = ["" if name == baseline else paired_gain(score[task], scores[baseline][task]) for task in score]
+        gains = ["" if name == baseline else gain_text(paired_gain(score[task], scores[baseline][task])) for task in score]
         yield f"| {' | '.join([METHODS[name].title, str(len(score['box'])), *map(mean_and_deviation, score.values()), each, *gains])} |"
-
-
-def mean_and_deviation(values: dict[int, float]) -> str:
-    """``mean ± sample standard deviation`` of values by seed."""
-    if not values:
-        return "-"
-    deviation = f" ± {statistics.stdev(values.values()):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values.values()):.1f}{deviation}"
-
-
-def paired_gain(values: dict[int, float], baseline: dict[int, float]) -> str:
-    """Mean difference over the seeds that both have, and the smallest difference."""
-    differences = [value - baseline[seed] for seed, value in values.items() if seed in baseline]
-    return f"{statistics.mean(differences):+.1f} (least {min(differences):+.1f})" if differences else "-"

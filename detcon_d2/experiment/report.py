@@ -1,0 +1,155 @@
+"""The table of an experiment, in Markdown and as a page with curves."""
+
+import functools
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from detcon_d2.checkpoint import read_metadata
+from detcon_d2.experiment.runs import Experiment, Setting
+from detcon_d2.io.charts import Line
+from detcon_d2.quickstart.gains import LEVEL, gain_text, mean_and_deviation, paired_gain
+from detcon_d2.quickstart.report.page import card, curves, legend, page, paragraph, table
+from detcon_d2.quickstart.results import Evaluation
+
+TASKS = {"bbox": "box", "segm": "mask"}
+
+
+class Row(NamedTuple):
+    """A setting with its finished runs by seed, the mean seconds of its pretraining (NaN: none or unknown), and what the sweep chose."""
+
+    setting: Setting
+    runs: Mapping[int, Evaluation]
+    seconds: float
+    chosen: str
+
+    def scores(self, task: str, metric: str = "AP") -> dict[int, float]:
+        """A metric in percent by seed."""
+        return {seed: run.ap(task, metric) for seed, run in self.runs.items()}
+
+
+def read_rows(experiment: Experiment) -> list[Row]:
+    """All settings of which a run has finished."""
+    rows = []
+    for setting in experiment.settings():
+        found = ((seed, experiment.evaluation(setting, seed)) for seed in experiment.plan.seeds)
+        if runs := {seed: one for seed, one in found if one}:
+            seconds = [
+                _metadata(path).get("seconds", float("nan"))
+                for seed in runs
+                if setting.method.config and Path(path := experiment.backbone(setting, seed)).is_file()
+            ]
+            chosen, validation = experiment.choice(setting)
+            text = f"{' '.join(chosen)} ({', '.join(f'{value:.1f}' for value in validation)})" if validation else ""
+            rows.append(Row(setting, runs, statistics.fmean(seconds) if seconds else float("nan"), text))
+    return rows
+
+
+def baseline_of(row: Row, name: str, rows: Sequence[Row]) -> Row | None:
+    """The row of another method with the same labels, and the same budget if both are pretrained; None if it has not finished or is this
+    row."""
+    for other in rows:
+        a, b = row.setting, other.setting
+        if other is not row and b.method.name == name and a.fraction == b.fraction and (a.budget == b.budget or not a.budget * b.budget):
+            return other
+    return None
+
+
+def table_of(rows: Sequence[Row], baselines: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows as plain text: mean and standard deviation over seeds, and the gain over each baseline."""
+    tasks = [task for task in TASKS if any(task in run.metrics for row in rows for run in row.runs.values())]
+    head = ["method", "images seen", "seconds", "labels", "seeds", *(f"{TASKS[task]} AP" for task in tasks), "box AP50", "box AP75"]
+    head += [f"{TASKS[task]} AP over {name}" for name in baselines for task in tasks]
+    lines = []
+    for row in rows:
+        setting = row.setting
+        seen, seconds = f"{setting.budget:,}" if setting.budget else "", "" if row.seconds != row.seconds else f"{row.seconds:,.0f}"
+        cells = [setting.method.name, seen, seconds, f"{setting.fraction:.0%}", str(len(row.runs))]
+        cells += [mean_and_deviation(row.scores(task)) for task in tasks]
+        cells += [mean_and_deviation(row.scores("bbox", metric)) for metric in ("AP50", "AP75")]
+        for name in baselines:
+            other = baseline_of(row, name, rows)
+            cells += ["" if other is None else gain_text(paired_gain(row.scores(task), other.scores(task))) for task in tasks]
+        lines.append(cells)
+    return head, lines
+
+
+def markdown(rows: Sequence[Row], baselines: Sequence[str]) -> str:
+    """The table, and what the sweep chose for each row."""
+    head, lines = table_of(rows, baselines)
+    text = ["", *(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines)), "", note()]
+    if any(row.chosen for row in rows):
+        text += ["", "Chosen by box AP on the validation images (of each candidate, in the order of the plan):", ""]
+        text += [f"- {row.setting.title()}: {row.chosen}" for row in rows]
+    return "\n".join(text) + "\n"
+
+
+def note() -> str:
+    """How to read the table."""
+    return (
+        f"Mean ± standard deviation over seeds, AP in percent. Gains are paired by seed; in brackets the {LEVEL:.0%} bootstrap interval of "
+        "their mean, which with three seeds is the range of the three. A gain whose interval contains 0 is open."
+    )
+
+
+def document(experiment: Experiment, rows: Sequence[Row]) -> str:
+    """The page: table, and AP over images seen, over seconds and over the fraction of the labels."""
+    plan = experiment.plan
+    head, lines = table_of(rows, plan.baselines)
+    most_labels, longest = max(plan.fractions), max(plan.budgets, default=0)
+    full = [row for row in rows if row.setting.fraction == most_labels]
+    long = [row for row in rows if row.setting.budget in (0, longest)]
+    sections = [
+        ("AP over images seen", _charts(experiment, full, lambda row: row.setting.budget / 1000, "thousand images seen")),
+        ("AP over seconds of pretraining", _charts(experiment, full, lambda row: row.seconds if row.setting.budget else 0.0, "seconds")),
+        ("AP over labels", _charts(experiment, long, lambda row: 100 * row.setting.fraction, "percent of the labelled images")),
+        ("What the sweep chose", _chosen(rows)),
+        ("The plan", _facts(experiment)),
+    ]
+    intro = table(list(map(escape, head)), [list(map(escape, line)) for line in lines]) + paragraph(escape(note()), soft=True)
+    return page("Experiment", intro, [(heading, content) for heading, content in sections if content])
+
+
+def _charts(experiment: Experiment, rows: Sequence[Row], place: Callable[[Row], float], unit: str) -> str:
+    """A chart for each task, with a line for each method; nothing where no method has two places. Methods that are not pretrained here
+    are a level line over the places of the others."""
+    names = list(experiment.plan.methods)
+    places = sorted({x for row in rows if (x := place(row)) == x})
+    cards = []
+    for task, text in TASKS.items():
+        lines = []
+        for index, name in enumerate(names):
+            found = [row for row in rows if row.setting.method.name == name and task in next(iter(row.runs.values())).metrics]
+            points = sorted((place(row), statistics.fmean(row.scores(task).values())) for row in found if place(row) == place(row))
+            if len(points) == 1 and points[0][0] == 0 and len(places) > 1:
+                points = [(places[0], points[0][1]), (places[-1], points[0][1])]
+            lines += [Line(name, points, index)] if points else []
+        if any(
+            len(line.points) > 1 and len({x for x, _ in line.points}) > 1 and experiment.plan.methods[line.label].config for line in lines
+        ):
+            cards.append(card(f"{text.capitalize()} AP over {unit}", curves(lines, f"{text} AP")))
+    return f'{legend([(name, index) for index, name in enumerate(names)])}<div class="cards charts">{"".join(cards)}</div>' if cards else ""
+
+
+def _chosen(rows: Sequence[Row]) -> str:
+    if not any(row.chosen for row in rows):
+        return ""
+    about = "By box AP on the validation images; in brackets the box AP of each candidate, in the order of the plan."
+    return paragraph(about) + table([], [[escape(row.setting.title()), escape(row.chosen)] for row in rows], kind="facts")
+
+
+def _facts(experiment: Experiment) -> str:
+    plan = experiment.plan
+    facts = {"training set": plan.train, "test set": plan.test, "detector": plan.detector, "seeds": ", ".join(map(str, plan.seeds))}
+    facts |= {
+        name: " ".join(filter(None, (method.config or method.weights or "random initialisation", method.regions, *method.options)))
+        for name, method in plan.methods.items()
+    }
+    return table([], [[escape(name), escape(str(value))] for name, value in facts.items()], kind="facts")
+
+
+@functools.cache
+def _metadata(path: str) -> dict[str, Any]:
+    return read_metadata(path) or {}

@@ -1,0 +1,170 @@
+"""The command lines of an experiment: label maps, pretraining, conversion, and fine-tuning with the settings that were chosen."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from detcon_d2.engine.setup import load_config
+from detcon_d2.experiment.plan import Method, Plan, Words
+from detcon_d2.io.annotated.dataset import AnnotatedData
+from detcon_d2.io.annotated.read import read_annotated
+from detcon_d2.io.annotated.write import write_coco
+from detcon_d2.quickstart.commands import Chain, Command
+from detcon_d2.quickstart.results import Evaluation, read_evaluation
+
+
+class Setting(NamedTuple):
+    """What has a row in the table: a method, the images that its pretraining sees (0: none here), the fraction of the labels."""
+
+    method: Method
+    budget: int
+    fraction: float
+
+    def title(self) -> str:
+        """The setting in words."""
+        seen = f", {self.budget:,} images seen" if self.budget else ""
+        return f"{self.method.name}{seen}, {self.fraction:.0%} of the labels"
+
+
+class Labels(NamedTuple):
+    """Specs of the images that the sweep trains on, and of those that it is judged by."""
+
+    train: str
+    validation: str
+
+
+class Experiment(NamedTuple):
+    """A plan, SOLVER.IMS_PER_BATCH of each pretrained method by its name, and the labels of the sweep (None: no sweep)."""
+
+    plan: Plan
+    batches: dict[str, int]
+    labels: Labels | None
+
+    def settings(self) -> list[Setting]:
+        """All rows, in the order of the plan."""
+        return [
+            Setting(method, budget, fraction)
+            for method in self.plan.methods.values()
+            for budget in (self.plan.budgets if method.config else (0,))
+            for fraction in self.plan.fractions
+        ]
+
+    def label_maps(self) -> Iterator[Command]:
+        """Label maps of each data set that is used with each kind of regions."""
+        pairs = {self._regions(method): method for method in self.plan.methods.values() if method.config and method.regions}
+        for folder, method in pairs.items():
+            words = ("tools/generate_masks.py", method.images, str(folder), *self.plan.regions[method.regions])
+            yield Command(f"label maps: {folder.name}", words, self.plan.output / f"stages/{folder.name}.json", folder)
+
+    def pretraining(self, method: Method, budget: int, seed: int) -> Chain:
+        """Pretraining and conversion; nothing for a method without a config."""
+        if not method.config:
+            return ()
+        folder = self._run(method, budget, seed)
+        regions = ("DETCON.MASKS.ROOTS", repr((str(self._regions(method)),))) if method.regions else ()
+        train = (
+            *("tools/train_net.py", "--config-file", method.config, "--resume", "DATASETS.TRAIN", repr((method.images,)), *regions),
+            *("DETCON.SOLVER.EPOCHS", "0.0", "SOLVER.MAX_ITER", str(budget // self.batches[method.name]), "SEED", str(seed)),
+            *("OUTPUT_DIR", str(folder / "pretrain"), *method.options),
+        )
+        weights, backbone = folder / "pretrain/model_final.pth", folder / "backbone.pth"
+        convert = ("tools/convert_to_d2.py", str(weights), str(backbone), "--overwrite")
+        return (
+            Command(f"pretraining: {method.name}, {budget:,} images seen, seed {seed}", train, folder / "stages/pretrain.json", weights),
+            Command("conversion to a Detectron2 backbone", convert, folder / "stages/convert.json", backbone),
+        )
+
+    def sweep(self, setting: Setting) -> list[Command]:
+        """A fine-tuning with each candidate of the sweep, from the weights of the first seed; none where there is one candidate only."""
+        if self.labels is None:
+            return []
+        seed, (train, validation) = self.plan.seeds[0], self.labels
+        folder = self._run(setting.method, setting.budget, seed) / f"sweep-{setting.fraction:g}"
+        return [
+            self._fine_tuning(setting, seed, folder / str(index), words, train, validation) for index, words in enumerate(self.plan.sweep)
+        ]
+
+    def choice(self, setting: Setting) -> tuple[Words, list[float]]:
+        """The candidate with the highest box AP on the validation images, and the box AP of all. The sweep has run."""
+        if self.labels is None:
+            return self.plan.sweep[0], []
+        found = [read_evaluation(command.product.parent).ap("bbox") for command in self.sweep(setting)]
+        return self.plan.sweep[max(range(len(found)), key=found.__getitem__)], found
+
+    def fine_tuning(self, setting: Setting, seed: int) -> Command:
+        """The detector that counts: on the fraction of all labels, with the chosen settings, tested on the test set."""
+        folder = self._run(setting.method, setting.budget, seed) / f"detector-{setting.fraction:g}"
+        return self._fine_tuning(setting, seed, folder, self.choice(setting)[0], self.plan.train, self.plan.test)
+
+    def evaluation(self, setting: Setting, seed: int) -> Evaluation | None:
+        """The metrics of :meth:`fine_tuning`; None as long as it has not finished."""
+        folder = self._run(setting.method, setting.budget, seed) / f"detector-{setting.fraction:g}"
+        return read_evaluation(folder) if (folder / "results.json").is_file() else None
+
+    def backbone(self, setting: Setting, seed: int) -> str:
+        """The weights at the start of fine-tuning; empty for random initialisation."""
+        if setting.method.config:
+            return str(self._run(setting.method, setting.budget, seed) / "backbone.pth")
+        return setting.method.weights.replace("{seed}", str(seed))
+
+    def _fine_tuning(self, setting: Setting, seed: int, folder: Path, chosen: Words, train: str, test: str) -> Command:
+        words = (
+            *("tools/train_net.py", "--config-file", self.plan.detector, "--resume", "MODEL.WEIGHTS", self.backbone(setting, seed)),
+            *("DATASETS.TRAIN", repr((train,)), "DATASETS.TEST", repr((test,)), *chosen),
+            *("DETCON.FINETUNE.LABEL_FRACTION", repr(setting.fraction), "DETCON.FINETUNE.LABEL_SEED", str(seed)),
+            *("SEED", str(seed), "OUTPUT_DIR", str(folder)),
+        )
+        title = f"detector from {setting.title()}, seed {seed} {' '.join(chosen)}".rstrip()
+        return Command(title, words, folder.parent / f"stages/{folder.name}.json", folder / "results.json")
+
+    def _run(self, method: Method, budget: int, seed: int) -> Path:
+        return self.plan.output / method.name / (f"{budget}-images" if budget else "as-it-is") / f"seed_{seed}"
+
+    def _regions(self, method: Method) -> Path:
+        same = method.images == next(one.images for one in self.plan.methods.values() if one.regions == method.regions)
+        return self.plan.output / "regions" / (method.regions if same else f"{method.regions}-{method.name}")
+
+
+def open_experiment(plan: Plan) -> Experiment:
+    """Look at the data sets, and divide the labels for a sweep. Writes ``labels/`` into the output folder.
+
+    Raises ValueError: a config or a data set that cannot be read, a budget below a batch, or weights that do not exist.
+    """
+    names = [method.weights.replace("{seed}", str(seed)) for method in plan.methods.values() if method.weights for seed in plan.seeds]
+    if absent := [name for name in names if not Path(name).is_file()]:
+        raise ValueError(f"weights: there is no file {', '.join(absent)}; expected backbones that convert_to_d2 has written")
+    pretrained = [method for method in plan.methods.values() if method.config]
+    batches = {method.name: load_config(method.config, list(method.options)).SOLVER.IMS_PER_BATCH for method in pretrained}
+    if small := [f"{budget} (of {name})" for budget in plan.budgets for name, batch in batches.items() if budget < batch]:
+        raise ValueError(f"budgets: found {', '.join(small)}; expected at least a batch: {max(batches.values())} images")
+    return Experiment(plan, batches, divide_labels(plan) if len(plan.sweep) > 1 else None)
+
+
+def divide_labels(plan: Plan) -> Labels:
+    """The plan's validation set, or evenly spaced images of the training set. Raises ValueError: too few for both."""
+    if isinstance(plan.validation, str):
+        return Labels(plan.train, plan.validation)
+    data = read_annotated(plan.train)
+    every = round(1 / plan.validation)
+    parts = [[one for index, one in enumerate(data.records) if (index % every == every - 1) == chosen] for chosen in (False, True)]
+    if not all(any(record["annotations"] for record in part) for part in parts):
+        raise ValueError(f"{plan.train}: {len(data.records)} images are too few to keep {plan.validation:g} of them for the sweep")
+    names = [
+        write_coco(AnnotatedData(data.name, part, data.categories), plan.output / f"labels/{name}.json")
+        for name, part in zip(("train", "validation"), parts, strict=True)
+    ]
+    return Labels(*names)
+
+
+def scores_json(experiment: Experiment) -> str:
+    """Every finished run with all its metrics, and what its sweep chose."""
+    rows = []
+    for setting in experiment.settings():
+        found = {seed: one for seed in experiment.plan.seeds if (one := experiment.evaluation(setting, seed))}
+        if found:
+            chosen, validation = experiment.choice(setting)
+            row = {"method": setting.method.name, "images_seen": setting.budget, "label_fraction": setting.fraction}
+            row |= {"chosen": chosen, "validation_box_ap": validation, "seeds": {seed: one.metrics for seed, one in found.items()}}
+            rows.append(row)
+    return json.dumps(rows, indent=1)
