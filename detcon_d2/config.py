@@ -152,8 +152,8 @@ def add_detcon_config(cfg: "d2.CfgNode") -> None:
     # Iterations between two lines of the log, for which the metrics of learning (collapse, retrieval, regions, probe) are computed.
     cfg.DETCON.LOG_PERIOD = 20
 
-    # Images that are not trained on, as in DATASETS.TRAIN: the method's metrics on the first IMAGES of them (in whole batches) are logged as
-    # held_out/* every PERIOD iterations, and at the end. PERIOD 0: only at the end. Methods with regions need MASKS.SOURCE "grid".
+    # Images that are not trained on, as in DATASETS.TRAIN: the method's metrics on IMAGES of them, in whole batches, are logged as
+    # held_out/* every PERIOD iterations and at the end. PERIOD 0: only at the end. Methods with regions need MASKS.SOURCE "grid".
     cfg.DETCON.HELD_OUT = CN()
     cfg.DETCON.HELD_OUT.DATASETS = ()
     cfg.DETCON.HELD_OUT.IMAGES = 1000

@@ -14,6 +14,7 @@ from pathlib import Path
 from detcon_d2.io.atomic import write_bytes_atomically
 from detcon_d2.quickstart.commands import explain_failure, is_finished, lock_folder, run_chains
 from detcon_d2.quickstart.gains import gain_text, mean_and_deviation, paired_gain
+from detcon_d2.quickstart.pretext import THRESHOLDS, run_pretext
 from detcon_d2.quickstart.results import read_evaluation
 from detcon_d2.quickstart.runs import METHODS, PEERS, PRETEXT, DataSet, Training
 from detcon_d2.quickstart.shapes import ShapesConfig
@@ -41,6 +42,7 @@ _EXAMPLES = """examples
   %(prog)s --methods random detcon_s grid --data-sets easy                     # one comparison
   %(prog)s --methods detcon_b --output output/fp32 -- SOLVER.AMP.ENABLED False    # one method in full precision, in its own folder
   %(prog)s --knn --output output/knn            # kNN of regions' categories by the frozen encoder of every method, next to random ones
+  %(prog)s --pretext --output output/pretext    # accuracy of the pretext tasks on photographs that were not trained on, next to chance
 
 """
 _DEFAULT_METHODS = [method.name for method in METHODS.values() if not method.optional]
@@ -57,6 +59,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--methods", "--rows", nargs="+", choices=METHODS, metavar="NAME", help=about)
     about = f"pretrain on annotated regions as images, and classify them by kNN; the methods are then {' '.join(KNN_METHODS)}, the seed 0"
     parser.add_argument("--knn", action="store_true", help=about)
+    about = "train pretext tasks on built-in photographs, and look at their accuracy on held-out ones; the methods are then"
+    parser.add_argument("--pretext", action="store_true", help=f"{about} {' '.join(THRESHOLDS)}, the seed 0")
     parser.add_argument("--seeds", nargs="+", type=int, help="of pretraining and fine-tuning (default: 0 1 2)")
     parser.add_argument("--epochs", type=float, help=f"of pretraining (default: {PRETRAIN_EPOCHS:g}; with --knn {KNN_EPOCHS:g})")
     jobs = max(1, min(8, os.cpu_count() or 1))
@@ -65,8 +69,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.opts[:1] == ["--"]:
         del args.opts[0]
-    args.methods = args.methods or list(KNN_METHODS if args.knn else _DEFAULT_METHODS)
-    args.seeds = args.seeds or ([0] if args.knn else [0, 1, 2])
+    if args.knn and args.pretext:
+        parser.error("--knn and --pretext are two experiments; expected one of them")
+    args.methods = args.methods or list(KNN_METHODS if args.knn else THRESHOLDS if args.pretext else _DEFAULT_METHODS)
+    args.seeds = args.seeds or ([0] if args.knn or args.pretext else [0, 1, 2])
     if args.epochs is None:
         args.epochs = KNN_EPOCHS if args.knn else PRETRAIN_EPOCHS
     return args
@@ -83,6 +89,8 @@ def main(argv: list[str] | None = None) -> int | None:
 
             output = args.output.resolve()
             print(run_knn(output, RegionImages(output / "regions", DATA_SETS["easy"][0]), args.methods, trainings, args.jobs))
+        elif args.pretext:
+            print(run_pretext(args.output.resolve(), args.methods, args.seeds, args.jobs))
         else:
             print(run_experiment(args.output, args.data_sets, args.methods, trainings, args.jobs))
 

@@ -18,7 +18,6 @@ SPLITS = {"train": 2400, "val": 1200}
 _SIDES = (0.35, 1.0)  # of a crop, in parts of the shorter side of the half
 
 
-
 def generate_photos(root: Path, size: int = 96) -> dict[str, Path]:
     """Write the data set as ``root/SPLIT/PHOTOGRAPH/NUMBER.png``, images uint8 of ``size`` pixels a side, or the splits that are missing.
 
@@ -41,7 +40,7 @@ def generate_photos(root: Path, size: int = 96) -> dict[str, Path]:
 
 
 def crop_photo(photo: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """A random square of a photograph, uint8 (H, W, 3), reduced to ``size`` pixels a side; never enlarged where the photograph allows it."""
+    """A random square of a photograph, uint8 (H, W, 3), as ``size`` pixels a side; enlarged only where the photograph is smaller."""
     height, width = photo.shape[:2]
     least = max(_SIDES[0], min(1.0, size / min(height, width)))
     side = round(min(height, width) * rng.uniform(least, _SIDES[1]))

@@ -1,0 +1,68 @@
+"""The built-in photographs, and the table of the pretext tasks."""
+
+import json
+
+import numpy as np
+import pytest
+
+from detcon_d2.engine.setup import load_config
+from detcon_d2.model_zoo import find_config
+from detcon_d2.quickstart import photos, pretext
+from detcon_d2.quickstart.evidence import parse_args
+from detcon_d2.quickstart.pretext import THRESHOLDS, command, run_pretext, table
+from detcon_d2.quickstart.runs import PRETEXT
+from detcon_d2.quickstart.shapes_textures import load_half
+
+
+@pytest.mark.parametrize("name", photos.PHOTOGRAPHS)
+def test_crops_are_upright_squares_of_the_photograph(name):
+    half = load_half(name, "val")
+    crop = photos.crop_photo(half, 48, np.random.default_rng(0))
+    assert crop.shape == (48, 48, 3) and crop.dtype == np.uint8
+    assert np.array_equal(crop, photos.crop_photo(half, 48, np.random.default_rng(0)))
+    assert abs(crop.mean() - half.mean()) < 90
+
+
+def test_both_splits_are_written_once_and_differ(tmp_path, monkeypatch):
+    monkeypatch.setattr(photos, "SPLITS", {"train": 9, "val": 8})
+    folders = photos.generate_photos(tmp_path, 32)
+    files = {split: sorted(folder.rglob("*.png")) for split, folder in folders.items()}
+    assert [len(found) for found in files.values()] == [9, 8]
+    assert {path.parent.name for path in files["val"]} == set(photos.PHOTOGRAPHS)
+    content = files["train"][0].read_bytes()
+    assert content != files["val"][0].read_bytes()
+    files["train"][0].write_bytes(b"")
+    photos.generate_photos(tmp_path, 32)
+    assert files["train"][0].read_bytes() == b""
+    (tmp_path / "train-32.done").unlink()
+    photos.generate_photos(tmp_path, 32)
+    assert files["train"][0].read_bytes() == content
+
+
+def test_every_pretext_task_has_a_threshold_and_its_command_a_config_that_exists(tmp_path):
+    assert set(THRESHOLDS) == set(PRETEXT)
+    for name in THRESHOLDS:
+        words = command(tmp_path, name, 3, {"train": tmp_path, "val": tmp_path}).words
+        cfg = load_config(find_config(words[2]), list(words[4:]))
+        assert (cfg.SEED, cfg.SOLVER.MAX_ITER, cfg.DETCON.HELD_OUT.DATASETS) == (3, pretext.ITERATIONS, (f"folder:{tmp_path}",))
+
+
+def test_the_table_says_whether_a_threshold_is_reached(tmp_path):
+    rows = {"rotation": {"held_out/accuracy": 0.36, "held_out/chance": 0.25, "learning/accuracy": 0.5}}
+    rows["context_encoder"] = {"held_out/error_ratio": 0.95, "learning/error_ratio": 0.8}
+    for name, row in rows.items():
+        (tmp_path / name / "stages").mkdir(parents=True)
+        (tmp_path / name / "metrics.json").write_text(json.dumps({"iteration": 399} | row))
+        (tmp_path / name / "stages/pretrain.json").write_text(json.dumps({"seconds": 90}))
+    found = list(table([(name, 0, tmp_path / name) for name in rows]))
+    assert found[2] == "| Rotation | 0 | accuracy | 0.360 | 0.500 | 0.250 | ≥ 0.35 | yes | 1.5 |"
+    assert found[3] == "| Context encoder | 0 | error_ratio | 0.950 | 0.800 |  | ≤ 0.9 | no | 1.5 |"
+
+
+def test_the_command_line_has_the_tasks_and_refuses_others(tmp_path):
+    args = parse_args(["--pretext"])
+    assert (args.methods, args.seeds) == (list(THRESHOLDS), [0])
+    with pytest.raises(ValueError, match="--pretext found the methods detcon_b; expected some of rotation"):
+        run_pretext(tmp_path, ["detcon_b"], [0], 1)
+    with pytest.raises(SystemExit):
+        parse_args(["--pretext", "--knn"])
