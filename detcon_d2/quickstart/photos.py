@@ -11,8 +11,8 @@ import numpy as np
 from detcon_d2.io.atomic import write_bytes_atomically
 from detcon_d2.quickstart.shapes_textures import load_half
 
-PHOTOGRAPHS = ("astronaut", "camera", "chelsea", "clock_motion", "coffee", "horse", "motorcycle_left", "rocket")
-"""Photographs of scikit-image with an up and a down; each is a class folder."""
+PHOTOGRAPHS = ("astronaut", "camera", "chelsea", "coffee", "horse", "motorcycle_left", "page", "rocket")
+"""Images of scikit-image with an up and a down; each is a class folder."""
 SPLITS = {"train": 2400, "val": 1200}
 """Numbers of images."""
 _SIDES = (0.35, 1.0)  # of a crop, in parts of the shorter side of the half
