@@ -42,7 +42,7 @@ def _grid(size: int) -> tuple[str, ...]:
 
 PEERS = ("SimCLR", "BYOL", "MoCo", "SwAV", "DINO", "PixPro", "DenseCL")
 """Methods that need no regions and no labels."""
-PRETEXT = {"rotation": "Rotation", "relative_position": "Relative position", "jigsaw": "Jigsaw"}
+PRETEXT = {"rotation": "Rotation", "relative_position": "Relative position", "jigsaw": "Jigsaw", "colorization": "Colorization"}
 """Pretext tasks, which make their labels from the image: their titles by name."""
 
 _METHODS = (

@@ -46,6 +46,8 @@ SMALL = {
     "DETCON__RELATIVE_POSITION__HIDDEN_DIM": 32,
     "DETCON__JIGSAW__PERMUTATIONS": "agl9",
     "DETCON__JIGSAW__TILE_DIM": 16,
+    "DETCON__COLORIZATION__DIRECTIONS": "('L->ab', 'ab->L')",
+    "DETCON__COLORIZATION__HIDDEN_DIM": 16,
 }
 
 every_method = pytest.mark.parametrize("method", pretraining_names())
