@@ -48,6 +48,7 @@ SMALL = {
     "DETCON__JIGSAW__TILE_DIM": 16,
     "DETCON__COLORIZATION__DIRECTIONS": "('L->ab', 'ab->L')",
     "DETCON__COLORIZATION__HIDDEN_DIM": 16,
+    "DETCON__MASK_PREDICTION__HIDDEN_DIM": 16,
 }
 
 every_method = pytest.mark.parametrize("method", pretraining_names())

@@ -13,6 +13,7 @@ from detcon_d2 import d2
 from detcon_d2.methods.base import PretrainingModel
 from detcon_d2.modeling.backbone import feature_channels
 from detcon_d2.modeling.color_bins import AB_BINS, L_BINS, cell_targets, rgb_to_lab, soft_ab, soft_lightness
+from detcon_d2.modeling.heads import CellHead
 from detcon_d2.modeling.metrics import projection_std
 from detcon_d2.modeling.probe import LinearProbe
 from detcon_d2.views.samplers import OneView
@@ -22,21 +23,6 @@ DIRECTIONS = {"L->ab": ("ab", len(AB_BINS)), "ab->L": ("l", len(L_BINS))}
 GRAY = 5.0
 """An image is grey if no pixel has |a| or |b| above this (Zhang et al.); grey images do not count."""
 _SCALE = 2.55  # lightness 0..100 to 0..255
-
-
-class CellHead(nn.Sequential):
-    """From feature cells to outputs per cell: a 3x3 convolution, a norm, ReLU, a 1x1 convolution; (N, C, h, w) to (N, Q, h, w)."""
-
-    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, norm: str):
-        super().__init__(
-            nn.Conv2d(in_dim, hidden_dim, 3, padding=1, bias=False),
-            d2.get_norm(norm, hidden_dim),
-            nn.ReLU(),
-            nn.Conv2d(hidden_dim, out_dim, 1),
-        )
-        nn.init.kaiming_normal_(self[0].weight, mode="fan_out", nonlinearity="relu")
-        nn.init.normal_(self[3].weight, std=0.01)
-        nn.init.zeros_(self[3].bias)
 
 
 @d2.META_ARCH_REGISTRY.register()
