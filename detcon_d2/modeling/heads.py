@@ -82,6 +82,21 @@ class MLP(nn.Module):
         return rows.unflatten(0, x.shape[:-1])
 
 
+class CellHead(nn.Sequential):
+    """From feature cells to outputs per cell: a 3x3 convolution, a norm, ReLU, a 1x1 convolution; (N, C, h, w) to (N, Q, h, w)."""
+
+    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, norm: str):
+        super().__init__(
+            nn.Conv2d(in_dim, hidden_dim, 3, padding=1, bias=False),
+            d2.get_norm(norm, hidden_dim),
+            nn.ReLU(),
+            nn.Conv2d(hidden_dim, out_dim, 1),
+        )
+        nn.init.kaiming_normal_(self[0].weight, mode="fan_out", nonlinearity="relu")
+        nn.init.normal_(self[3].weight, std=0.01)
+        nn.init.zeros_(self[3].bias)
+
+
 def normalise_rows(norm: nn.Module, rows: torch.Tensor) -> torch.Tensor:
     """A norm of Detectron2 on (rows, C), as 1x1 images: some of its norms take four axes only."""
     return norm(rows[:, :, None, None]).flatten(1)

@@ -20,11 +20,22 @@ from detcon_d2.quickstart.runs import METHODS, PEERS, PRETEXT, DataSet, Training
 from detcon_d2.quickstart.shapes import ShapesConfig
 
 _PEERS = ("supervised", *(title.lower() for title in PEERS))
+_PRETEXT = tuple(method.name for method in PRETEXT)
 
 DATA_SETS: dict[str, tuple[ShapesConfig, tuple[str, ...]]] = {
     "easy": (
         ShapesConfig(seed=0, agreement=0.8),
-        ("random", "detcon_b", "detcon_s", "detcon_b_kmeans", "detcon_b_grid5", "grid", "annotations", *_PEERS, *PRETEXT),
+        (
+            "random",
+            "detcon_b",
+            "detcon_s",
+            "detcon_b_kmeans",
+            "detcon_b_grid5",
+            "grid",
+            "annotations",
+            *_PEERS,
+            *(method.name for method in PRETEXT),
+        ),
     ),
     "hard": (ShapesConfig(seed=0, agreement=0.0), ("random", "detcon_b", "detcon_s")),
 }

@@ -12,7 +12,7 @@ from detcon_d2.io.atomic import write_bytes_atomically
 from detcon_d2.quickstart.commands import Command, lock_folder, run_chains
 from detcon_d2.quickstart.photos import generate_photos
 from detcon_d2.quickstart.results import read_series
-from detcon_d2.quickstart.runs import METHODS, PRETEXT
+from detcon_d2.quickstart.runs import METHODS
 
 ITERATIONS, BATCH = 400, 32
 """Of a run: minutes on one core."""
@@ -34,10 +34,12 @@ THRESHOLDS = {
     "rotation": Threshold("accuracy", 0.35),
     "relative_position": Threshold("accuracy", 0.20),
     "jigsaw": Threshold("accuracy", 0.04),
+    "colorization": Threshold("gain", 0.0),
     "context_encoder": Threshold("error_ratio", 0.9, more=False),
     "counting": Threshold("error_ratio", 0.2, more=False),
     "exemplar": Threshold("accuracy", 0.2),
     "iic": Threshold("information", 0.3),
+    "multi_task": Threshold("RelativePosition_accuracy", 0.20),
 }
 """For 1,000 held-out images at least seven standard deviations above chance; of the others what a solution has to reach."""
 
@@ -66,7 +68,7 @@ def command(folder: Path, name: str, seed: int, photos: dict[str, Path]) -> Comm
         *("SOLVER.IMS_PER_BATCH", str(BATCH), "DETCON.SOLVER.EPOCHS", "0.0", "SOLVER.MAX_ITER", str(ITERATIONS)),
         *("DETCON.SOLVER.WARMUP_EPOCHS", "0.0", "SOLVER.WARMUP_ITERS", "40", "SEED", str(seed), "OUTPUT_DIR", str(folder)),
     )
-    return Command(f"{PRETEXT[name]}, seed {seed}", words, folder / "stages/pretrain.json", folder / "model_final.pth")
+    return Command(f"{METHODS[name].title}, seed {seed}", words, folder / "stages/pretrain.json", folder / "model_final.pth")
 
 
 def table(runs: Sequence[tuple[str, int, Path]]) -> Iterator[str]:
@@ -78,6 +80,6 @@ def table(runs: Sequence[tuple[str, int, Path]]) -> Iterator[str]:
         threshold, minutes = THRESHOLDS[name], json.loads((folder / "stages/pretrain.json").read_text("utf-8"))["seconds"] / 60
         found, trained = (series[f"{split}/{threshold.metric}"] for split in ("held_out", "learning"))
         chance = series.get("held_out/chance")
-        cells = [PRETEXT[name], seed, threshold.metric, f"{found:.3f}", f"{trained:.3f}", "" if chance is None else f"{chance:.3f}"]
+        cells = [METHODS[name].title, seed, threshold.metric, f"{found:.3f}", f"{trained:.3f}", "" if chance is None else f"{chance:.3f}"]
         cells += [f"{'≥' if threshold.more else '≤'} {threshold.value}", "yes" if threshold.is_reached(found) else "no", f"{minutes:.1f}"]
         yield f"| {' | '.join(map(str, cells))} |"

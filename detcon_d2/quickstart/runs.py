@@ -42,9 +42,19 @@ def _grid(size: int) -> tuple[str, ...]:
 
 PEERS = ("SimCLR", "BYOL", "MoCo", "SwAV", "DINO", "PixPro", "DenseCL")
 """Methods that need no regions and no labels."""
-PRETEXT = {"rotation": "Rotation", "relative_position": "Relative position", "jigsaw": "Jigsaw"}
-PRETEXT |= {"context_encoder": "Context encoder", "counting": "Counting", "exemplar": "Exemplar", "iic": "IIC"}
-"""Pretext tasks, which make their labels from the image: their titles by name."""
+PRETEXT = (
+    Method("rotation", "Rotation", "rotation_R_18.yaml", optional=True),
+    Method("relative_position", "Relative position", "relative_position_R_18.yaml", optional=True),
+    Method("jigsaw", "Jigsaw", "jigsaw_R_18.yaml", optional=True),
+    Method("colorization", "Colorization", "colorization_R_18.yaml", optional=True),
+    Method("context_encoder", "Context encoder", "context_encoder_R_18.yaml", optional=True),
+    Method("counting", "Counting", "counting_R_18.yaml", optional=True),
+    Method("exemplar", "Exemplar", "exemplar_R_18.yaml", optional=True),
+    Method("iic", "IIC", "iic_R_18.yaml", optional=True),
+    Method("multi_task", "Rotation, relative position and colorization", "multi_task_R_18.yaml", optional=True),
+    Method("mask_prediction", "Mask prediction, FH regions", "mask_prediction_R_18.yaml", "fh", optional=True),
+)
+"""Pretext tasks, which make their labels from the image."""
 
 _METHODS = (
     Method("random", "random initialisation"),
@@ -56,7 +66,7 @@ _METHODS = (
     Method("annotations", "DetCon_S, annotation masks (upper bound)", "detcon_s_R_18.yaml", "annotations"),
     Method("supervised", "supervised, categories of the regions", "supervised_R_18.yaml", crops=True, optional=True),
     *(Method(title.lower(), title, f"{title.lower()}_R_18.yaml", optional=True) for title in PEERS),
-    *(Method(name, title, f"{name}_R_18.yaml", optional=True) for name, title in PRETEXT.items()),
+    *PRETEXT,
 )
 METHODS: dict[str, Method] = {method.name: method for method in _METHODS}
 """Every method, by name."""
