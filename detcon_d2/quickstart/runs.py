@@ -48,6 +48,8 @@ PRETEXT = (
     Method("jigsaw", "Jigsaw", "jigsaw_R_18.yaml", optional=True),
     Method("colorization", "Colorization", "colorization_R_18.yaml", optional=True),
     Method("mask_prediction", "Mask prediction, FH regions", "mask_prediction_R_18.yaml", "fh", optional=True),
+    Method("dim", "Deep InfoMax", "dim_R_18.yaml", optional=True),
+    Method("amdim", "AMDIM", "amdim_R_18.yaml", optional=True),
 )
 """Pretext tasks, which make their labels from the image."""
 

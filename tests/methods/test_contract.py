@@ -49,6 +49,8 @@ SMALL = {
     "DETCON__COLORIZATION__DIRECTIONS": "('L->ab', 'ab->L')",
     "DETCON__COLORIZATION__HIDDEN_DIM": 16,
     "DETCON__MASK_PREDICTION__HIDDEN_DIM": 16,
+    "DETCON__DIM__UNITS": 16,
+    "DETCON__AMDIM__UNITS": 16,
 }
 
 every_method = pytest.mark.parametrize("method", pretraining_names())
