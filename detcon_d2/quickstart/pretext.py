@@ -19,15 +19,19 @@ ITERATIONS, BATCH = 400, 32
 
 
 class Threshold(NamedTuple):
-    """The metric that shows whether a task was learned, and what it must reach: at least that where more is better."""
+    """The metric that shows whether a task was learned, and the value that it must reach: at least that, or at most where less is better.
+
+    ``times_chance``: the value is in parts of the chance that is logged.
+    """
 
     metric: str
     value: float
     more: bool = True
+    times_chance: bool = False
 
-    def is_reached(self, found: float) -> bool:
-        """Whether a metric on held-out images is good enough."""
-        return found >= self.value if self.more else found <= self.value
+    def bound(self, chance: float | None) -> float:
+        """The value that has to be reached."""
+        return self.value * (chance or 0.0) if self.times_chance else self.value
 
 
 THRESHOLDS = {
@@ -37,8 +41,10 @@ THRESHOLDS = {
     "colorization": Threshold("gain", 0.0),
     "context_encoder": Threshold("error_ratio", 0.9, more=False),
     "counting": Threshold("error_ratio", 0.2, more=False),
-    "exemplar": Threshold("accuracy", 0.2),
+    "exemplar": Threshold("accuracy", 10, times_chance=True),
     "iic": Threshold("information", 0.3),
+    "dim": Threshold("accuracy", 5, times_chance=True),
+    "amdim": Threshold("accuracy", 5, times_chance=True),
     "multi_task": Threshold("RelativePosition_accuracy", 0.20),
 }
 """For 1,000 held-out images at least seven standard deviations above chance; of the others what a solution has to reach."""
@@ -80,6 +86,8 @@ def table(runs: Sequence[tuple[str, int, Path]]) -> Iterator[str]:
         threshold, minutes = THRESHOLDS[name], json.loads((folder / "stages/pretrain.json").read_text("utf-8"))["seconds"] / 60
         found, trained = (series[f"{split}/{threshold.metric}"] for split in ("held_out", "learning"))
         chance = series.get("held_out/chance")
+        bound = threshold.bound(chance)
+        reached = found >= bound if threshold.more else found <= bound
         cells = [METHODS[name].title, seed, threshold.metric, f"{found:.3f}", f"{trained:.3f}", "" if chance is None else f"{chance:.3f}"]
-        cells += [f"{'≥' if threshold.more else '≤'} {threshold.value}", "yes" if threshold.is_reached(found) else "no", f"{minutes:.1f}"]
+        cells += [f"{'≥' if threshold.more else '≤'} {bound:.3g}", "yes" if reached else "no", f"{minutes:.1f}"]
         yield f"| {' | '.join(map(str, cells))} |"

@@ -53,6 +53,8 @@ PRETEXT = (
     Method("iic", "IIC", "iic_R_18.yaml", optional=True),
     Method("multi_task", "Rotation, relative position and colorization", "multi_task_R_18.yaml", optional=True),
     Method("mask_prediction", "Mask prediction, FH regions", "mask_prediction_R_18.yaml", "fh", optional=True),
+    Method("dim", "Deep InfoMax", "dim_R_18.yaml", optional=True),
+    Method("amdim", "AMDIM", "amdim_R_18.yaml", optional=True),
 )
 """Pretext tasks, which make their labels from the image."""
 

@@ -25,6 +25,8 @@ PUBLISHED = [
     "Colorization/cross_channel_R_50_in1k_70ep.yaml",
     "MultiTask/multi_task_R_50_in1k_70ep.yaml",
     "MaskPrediction/mask_prediction_R_50_coco_70ep.yaml",
+    "DIM/dim_R_50_in1k_70ep.yaml",
+    "AMDIM/amdim_R_50_in1k_50ep.yaml",
     "Counting/counting_R_50_in1k_70ep.yaml",
     "Exemplar/exemplar_R_50_in1k_35ep.yaml",
     "IIC/iic_R_50_in1k_100ep.yaml",
@@ -40,7 +42,8 @@ def test_published_runs_have_the_length_and_batch_of_their_head(name):
     assert (cfg.DETCON.SOLVER.EPOCHS, cfg.SOLVER.IMS_PER_BATCH) == tuple(map(int, head.groups()))
     assert f"_{head[1]}ep" in name and f"output/{name.split('/')[1].removesuffix('.yaml')}" == cfg.OUTPUT_DIR
     resolve_schedule(cfg, 118287 if "coco" in name else 1281167)
-    assert max(cfg.SOLVER.STEPS if cfg.DETCON.SOLVER.STEP_EPOCHS else (0,)) < cfg.SOLVER.MAX_ITER and cfg.MODEL.RESNETS.DEPTH == 50
+    assert cfg.MODEL.RESNETS.DEPTH == 50
+    assert not cfg.DETCON.SOLVER.STEP_EPOCHS or max(cfg.SOLVER.STEPS) < cfg.SOLVER.MAX_ITER
     assert all(fulfilled for fulfilled, *_ in pretraining_class(cfg.MODEL.META_ARCHITECTURE).check_config(cfg))
 
 
