@@ -31,6 +31,8 @@ def is_pretraining_checkpoint(path: str) -> bool:
 def load_encoder(encoder: nn.Module, cfg: "d2.CfgNode", path: str) -> str:
     """Load the backbone of a checkpoint that the converter knows into ``encoder``, in place.
 
+    Stages of the file that come after the last one of the encoder are left out.
+
     Returns the line to log: style, tensors, and what was left out.
 
     Raises ValueError: no known style; tensors that are missing or do not fit; or the config disagrees with the file (each key, found and
@@ -40,16 +42,18 @@ def load_encoder(encoder: nn.Module, cfg: "d2.CfgNode", path: str) -> str:
     metadata = backbone.spec.metadata() | backbone.metadata
     wrong = disagreements(cfg, metadata)
     expected = encoder.state_dict()
-    unfit = [key for key in {**expected, **backbone.tensors} if _shape(expected, key) != _shape(backbone.tensors, key)]
+    built = {_part(key) for key in expected}
+    tensors = {key: tensor for key, tensor in backbone.tensors.items() if _part(key) in built}
+    unfit = [key for key in {**expected, **tensors} if _shape(expected, key) != _shape(tensors, key)]
     if unfit or (wrong and cfg.DETCON.CHECK_WEIGHTS):
         listed = " ".join(wrong.values()) or f"{len(unfit)} tensors have another shape, such as {unfit[0]}."
         raise ValueError(f"The config does not fit MODEL.WEIGHTS {path} ({backbone.spec.describe()}): {listed} Set these keys as expected.")
-    encoder.load_state_dict(backbone.tensors)
-    dropped = ", ".join(dict.fromkeys(backbone.dropped.values())) or "nothing"
+    encoder.load_state_dict(tensors)
+    dropped = ", ".join(dict.fromkeys([*backbone.dropped.values(), *(_part(key) for key in backbone.tensors.keys() - tensors.keys())]))
     ignored = "".join(f" Started nevertheless, because DETCON.CHECK_WEIGHTS is False: {line}" for line in wrong.values())
     return (
-        f"MODEL.WEIGHTS {path}: style {backbone.style}, {len(backbone.tensors)} of {len(expected)} tensors of the encoder loaded "
-        f"({backbone.spec.describe()}); left out: {dropped}.{ignored}"
+        f"MODEL.WEIGHTS {path}: style {backbone.style}, {len(tensors)} of {len(expected)} tensors of the encoder loaded "
+        f"({backbone.spec.describe()}); left out: {dropped or 'nothing'}.{ignored}"
     )
 
 
@@ -68,6 +72,11 @@ def describe_own(missing_keys: Sequence[str], path: str) -> str:
 
 def _local(path: str) -> str:
     return d2.PathManager.get_local_path(path.partition("?")[0])
+
+
+def _part(key: str) -> str:
+    """The stem, or the stage."""
+    return key.partition(".")[0]
 
 
 def _shape(state: Mapping[str, Any], key: str) -> Any:

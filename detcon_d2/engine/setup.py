@@ -33,7 +33,8 @@ DETECTOR_NORMS = {
     "MODEL.ROI_MASK_HEAD.NORM": "naiveSyncBN_N",
     "MODEL.SEM_SEG_HEAD.NORM": "naiveSyncBN",
 }
-
+# Keys whose values are easily given as a bare text.
+_LISTS_OF_TEXTS = ("DATASETS.TRAIN", "DATASETS.TEST", "DETCON.MASKS.ROOTS")
 
 LEARNING_RATE = "a number > 0: with 0 nothing is learned"
 """What a learning rate must be."""
@@ -64,6 +65,8 @@ def load_config(config_file: str, opts: list[str]) -> "d2.CfgNode":
         near = difflib.get_close_matches(key, known, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise ValueError(f"Unknown config key {key} in {config_file or 'the command line'} or its overrides.{hint}") from None
+    except ValueError as error:
+        raise ValueError(_explain_type(str(error))) from None
     return cfg
 
 
@@ -254,6 +257,17 @@ def _whole_numbers_as_floats(cfg: "d2.CfgNode", opts: list[str]) -> list[str]:
         if isinstance(value, float) and re.fullmatch(r"[+-]?\d+", opts[index]):
             opts[index] += ".0"
     return opts
+
+
+def _explain_type(message: str) -> str:
+    """yacs names two types where a list of data sets or folders is one bare text; how it is written is more useful."""
+    match = re.fullmatch(
+        r"Type mismatch \(<class '(?:tuple|list)'> vs\. <class 'str'>\).* vs\. (.*)\) for config key: (\S+)", message, re.S
+    )
+    if not match or match[2] not in _LISTS_OF_TEXTS:
+        return message
+    one = match[1].strip("()[], '\"")
+    return f"{match[2]} is {match[1]}; expected a list of texts, each in quotes and with a comma after it: {match[2]} '(\"{one}\",)'"
 
 
 def _keys(node: "d2.CfgNode", prefix: str = "") -> Iterator[str]:

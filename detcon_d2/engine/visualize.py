@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from detcon_d2 import d2
 from detcon_d2.data import PretrainingMapper, describe_masks, load_training_records
-from detcon_d2.data.mapper import with_partner
+from detcon_d2.data.loader import PositionDataset
 from detcon_d2.data.sampler import PositionSampler
 from detcon_d2.engine.view_figures import ViewFigures, view_warnings
 from detcon_d2.masks import overlay
@@ -18,7 +18,6 @@ from detcon_d2.masks.cells import NO_REGION
 from detcon_d2.methods import pretraining_class, pretraining_names
 from detcon_d2.modeling.metrics import constant_views, mean_distinct_regions
 from detcon_d2.views.geometry import ViewTransform
-from detcon_d2.views.position import Stream, position_rng
 
 PANEL = 256
 """Longer side of a picture in pixels."""
@@ -43,7 +42,8 @@ class SheetRow(NamedTuple):
 def collect_rows(cfg: "d2.CfgNode", num_images: int, start_position: int = 0) -> Iterator[SheetRow]:
     """What training shows at positions ``start_position`` .. + ``num_images`` - 1, exactly; the config is checked at once.
 
-    Raises ValueError: config or data that cannot work, as in training.
+    Raises ValueError: config or data that cannot work, as in training, and for an image that cannot be read, unless
+    DETCON.ON_BAD_IMAGE is "skip": then the image that training puts in its place is shown.
     """
     method = pretraining_class(cfg.MODEL.META_ARCHITECTURE)
     if method is None:
@@ -60,15 +60,12 @@ def collect_rows(cfg: "d2.CfgNode", num_images: int, start_position: int = 0) ->
     mapper = PretrainingMapper.from_config(cfg, samples)
     sampler = PositionSampler(len(records), seed=cfg.SEED, batch_size=1)
 
-    def row(position: int) -> SheetRow:
-        index = sampler.index_at(position)
-        record = records[index]
-        if samples.needs_partner:
-            record = with_partner(records, index, position_rng(cfg.SEED, position, Stream.PARTNER))
+    def row(record: dict, position: int) -> SheetRow:
         image, label_map = mapper.read(record, position)
         return SheetRow(image, label_map, mapper(record, position), samples.sample_geometry(position, *image.shape[:2]))
 
-    return map(row, range(start_position, start_position + num_images))
+    rows = PositionDataset(records, row, seed=cfg.SEED, on_bad_image=cfg.DETCON.ON_BAD_IMAGE, partners=samples.needs_partner)
+    return (rows[position, sampler.index_at(position)] for position in range(start_position, start_position + num_images))
 
 
 def measure_views(rows: Iterable[SheetRow]) -> ViewFigures:

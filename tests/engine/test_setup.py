@@ -35,6 +35,15 @@ def test_a_wrong_override_is_named(key, message):
         load_config(BASE, [key, "0.2"] if "Unknown" in message else [key])
 
 
+@pytest.mark.parametrize("value", ["folder:/a", "(folder:/a,)", "('folder:/a')"])
+@pytest.mark.parametrize("key", ["DATASETS.TRAIN", "DATASETS.TEST", "DETCON.MASKS.ROOTS"])
+def test_a_list_that_is_one_text_is_shown_as_it_is_written(key, value):
+    with pytest.raises(ValueError, match="expected a list of texts") as error:
+        load_config(BASE, [key, value])
+    written = str(error.value).rpartition(f"{key} ")[2].strip("'")
+    assert load_config(BASE, [key, written]) and written == '("folder:/a",)'
+
+
 def test_an_unknown_key_in_a_file_is_named(tmp_path):
     path = tmp_path / "bad.yaml"
     path.write_text("DETCON:\n  NUM_SAMPLE: 4\n")

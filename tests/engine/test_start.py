@@ -67,6 +67,15 @@ def test_a_checkpoint_of_any_style_fills_the_encoder_and_its_copy(photos, tmp_pa
     assert re.search(rf"MODEL.WEIGHTS .*{name}: style \S+, 120 of 120 tensors of the encoder loaded \(ResNet-18\); left out: \w+", log)
 
 
+def test_stages_that_the_encoder_does_not_have_are_left_out(photos, tmp_path, supervised):
+    torch.save(supervised, tmp_path / "w.pth")
+    options = {"MODEL__RESNETS__OUT_FEATURES": "('res4',)", "DETCON__IN_FEATURE": "res4"}
+    own = started(photos, tmp_path / "out", tmp_path / "w.pth", **options).network.encoder.state_dict()
+    torch.testing.assert_close(own["res4.1.conv2.norm.bias"], supervised["layer3.1.bn2.bias"], rtol=0, atol=0)
+    log = (tmp_path / "out" / "log.txt").read_text()
+    assert re.search(r"MODEL.WEIGHTS .*w.pth: .* 90 of 90 tensors of the encoder loaded .*; left out: .*, res5\.", log)
+
+
 def test_a_random_target_stays_its_own(photos, tmp_path, supervised):
     torch.save(supervised, tmp_path / "w.pth")
     network = started(photos, tmp_path / "out", tmp_path / "w.pth", DETCON__EMA__INIT="random").network

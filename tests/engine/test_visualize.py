@@ -23,6 +23,19 @@ def test_rows_are_what_training_shows_at_these_positions(painted_set, make_cfg):
         assert row.image.shape[:2] == row.label_map.shape == (sample["height"], sample["width"])
 
 
+def test_an_image_that_cannot_be_read_is_treated_as_in_training(painted_set, make_cfg, tmp_path):
+    broken = painted_set.folder / "a" / "4.png"
+    broken.write_bytes(b"")
+    cfg = make_cfg(painted_set)
+    with pytest.raises(ValueError, match=r"a/4\.png: the file is empty .*ON_BAD_IMAGE skip"):
+        write_sheet(cfg, str(tmp_path / "sheet.png"), 12)
+    cfg.DETCON.ON_BAD_IMAGE = "skip"
+    batches = (batch for batch, _ in zip(loader_of(cfg, stride=32), range(3)))
+    for row, sample in zip(collect_rows(cfg, 12), (sample for batch in batches for sample in batch), strict=True):
+        assert_equal_samples(row.sample, sample)
+    assert write_sheet(cfg, str(tmp_path / "sheet.png"), 12)
+
+
 def test_neighbouring_ids_have_distinct_colors_and_no_region_is_grey():
     colors = np.array([region_color(region) for region in range(40)], dtype=float)
     distances = np.abs(colors[:, None] - colors[None]).sum(axis=2) + 1000 * np.eye(40)

@@ -55,6 +55,11 @@ def test_classes_that_differ_between_the_sets_are_told(run_tool, tmp_path):
     assert done.returncode == 1 and "only in the first: 1 (screw); only in the second: 1 (bolt)" in done.stdout
 
 
+def test_annotations_that_are_all_crowds_are_told(run_tool, tmp_path):
+    done = run_tool("check_data.py", write_coco(tmp_path, each(lambda one: one.update(iscrowd=1))))
+    assert done.returncode == 1 and "all 5 annotations are crowds (iscrowd 1)" in done.stdout and "set iscrowd 0" in done.stdout
+
+
 @pytest.mark.parametrize("arguments", [["coco:/no.json,/no"], ["nothing:/a"], ["folder:/no"]])
 def test_what_cannot_be_read_is_one_line(run_tool, arguments, tmp_path):
     done = run_tool("check_data.py", *arguments)

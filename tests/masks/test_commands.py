@@ -127,6 +127,31 @@ def test_boxes_become_regions_only_where_asked_for(write, run_tool, tmp_path):
             assert len(np.unique(label_map[y : y + height, x : x + width])) == 1
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            each(lambda one: one.update(segmentation=[[value / 96 for value in one["segmentation"][0]]])),
+            "its mask is narrower than a pixel",
+        ),
+        (
+            each(lambda one: one.update(segmentation=[[value * 1.5 for value in one["segmentation"][0]]])),
+            "its mask reaches out of the image",
+        ),
+        (lambda content: content.update(annotations=[]), "found no annotations"),
+    ],
+)
+def test_annotations_that_would_leave_images_without_their_regions_are_refused(change, message, run_tool, tmp_path):
+    arguments = (write_coco(tmp_path, change), tmp_path / "maps", "--generator", "annotations", "--workers", 1)
+    done = run_tool("generate_masks.py", *arguments)
+    assert done.returncode == 2 and message in done.stderr and not (tmp_path / "maps").exists()
+
+
+def test_wrong_boxes_do_not_matter_beside_masks(run_tool, tmp_path):
+    spec = write_coco(tmp_path, each(lambda one: one.update(bbox=[500, 500, 0.1, 0.1])))
+    assert run_tool("generate_masks.py", spec, tmp_path / "maps", "--generator", "annotations", "--workers", 1).returncode == 0
+
+
 def test_no_next_step_is_recommended_where_nothing_was_made(run_tool, tmp_path):
     spec = write_coco(tmp_path)
     for path in (tmp_path / "images").iterdir():

@@ -10,7 +10,7 @@ import numpy as np
 
 from detcon_d2 import d2
 from detcon_d2.data.reading import reading_from_config
-from detcon_d2.io.annotated.checks import check_annotations, class_difference, refusals
+from detcon_d2.io.annotated.checks import check_annotations, class_difference, only_crowds, refusals
 from detcon_d2.io.annotated.dataset import AnnotatedData
 from detcon_d2.io.annotated.kinds import FORMS, is_annotated_spec
 from detcon_d2.io.annotated.read import read_annotated
@@ -46,8 +46,10 @@ def look_at_data(
     found = {name: _read(name, cfg.MODEL.MASK_ON, reading) for name in dict.fromkeys([*train, *test])}
     lines = [line for data in found.values() for line in data.summary()]
     skip = cfg.DETCON.ON_BAD_IMAGE == "skip"
-    wrong = [line for data in found.values() for line in refusals(data, cfg.DETCON.DATA.MAX_LEFT_OUT, no_masks=_NO_MASKS, skip_images=skip)]
-    wrong += [line for name in dict.fromkeys(train) for line in _untrainable(found[name], cfg)]
+    wrong = []
+    for name, data in found.items():
+        refused = refusals(data, cfg.DETCON.DATA.MAX_LEFT_OUT, no_masks=_NO_MASKS, skip_images=skip)
+        wrong += refused or (_untrainable(data, cfg) if name in train else [])
     if wrong:
         raise ValueError("\n".join(wrong))
     reference, title = list(classes), "the checkpoint"
@@ -145,11 +147,9 @@ def register_records(name: str, records: list[dict], unchecked: Callable | None 
 def _untrainable(data: AnnotatedData, cfg: "d2.CfgNode") -> list[str]:
     if cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN":
         return []
-    annotations = data.annotations()
-    objects = [one for one in annotations if not one.get("iscrowd")]
+    objects = [one for one in data.annotations() if not one.get("iscrowd")]
     if not objects:
-        crowds = f"all {len(annotations)} annotations are crowds (iscrowd 1), on which detectors do not train; set iscrowd 0 for objects"
-        return [f"{data.name}: {crowds if annotations else 'found no annotations; expected objects to train on'}"]
+        return [only_crowds(data) or f"{data.name}: found no annotations; expected objects to train on"]
     coded = sum(isinstance(one.get("segmentation"), dict) for one in objects)
     if cfg.MODEL.MASK_ON and coded and cfg.INPUT.MASK_FORMAT == "polygon":
         return [f"{data.name}: {coded} of {len(objects)} masks are RLE, but INPUT.MASK_FORMAT is polygon; set INPUT.MASK_FORMAT bitmask"]

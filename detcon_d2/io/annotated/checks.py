@@ -34,7 +34,7 @@ def check_annotations(data: AnnotatedData, *, masks: bool, boxes: bool = True, f
     Args:
         data: of a reader.
         masks: whether an annotation without a usable mask cannot be used.
-        boxes: whether the box of an annotation matters that has a mask.
+        boxes: whether the box of an annotation matters that has a mask. If not, the place of the mask is looked at alone.
         files: compare the sizes of an even sample of the files with the annotations'.
         reading: how images are read.
     """
@@ -87,6 +87,15 @@ def refusals(
             f"Correct them, or raise {key} if they are as you mean them"
         )
     return lines
+
+
+def only_crowds(data: AnnotatedData) -> str:
+    """Why a checked data set has nothing for a detector, if all its annotations are crowds; else ""."""
+    annotations = data.annotations()
+    if not annotations or not all(one.get("iscrowd") for one in annotations):
+        return ""
+    found = f"{data.name}: all {len(annotations)} annotations are crowds (iscrowd 1)"
+    return f"{found}, on which detectors do not train; set iscrowd 0 for objects"
 
 
 def class_difference(data: AnnotatedData, reference: list[str], title: str) -> str:
@@ -162,6 +171,9 @@ def _check(annotation: dict, record: dict, masks: bool, boxes: bool, findings: F
             if masks:
                 return None
     if mask and not boxes:
+        around = extent(mask)
+        if around and (odd := _odd_place(around, record)):
+            _note_doubt(f"its mask {odd}", around, record, annotation, findings)
         return annotation
     box = _check_box(annotation, mask, record, findings)
     if box is None:
@@ -227,20 +239,34 @@ def _check_crowd(annotation: dict, record: dict, findings: Findings) -> None:
 
 def _doubt(annotation: dict, box: list[float], mask: list | dict | None, record: dict, findings: Findings) -> None:
     """Count a box that is hardly meant as it is."""
-    x, y, width, height = box
     around = extent(mask) if mask else None
-    if width < 1 or height < 1:
-        kind = "its box is narrower than a pixel"
-    elif min(x, y) < -_MARGIN or x + width > record["width"] + _MARGIN or y + height > record["height"] + _MARGIN:
-        kind = "its box reaches out of the image"
+    if odd := _odd_place(box, record):
+        kind = f"its box {odd}"
     elif around and _overlap(box, around) < _SAME_OBJECT:
         kind = "its box is not that of its mask"
     else:
         return
-    found = f"{excerpt(annotation['bbox'])} in an image of {record['width']} x {record['height']}"
+    _note_doubt(kind, annotation["bbox"], record, annotation, findings, around)
+
+
+def _odd_place(box: list[float], record: dict) -> str:
+    """What is odd about a box of an object or around its mask, in words that follow it; "" if nothing is."""
+    x, y, width, height = box
+    if width < 1 or height < 1:
+        return "is narrower than a pixel"
+    out = min(x, y) < -_MARGIN or x + width > record["width"] + _MARGIN or y + height > record["height"] + _MARGIN
+    return "reaches out of the image" if out else ""
+
+
+def _note_doubt(kind: str, box: list[float], record: dict, annotation: dict, findings: Findings, around: list[float] | None = None) -> None:
+    found = f"{excerpt(_rounded(box))} in an image of {record['width']} x {record['height']}"
     if around:
-        found += f", around the mask it is {excerpt([round(value, 1) for value in around])}"
+        found += f", around the mask it is {excerpt(_rounded(around))}"
     findings.note(kind, DOUBTFUL, record, annotation, f"found {found}; expected x, y, width, height in pixels")
+
+
+def _rounded(box: list[float]) -> list[float]:
+    return [round(value, 1) for value in box]
 
 
 def _overlap(one: list[float], other: list[float]) -> float:

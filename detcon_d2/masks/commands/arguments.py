@@ -49,7 +49,7 @@ def load_records(spec: str, generator: RegionGenerator | None = None, max_left_o
     """The images of a data set spec, or of a name in Detectron2's catalog; for a generator that needs annotations, with checked ones.
 
     Raises:
-        ValueError: as :func:`list_images`, or annotations of which too many cannot be used (see :func:`refusals`).
+        ValueError: as :func:`list_images`, or annotations of which none is there or too many cannot be used (see :func:`refusals`).
     """
     if generator is not None and generator.needs_annotations and is_annotated_spec(spec):
         data = read_annotated(spec, reading)
@@ -58,6 +58,8 @@ def load_records(spec: str, generator: RegionGenerator | None = None, max_left_o
         print("\n".join(data.summary()))
         if wrong := refusals(data, max_left_out, no_masks=_NO_MASKS, skip_images=True, categories=False, key="--max-left-out"):
             raise ValueError("\n".join(wrong))
+        if not data.annotations():
+            raise ValueError(f"{spec}: found no annotations; expected objects, of which this generator makes the regions")
         return data.records
     if is_dataset_spec(spec):
         return list_images(spec)

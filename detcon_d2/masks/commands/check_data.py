@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tabulate import tabulate
 
-from detcon_d2.io.annotated.checks import check_annotations, class_difference, refusals
+from detcon_d2.io.annotated.checks import check_annotations, class_difference, only_crowds, refusals
 from detcon_d2.io.annotated.dataset import AnnotatedData
 from detcon_d2.io.annotated.kinds import is_annotated_spec
 from detcon_d2.io.annotated.read import read_annotated
@@ -60,6 +60,7 @@ def _run(args: argparse.Namespace) -> int:
         check_annotations(data, masks=not args.boxes, reading=reading)
         print(f"{_table(data)}\n{_tiles(data.records, reading)}")
         wrong += refusals(data, args.max_left_out, no_masks="give --boxes if you train a detector of boxes", key="--max-left-out")
+        wrong += [crowds] if (crowds := only_crowds(data)) else []
         first = first or data
         wrong += [difference] if (difference := class_difference(data, first.class_names(), first.name)) else []
         rows += [_pictures(finding.kind, finding.pictures, reading) for finding in data.findings if finding.pictures]

@@ -1,10 +1,11 @@
 """A contact sheet: images in rows, sources of regions in columns (generators and folders of label maps), the ground truth in the last."""
 
+import logging
 import os
 
 import numpy as np
 
-from detcon_d2.io.images import PLAIN, Reading
+from detcon_d2.io.images import PLAIN, ImageReadError, Reading
 from detcon_d2.io.tiles import label_map_of, pixels_of, read_record, whole_record
 from detcon_d2.masks.cells import NO_REGION
 from detcon_d2.masks.generators.base import RegionGenerator
@@ -16,6 +17,7 @@ from detcon_d2.masks.worker import regions_of
 
 SIDE = 288
 """Longer side of a picture in pixels."""
+_log = logging.getLogger(__name__)
 
 
 class StoredRegions:
@@ -64,9 +66,10 @@ def write_contact_sheet(
     picture_format(output)  # before the work
     if not records:
         raise ValueError(f"contact sheet: found no images for {output}; expected at least one")
-    sheet = draw_sheet(title, *draw_rows(sources, records, reading), SIDE)
+    headings, rows = draw_rows(sources, records, reading)
+    sheet = draw_sheet(title, headings, rows, SIDE)
     write_sheet(sheet, output)
-    return f"{output}: {len(records)} images, {sheet.shape[1]} x {sheet.shape[0]} pixels"
+    return f"{output}: {len(rows)} images, {sheet.shape[1]} x {sheet.shape[0]} pixels"
 
 
 def draw_rows(
@@ -75,11 +78,18 @@ def draw_rows(
     """The headings, and for each image the pictures with their captions. A source with several layers has a column for each.
 
     If all records have ground truth (those of ``list_bsds`` and ``list_coco``), it is shown; of several people's segmentations, the one
-    with the median number of segments. Raises ValueError for an image, ground truth or label map that is damaged or of another size.
+    with the median number of segments. An image that cannot be read is named and left out, as in ``generate_masks``. Raises ValueError if
+    none can be read, and for ground truth or a label map that is damaged or of another size.
     """
     with_truth, headings, rows = all(map(has_ground_truth, records)), [], []
-    for record in records:
-        whole = read_record(whole_record(record), reading)
+    for number, record in enumerate(records, 1):
+        try:
+            whole = read_record(whole_record(record), reading)
+        except ImageReadError as error:
+            if number == len(records) and not rows:
+                raise
+            _log.warning("left out: %s", error)
+            continue
         columns = [column for title, source in sources.items() for column in named_layers(title, source, whole, record)]
         if with_truth:
             columns.append(("ground truth", label_map_of(record, _typical(read_ground_truth(record, *whole.shape[:2])))))

@@ -106,8 +106,9 @@ def test_classes_of_a_checkpoint_give_the_order_and_others_only_a_line(tmp_path)
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_boxes_without_masks_need_a_detector_of_boxes(split, change, tmp_path):
     spec = write_coco(tmp_path, each(change))
-    with pytest.raises(ValueError, match=r"5 of 5 annotations have no mask; set MODEL\.MASK_ON False"):
+    with pytest.raises(ValueError, match=r"5 of 5 annotations have no mask; set MODEL\.MASK_ON False") as refused:
         look(tmp_path, **{split: [spec]})
+    assert "\n" not in str(refused.value)
     assert look(tmp_path, **{split: [spec]}, MODEL__MASK_ON=False)
 
 

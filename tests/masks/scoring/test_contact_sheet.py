@@ -45,6 +45,16 @@ def test_sources_are_columns_and_the_typical_person_is_last(tmp_path):
     assert draw_rows(sources, list_images(f"folder:{tmp_path}/images"))[0] == ["image", "g"]
 
 
+def test_an_image_that_cannot_be_read_is_named_and_left_out(tmp_path, photos, caplog):
+    records, sources = list_images(f"folder:{photos}")[:3], {"grid": build_generator("grid", size=2)}
+    bad = records[1] | {"file_name": str(tmp_path / "bad.png"), "key": "bad.png"}
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    line = write_contact_sheet(sources, [records[0], bad, records[2]], tmp_path / "sheet.png", "")
+    assert line.startswith(f"{tmp_path / 'sheet.png'}: 2 images") and "bad.png: damaged" in caplog.text
+    with pytest.raises(ValueError, match=r"bad\.png: damaged"):
+        write_contact_sheet(sources, [bad, bad], tmp_path / "none.png", "")
+
+
 def test_the_file_is_written_whole_or_not_at_all(tmp_path, photos):
     records, sources = list_images(f"folder:{photos}")[:2], {"grid": build_generator("grid")}
     line = write_contact_sheet(sources, records, tmp_path / "new" / "s.png", "t")
