@@ -1,4 +1,4 @@
-"""The pretraining methods: one file is one method, pretext tasks in ``pretext``. Importing this package registers every one of them in
+"""The pretraining methods: one file is one method, more in the folders here. Importing this package registers every one of them in
 META_ARCH_REGISTRY."""
 
 import importlib

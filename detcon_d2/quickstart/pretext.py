@@ -41,6 +41,7 @@ THRESHOLDS = {
     "colorization": Threshold("gain", 0.0),
     "context_encoder": Threshold("error_ratio", 0.9, more=False),
     "counting": Threshold("error_ratio", 0.2, more=False),
+    "egomotion": Threshold("accuracy", 0.25),
     "exemplar": Threshold("accuracy", 10, times_chance=True),
     "iic": Threshold("information", 0.3),
     "dim": Threshold("accuracy", 5, times_chance=True),

@@ -23,6 +23,7 @@ PUBLISHED = [
     "Jigsaw/jigsaw_pp_R_50_in1k_105ep.yaml",
     "Colorization/colorization_R_50_in1k_70ep.yaml",
     "Colorization/cross_channel_R_50_in1k_70ep.yaml",
+    "Egomotion/egomotion_R_50_in1k_70ep.yaml",
     "MultiTask/multi_task_R_50_in1k_70ep.yaml",
     "MaskPrediction/mask_prediction_R_50_coco_70ep.yaml",
     "DIM/dim_R_50_in1k_70ep.yaml",

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from detcon_d2 import d2
 from detcon_d2.losses.pretext import dim
-from detcon_d2.methods.pretext.dim import InfoMax, ShortcutMLP, split_own
+from detcon_d2.methods.information.dim import InfoMax, ShortcutMLP, split_own
 from detcon_d2.modeling.metrics import projection_std
 from detcon_d2.modeling.probe import LinearProbe
 from detcon_d2.views.geometry import ViewTransform
