@@ -45,6 +45,7 @@ THRESHOLDS = {
     "exemplar": Threshold("accuracy", 10, times_chance=True),
     "iic": Threshold("information", 0.3),
     "dim": Threshold("accuracy", 5, times_chance=True),
+    "cpc": Threshold("accuracy", 5, times_chance=True),
     "amdim": Threshold("accuracy", 5, times_chance=True),
     "multi_task": Threshold("RelativePosition_accuracy", 0.20),
 }

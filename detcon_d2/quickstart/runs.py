@@ -52,6 +52,7 @@ PRETEXT = (
     Method("exemplar", "Exemplar", "exemplar_R_18.yaml", optional=True),
     Method("iic", "IIC", "iic_R_18.yaml", optional=True),
     Method("egomotion", "Synthetic egomotion", "egomotion_R_18.yaml", optional=True),
+    Method("cpc", "CPC", "cpc_R_18.yaml", optional=True),
     Method("multi_task", "Rotation, relative position and colorization", "multi_task_R_18.yaml", optional=True),
     Method("mask_prediction", "Mask prediction, FH regions", "mask_prediction_R_18.yaml", "fh", optional=True),
     Method("dim", "Deep InfoMax", "dim_R_18.yaml", optional=True),
