@@ -14,7 +14,7 @@ from detcon_d2.quickstart.photos import generate_photos
 from detcon_d2.quickstart.results import read_series
 from detcon_d2.quickstart.runs import METHODS
 
-ITERATIONS, BATCH = 400, 32
+ITERATIONS, BATCH = 300, 32
 """Of a run: minutes on one core."""
 
 

@@ -52,7 +52,7 @@ def test_the_table_says_whether_a_threshold_is_reached(tmp_path):
     rows["context_encoder"] = {"held_out/error_ratio": 0.95, "learning/error_ratio": 0.8}
     for name, row in rows.items():
         (tmp_path / name / "stages").mkdir(parents=True)
-        (tmp_path / name / "metrics.json").write_text(json.dumps({"iteration": 399} | row))
+        (tmp_path / name / "metrics.json").write_text(json.dumps({"iteration": 299} | row))
         (tmp_path / name / "stages/pretrain.json").write_text(json.dumps({"seconds": 90}))
     found = list(table([(name, 0, tmp_path / name) for name in rows]))
     assert found[2] == "| Rotation | 0 | accuracy | 0.360 | 0.500 | 0.250 | ≥ 0.35 | yes | 1.5 |"
