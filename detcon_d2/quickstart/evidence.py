@@ -25,17 +25,7 @@ _PRETEXT = tuple(method.name for method in PRETEXT)
 DATA_SETS: dict[str, tuple[ShapesConfig, tuple[str, ...]]] = {
     "easy": (
         ShapesConfig(seed=0, agreement=0.8),
-        (
-            "random",
-            "detcon_b",
-            "detcon_s",
-            "detcon_b_kmeans",
-            "detcon_b_grid5",
-            "grid",
-            "annotations",
-            *_PEERS,
-            *(method.name for method in PRETEXT),
-        ),
+        ("random", "detcon_b", "detcon_s", "detcon_b_kmeans", "detcon_b_grid5", "grid", "annotations", *_PEERS, *_PRETEXT),
     ),
     "hard": (ShapesConfig(seed=0, agreement=0.0), ("random", "detcon_b", "detcon_s")),
 }

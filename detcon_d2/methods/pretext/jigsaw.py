@@ -94,8 +94,8 @@ class Jigsaw(PatchModel):
         node.JIGSAW.PERMUTATIONS = "psl28"
         # D: features per tile (VISSL).
         node.JIGSAW.TILE_DIM = 1000
-        # Jigsaw++: up to so many tiles of an image, a uniform number, are of another one; 0: none, 2 in the paper. An image is then read
-        # for each of its own and one more.
+        # Jigsaw++: up to so many tiles of an image, a uniform number, are of another one; 0: none, 2 in the paper. Every sample then reads
+        # two images.
         node.JIGSAW.FOREIGN_TILES = 0
 
     @classmethod
