@@ -55,6 +55,7 @@ def forwards(found: dict) -> list[float]:
 
 
 SMALL_CROP = (96 / 224) ** 2
+TILES = 9 * (64 / 224) ** 2
 PUBLISHED = {
     "Supervised/supervised_R_50_in1k_90ep.yaml": (1, 0),
     "SimCLR/simclr_R_50_in1k_1000ep.yaml": (2, 0),
@@ -66,6 +67,23 @@ PUBLISHED = {
     "DenseCL/densecl_R_50_in1k_200ep.yaml": (1, 1),
     "SwAV/swav_R_50_in1k_800ep.yaml": (2 + 6 * SMALL_CROP, 0),
     "DINO/dino_R_50_in1k_100ep.yaml": (2 + 8 * SMALL_CROP, 2),
+    "Rotation/rotation_R_50_in1k_70ep.yaml": (4, 0),
+    "RelativePosition/relative_position_R_50_in1k_70ep.yaml": (TILES, 0),
+    "Jigsaw/jigsaw_R_50_in1k_105ep.yaml": (TILES, 0),
+    "Jigsaw/jigsaw_pp_R_50_in1k_105ep.yaml": (TILES, 0),
+    "Colorization/colorization_R_50_in1k_70ep.yaml": (1, 0),
+    "Colorization/cross_channel_R_50_in1k_70ep.yaml": (2, 0),
+    "MaskPrediction/mask_prediction_R_50_coco_70ep.yaml": (1, 0),
+    "ContextEncoder/context_encoder_R_50_in1k_100ep.yaml": (1, 0),
+    "Counting/counting_R_50_in1k_70ep.yaml": (1.5, 0),
+    "Egomotion/egomotion_R_50_in1k_70ep.yaml": (2, 0),
+    "MultiTask/multi_task_R_50_in1k_70ep.yaml": (4 + TILES + 1, 0),
+    "Exemplar/exemplar_R_50_in1k_35ep.yaml": (8, 0),
+    "SupCon/sup_con_R_50_in1k_1000ep.yaml": (2, 0),
+    "DIM/dim_R_50_in1k_70ep.yaml": (1, 0),
+    "AMDIM/amdim_R_50_in1k_50ep.yaml": (2 * (128 / 224) ** 2, 0),
+    "CPC/cpc_R_50_in1k_100ep.yaml": (49 * (64 / 224) ** 2, 0),
+    "IIC/iic_R_50_in1k_100ep.yaml": (2, 0),
 }
 
 
