@@ -28,14 +28,16 @@ _PARENT_CHECK_SECONDS = 5
 class PositionDataset(Dataset):
     """Maps (position, index) to a mapper's output, and decides what an unreadable image means."""
 
-    def __init__(self, records: list[dict], mapper: Callable[[dict, int], dict], *, seed: int, on_bad_image: str, partners: bool = False):
+    def __init__(
+        self, records: list[dict], mapper: Callable[[dict, int], dict], *, seed: int, on_bad_image: str, partners: np.ndarray | None = None
+    ):
         """
         Args:
             records: the images.
             mapper: called with a record and a position.
             seed: >= 0; replacements follow from it and the position.
             on_bad_image: "refuse": raise; "skip": another image takes the position, with one warning per file (and worker).
-            partners: whether records come with a partner.
+            partners: sorted indices of the images that may be another one's partner; None: records come without one.
 
         Raises ValueError: another ``on_bad_image``.
         """
@@ -57,12 +59,13 @@ class PositionDataset(Dataset):
         position, index = item
         rng, partner_rng = (position_rng(self._seed, position, stream) for stream in (Stream.REPLACEMENT, Stream.PARTNER))
         for _ in range(_MAX_REPLACEMENTS):
-            record = with_partner(self._records, index, partner_rng) if self._partners else self._records[index]
+            alone = self._partners is None
+            record = self._records[index] if alone else with_partner(self._records, index, partner_rng, self._partners)
             try:
                 return self._mapper(record, position)
             except ImageReadError as error:
                 self._bad_images.skip(
-                    error, f" It is image {index} of the training data{', or its partner' * self._partners}, at position {position}."
+                    error, f" It is image {index} of the training data{'' if alone else ', or its partner'}, at position {position}."
                 )
             index = int(rng.integers(len(self._records)))
         raise BadImages.too_many(_MAX_REPLACEMENTS, record, f" at position {position}")
@@ -83,7 +86,8 @@ def build_pretraining_loader(cfg: "d2.CfgNode", records: list[dict], samples: Sa
     share = {"rank": d2.comm.get_rank(), "world_size": d2.comm.get_world_size()}
     sampler = PositionSampler(len(records), seed=cfg.SEED, batch_size=size, start_iteration=start_iteration, **share)
     mapper = PretrainingMapper.from_config(cfg, samples)
-    return _build(BatchLoader, cfg, records, mapper, samples.needs_partner, sampler=sampler, collate_fn=_pack)
+    partners = samples.partners(records) if samples.needs_partner else None
+    return _build(BatchLoader, cfg, records, mapper, partners, sampler=sampler, collate_fn=_pack)
 
 
 def build_whole_image_loader(
@@ -114,7 +118,12 @@ def _make_whole(
 
 
 def _build(
-    kind: type[DataLoader], cfg: "d2.CfgNode", records: list[dict], mapper: Callable[[dict, int], dict], partners: bool = False, **options
+    kind: type[DataLoader],
+    cfg: "d2.CfgNode",
+    records: list[dict],
+    mapper: Callable[[dict, int], dict],
+    partners: np.ndarray | None = None,
+    **options,
 ) -> DataLoader:
     limit_opencv_threads()
     return kind(

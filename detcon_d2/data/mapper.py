@@ -74,12 +74,17 @@ class PretrainingMapper:
         partner = (read_record(record["partner"], self.reading, fast=self.fast),) if self.samples.needs_partner else ()
         sample = self.samples(image, label_map, position, *partner) | {"width": width, "height": height, "position": position}
         sample["file_name"] = record_name(record)
+        if partner and "label" in record["partner"]:
+            sample["partner_label"] = record["partner"]["label"]
         return sample | {key: record[key] for key in ("image_id", "label", "index") if key in record}
 
 
-def with_partner(records: Sequence[dict], index: int, rng: np.random.Generator) -> dict:
-    """A copy of the record ``index`` with a random other one as ``partner``; itself, if there is no other. ``rng`` is of the stream
-    PARTNER."""
-    partner = int(rng.integers(max(len(records) - 1, 1)))
-    partner += partner >= index and len(records) > 1
-    return records[index] | {"partner": records[partner]}
+def with_partner(records: Sequence[dict], index: int, rng: np.random.Generator, partners: np.ndarray) -> dict:
+    """A copy of the record ``index`` with a random other one as ``partner``; itself, if there is no other.
+
+    ``partners`` are the sorted indices of those that may be one; ``rng`` is of the stream PARTNER.
+    """
+    place = int(np.searchsorted(partners, index))
+    itself = place < len(partners) and partners[place] == index and len(partners) > 1
+    number = int(rng.integers(len(partners) - itself))
+    return records[index] | {"partner": records[int(partners[number + (itself and number >= place)])]}

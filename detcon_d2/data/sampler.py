@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 from torch.utils.data import Sampler
 
 from detcon_d2.views.position import epoch_permutation
@@ -54,3 +55,16 @@ class PositionSampler(Sampler):
         """The index of the image at a position, in 0..size-1."""
         epoch, offset = divmod(position, self._size)
         return int(epoch_permutation(self._seed, epoch, self._size)[offset])
+
+
+def fraction_of(count: int, fraction: float, seed: int) -> list[int]:
+    """Sorted indices of a subset of ``count`` images that depends only on ``seed`` and the count; a smaller fraction is a subset of a
+    larger one.
+
+    Args:
+        count: of the images.
+        fraction: in (0, 1]; at least one image is chosen.
+        seed: of this choice only.
+    """
+    chosen = max(round(fraction * count), 1)
+    return sorted(np.random.default_rng(seed).permutation(count)[:chosen].tolist())

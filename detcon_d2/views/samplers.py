@@ -31,6 +31,10 @@ class SampleMaker(ABC):
     needs_label_map: bool = False
     needs_partner: bool = False
 
+    def partners(self, records: Sequence[dict]) -> np.ndarray:
+        """Where images have a partner, the sorted indices int64 of those that may be one; by default all of the records."""
+        return np.arange(len(records))
+
     @classmethod
     @abstractmethod
     def from_config(cls, cfg: CfgNode, stride: int) -> "SampleMaker":

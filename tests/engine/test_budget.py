@@ -80,6 +80,7 @@ PUBLISHED = {
     "MultiTask/multi_task_R_50_in1k_70ep.yaml": (4 + TILES + 1, 0),
     "Exemplar/exemplar_R_50_in1k_35ep.yaml": (8, 0),
     "SupCon/sup_con_R_50_in1k_1000ep.yaml": (2, 0),
+    "S4L/s4l_rotation_R_50_in1k_200ep.yaml": (8, 0),
     "DIM/dim_R_50_in1k_70ep.yaml": (1, 0),
     "AMDIM/amdim_R_50_in1k_50ep.yaml": (2 * (128 / 224) ** 2, 0),
     "CPC/cpc_R_50_in1k_100ep.yaml": (49 * (64 / 224) ** 2, 0),

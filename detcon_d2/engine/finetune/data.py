@@ -5,12 +5,12 @@ import json
 import logging
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 from detcon_d2 import d2
 from detcon_d2.data.loader import init_worker, limit_opencv_threads
 from detcon_d2.data.reading import reading_from_config
+from detcon_d2.data.sampler import fraction_of
 from detcon_d2.engine.finetune.batches import build_batches
 from detcon_d2.engine.finetune.look import look_at_data
 from detcon_d2.engine.finetune.mapper import DetectionMapper
@@ -38,15 +38,8 @@ def load_detection_records(cfg: "d2.CfgNode") -> list[dict]:
 
 
 def choose_fraction(records: list[dict], fraction: float, seed: int) -> list[dict]:
-    """A subset of the images that depends only on ``seed`` and the list; a smaller fraction is a subset of a larger one.
-
-    Args:
-        records: Detectron2 dataset dicts.
-        fraction: in (0, 1]; at least one image is chosen.
-        seed: of this choice only.
-    """
-    count = max(round(fraction * len(records)), 1)
-    return [records[index] for index in sorted(np.random.default_rng(seed).permutation(len(records))[:count])]
+    """The records at the indices of :func:`fraction_of`."""
+    return [records[index] for index in fraction_of(len(records), fraction, seed)]
 
 
 def look_at_data_sets(

@@ -38,10 +38,10 @@ class RotatedView(OneView):
         self.num_angles, self.every_angle = num_angles, every_angle
 
     @classmethod
-    def from_config(cls, cfg: "d2.CfgNode", stride: int | None) -> "RotatedView":
+    def from_config(cls, cfg: "d2.CfgNode", stride: int | None, /, **arguments) -> "RotatedView":
         """As :meth:`OneView.from_config`, with DETCON.ROTATION."""
         keys = cfg.DETCON.ROTATION
-        return super().from_config(cfg, stride, num_angles=len(keys.ANGLES), every_angle=keys.FOUR_PER_IMAGE)
+        return super().from_config(cfg, stride, num_angles=len(keys.ANGLES), every_angle=keys.FOUR_PER_IMAGE, **arguments)
 
     def __call__(self, image: np.ndarray, label_map: np.ndarray | None, position: int) -> dict:
         """The view, with ``angles`` int64 (A,): the number of each copy's angle, in 0..K-1."""

@@ -65,9 +65,9 @@ def test_partners_are_other_images_and_depend_on_the_position_alone(photos):
     cfg, _, samples, records = build("Jigsaw", photos, **PLUS)
     for position in range(40):
         index = position % len(records)
-        partner = with_partner(records, index, position_rng(0, position, Stream.PARTNER))["partner"]
+        partner = with_partner(records, index, position_rng(0, position, Stream.PARTNER), np.arange(len(records)))["partner"]
         assert partner in records and partner is not records[index]
-    assert with_partner(records[:1], 0, np.random.default_rng(0))["partner"] is records[0]
+    assert with_partner(records[:1], 0, np.random.default_rng(0), np.arange(1))["partner"] is records[0]
     batches = list(itertools.islice(build_pretraining_loader(cfg, records, samples), 3))
     assert any(int(sample["foreign"]) for batch in batches for sample in batch)
     cfg.DATALOADER.NUM_WORKERS = 2
@@ -78,7 +78,9 @@ def test_partners_are_other_images_and_depend_on_the_position_alone(photos):
         assert_equal_samples(a, b)
     mapper = PretrainingMapper.from_config(cfg, samples)
     index = next(i for i, record in enumerate(records) if record["image_id"] == batches[0][1]["image_id"])
-    assert_equal_samples([mapper(with_partner(records, index, position_rng(0, 1, Stream.PARTNER)), 1)], [batches[0][1]])
+    assert_equal_samples(
+        [mapper(with_partner(records, index, position_rng(0, 1, Stream.PARTNER), np.arange(len(records))), 1)], [batches[0][1]]
+    )
 
 
 def test_the_sheet_shows_the_samples_of_training(photos):
