@@ -96,7 +96,8 @@ def _list_folder(rest: str) -> list[dict]:
     names = sorted(set(classes))
     if all(_PART.fullmatch(name) for name in names):
         text = "%s: found only folders named as parts of a data set (%s), so images have no classes. For classes give one part, such as %s"
-        _log.info(text, printable(f"folder:{rest}"), printable(", ".join(names)), printable(f"folder:{root / names[0]}"))
+        part = next((name for name in names if name.lower().startswith("train")), names[0])
+        _log.info(text, printable(f"folder:{rest}"), printable(", ".join(names)), printable(f"folder:{root / part}"))
         return records
     labels = {name: label for label, name in enumerate(names)}
     return [record | {"label": labels[name]} for record, name in zip(records, classes)]

@@ -53,7 +53,8 @@ def test_folders_of_a_data_sets_parts_are_no_classes(names, tmp_path, caplog):
     for name in names:
         touch(tmp_path, f"{name}/cat/a.jpg")
     assert not any("label" in record for record in list_images(f"folder:{tmp_path}"))
-    assert f"({', '.join(sorted(names))}), so images have no classes. For classes give one part, such as " in caplog.text
+    assert f"({', '.join(sorted(names))}), so images have no classes. For classes give one part, such as folder:" in caplog.text
+    assert caplog.text.strip().endswith(f"/{names[0]}")
     assert [record["label"] for record in list_images(f"folder:{tmp_path / names[0]}")] == [0]
     touch(tmp_path, "bus/a.jpg")
     # Beside others, "train" is a class.
