@@ -60,6 +60,18 @@ def test_annotations_that_are_all_crowds_are_told(run_tool, tmp_path):
     assert done.returncode == 1 and "all 5 annotations are crowds (iscrowd 1)" in done.stdout and "set iscrowd 0" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content.update(annotations=[]), "found no annotations; pretraining can"),
+        (lambda content: content.pop("annotations"), 'found no annotations, as there is no list "annotations"; pretraining can'),
+    ],
+)
+def test_a_set_without_annotations_is_told_and_remains_one_for_pretraining(change, message, run_tool, tmp_path):
+    done = run_tool("check_data.py", write_coco(tmp_path, change))
+    assert done.returncode == 0 and f"{message} use its images" in done.stdout
+
+
 @pytest.mark.parametrize("arguments", [["coco:/no.json,/no"], ["nothing:/a"], ["folder:/no"]])
 def test_what_cannot_be_read_is_one_line(run_tool, arguments, tmp_path):
     done = run_tool("check_data.py", *arguments)

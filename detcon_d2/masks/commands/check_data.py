@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tabulate import tabulate
 
-from detcon_d2.io.annotated.checks import check_annotations, class_difference, only_crowds, refusals
+from detcon_d2.io.annotated.checks import check_annotations, class_difference, no_annotations, only_crowds, refusals
 from detcon_d2.io.annotated.dataset import AnnotatedData
 from detcon_d2.io.annotated.kinds import is_annotated_spec
 from detcon_d2.io.annotated.read import read_annotated
@@ -59,6 +59,8 @@ def _run(args: argparse.Namespace) -> int:
         data = read_annotated(spec, reading)
         check_annotations(data, masks=not args.boxes, reading=reading)
         print(f"{_table(data)}\n{_tiles(data.records, reading)}")
+        if empty := no_annotations(data):
+            print(f"{empty}; pretraining can use its images, fine-tuning and --generator annotations cannot")
         wrong += refusals(data, args.max_left_out, no_masks="give --boxes if you train a detector of boxes", key="--max-left-out")
         wrong += [crowds] if (crowds := only_crowds(data)) else []
         first = first or data
