@@ -104,3 +104,13 @@ def test_images_above_pillows_limit_need_the_option_that_the_message_names(run_t
     done = run_tool("check_data.py", spec, "--boxes")
     assert done.returncode == 1 and "--max-pixels if you mean it" in done.stdout
     assert run_tool("check_data.py", spec, "--boxes", "--max-pixels", WIDTH * HEIGHT).returncode == 0
+
+
+def test_images_that_cannot_be_cut_into_tiles_are_told(run_tool, tmp_path):
+    for name, size in (("small", (20, 10)), ("large", (300, 200))):
+        Image.fromarray(np.zeros((size[1], size[0], 3), np.uint8)).save(tmp_path / f"{name}.png")
+    good = run_tool("check_data.py", f"folder:{tmp_path}", "--tiles", "100")
+    assert good.returncode == 0 and "7 images: 1 whole and 6 tiles of 1 larger ones" in good.stdout
+    done = run_tool("check_data.py", f"folder:{tmp_path}", "--tiles", "100", "--max-pixels", "5000")
+    assert done.returncode == 1 and "TO CORRECT 1 of 2 images cannot be opened, the first: " in done.stdout
+    assert "large.png" in done.stdout and "--max-pixels" in done.stdout
