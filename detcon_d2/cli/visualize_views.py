@@ -1,6 +1,7 @@
 """Draw images, regions, and both views with regions in the same colours: look at this before a long run."""
 
 import argparse
+import logging
 import sys
 
 import detcon_d2.methods  # noqa: F401  (registers the backbones)
@@ -28,6 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--start-position", type=int, default=0, help="first position of the run to show (default: %(default)s)")
     parser.add_argument("opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs that change the config")
     args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     try:
         cfg = load_config(find_config(args.config_file), args.opts)
         print(*write_sheet(cfg, args.output, args.num_images, args.start_position), sep="\n")

@@ -1,6 +1,6 @@
 """Data set specs: the images of a data set, their keys and their labels. No image is decoded here.
 
-folder:/path                         every image below the folder; class folders give labels
+folder:/path                         every image below the folder; class folders give labels, train/, val/, test/ do not
 list:/path/list.txt                  one path per line, optional TAB and integer label
 tar:/path/train-{0000..0146}.tar     WebDataset tars (or tar:/path/*.tar); class members (.cls) give labels
 coco: voc: yolo: cityscapes: masks:  annotated data sets, see detcon_d2/io/annotated/kinds.py
@@ -24,6 +24,8 @@ SPEC_FORMS = f"folder:/path, {FORMS}, list:/path/list.txt or tar:/path/train-{{0
 # In a line with one of these, a path may be quoted, have a label after it, or be written as in Windows.
 _UNUSUAL = frozenset("\"',; \\")
 _WITH_LABEL = re.compile(r"""["']?(.+?)["']?\s*[,; ]\s*["']?(\d+)["']?""")
+# Folders of a data set's parts. Where these are all that there is, they are no classes.
+_PART = re.compile(r"(train|training|trainval|val|valid|validation|dev|test|testing|unlabell?ed)[-_]?\d*", re.IGNORECASE)
 _log = logging.getLogger(__name__)
 
 
@@ -89,10 +91,16 @@ def _list_folder(rest: str) -> list[dict]:
     records = [_record(path, path.relative_to(root).as_posix()) for path in paths]
     # If all images are in folders, the first folder is the class; labels are the ranks of the sorted names.
     classes = [record["key"].partition("/")[0] for record in records if "/" in record["key"]]
-    if len(classes) == len(records):
-        labels = {name: label for label, name in enumerate(sorted(set(classes)))}
-        records = [record | {"label": labels[name]} for record, name in zip(records, classes)]
-    return records
+    if len(classes) < len(records):
+        return records
+    names = sorted(set(classes))
+    if all(_PART.fullmatch(name) for name in names):
+        text = "%s: found only folders named as parts of a data set (%s), so images have no classes. For classes give one part, such as %s"
+        part = next((name for name in names if name.lower().startswith("train")), names[0])
+        _log.info(text, printable(f"folder:{rest}"), printable(", ".join(names)), printable(f"folder:{root / part}"))
+        return records
+    labels = {name: label for label, name in enumerate(names)}
+    return [record | {"label": labels[name]} for record, name in zip(records, classes)]
 
 
 def _list_annotated(spec: str) -> list[dict]:

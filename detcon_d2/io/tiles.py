@@ -70,11 +70,16 @@ def tile_records(records: list[dict], reading: Reading, *, progress: bool = Fals
     """
     if not reading.tiles:
         return records
+    sizes = image_sizes(records, reading, progress=progress)
+    return [part for record, size in zip(records, sizes) for part in _parts(record, size, reading.tiles)]
+
+
+def image_sizes(records: list[dict], reading: Reading, *, progress: bool = False) -> list[tuple[int, int] | None]:
+    """(height, width) of the images in pixels, of their files; None for one that cannot be opened. Arguments as for :func:`tile_records`."""
     # Threads, as opening files on a network drive is mostly waiting.
     with ThreadPool(_THREADS) as pool:
         sizes = pool.imap(partial(_size, reading=reading), records, chunksize=16)
-        shown = tqdm(sizes, "sizes", len(records), unit=" images", disable=not progress, delay=_BAR_AFTER_SECONDS)
-        return [part for record, size in zip(records, shown) for part in _parts(record, size, reading.tiles)]
+        return list(tqdm(sizes, "sizes", len(records), unit=" images", disable=not progress, delay=_BAR_AFTER_SECONDS))
 
 
 def _size(record: dict, reading: Reading) -> tuple[int, int] | None:

@@ -1,6 +1,7 @@
 """The sheet shows what training sees, with one colour a region."""
 
 import functools
+import logging
 
 import numpy as np
 import pytest
@@ -82,14 +83,18 @@ def test_a_sheet_is_written_atomically_into_a_new_folder(painted_set, make_cfg, 
         write_sheet(make_cfg(painted_set), str(output), 0)
 
 
-def test_the_tool_draws_and_explains(painted_set, tmp_path, run_tool, monkeypatch):
+def test_the_tool_draws_and_explains(painted_set, tmp_path, run_tool, monkeypatch, caplog):
     monkeypatch.setattr(visualize, "FIGURE_IMAGES", 4)
+    # Under pytest the root logger has handlers, with which basicConfig does nothing.
+    monkeypatch.setattr(logging, "basicConfig", lambda level, **_: caplog.set_level(level))
     output = tmp_path / "sheet.jpg"
+    (painted_set.folder / "phone.heic").touch()
     opts = ["INPUT.FORMAT", "RGB", "SEED", "1", "DATASETS.TRAIN", f"('{painted_set.name}',)", "DETCON.MASKS.ROOTS"]
     tool = functools.partial(
         run_tool, "visualize_views.py", "--config-file", REPO / "configs/Base-DetCon.yaml", "--output", output, "--num-images", "2", *opts
     )
     done = tool(f"('{painted_set.masks}',)")
     assert done.returncode == 0 and str(output) in done.stdout and output.stat().st_size > 10000, done.stderr
+    assert "left out: 1 x .heic. To take images of these kinds along, convert them" in caplog.text
     failed = tool("('/nowhere',)")
     assert failed.returncode == 2 and "generate_masks.py" in failed.stderr and "Traceback" not in failed.stderr

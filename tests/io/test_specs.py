@@ -2,6 +2,7 @@
 
 import ast
 import json
+import logging
 import os
 import shlex
 from pathlib import Path
@@ -44,6 +45,20 @@ def test_class_folders_give_labels_by_sorted_name(tmp_path):
     assert labels == {"cat/1.png": 0, "cat/deep/2.png": 0, "dog/1.png": 1}
     touch(tmp_path, "top.png")
     assert not any("label" in record for record in list_images(f"folder:{tmp_path}"))
+
+
+@pytest.mark.parametrize("names", [("train", "valid", "test"), ("train2017", "unlabeled2017"), ("Training", "Testing"), ("train",)])
+def test_folders_of_a_data_sets_parts_are_no_classes(names, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    for name in names:
+        touch(tmp_path, f"{name}/cat/a.jpg")
+    assert not any("label" in record for record in list_images(f"folder:{tmp_path}"))
+    assert f"({', '.join(sorted(names))}), so images have no classes. For classes give one part, such as folder:" in caplog.text
+    assert caplog.text.strip().endswith(f"/{names[0]}")
+    assert [record["label"] for record in list_images(f"folder:{tmp_path / names[0]}")] == [0]
+    touch(tmp_path, "bus/a.jpg")
+    # Beside others, "train" is a class.
+    assert {record["label"] for record in list_images(f"folder:{tmp_path}")} == set(range(len(names) + 1))
 
 
 def test_linked_class_folders_are_followed_and_loops_end(tmp_path):

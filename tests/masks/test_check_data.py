@@ -60,6 +60,18 @@ def test_annotations_that_are_all_crowds_are_told(run_tool, tmp_path):
     assert done.returncode == 1 and "all 5 annotations are crowds (iscrowd 1)" in done.stdout and "set iscrowd 0" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content.update(annotations=[]), "found no annotations; pretraining can"),
+        (lambda content: content.pop("annotations"), 'found no annotations, as there is no list "annotations"; pretraining can'),
+    ],
+)
+def test_a_set_without_annotations_is_told_and_remains_one_for_pretraining(change, message, run_tool, tmp_path):
+    done = run_tool("check_data.py", write_coco(tmp_path, change))
+    assert done.returncode == 0 and f"{message} use its images" in done.stdout
+
+
 @pytest.mark.parametrize("arguments", [["coco:/no.json,/no"], ["nothing:/a"], ["folder:/no"]])
 def test_what_cannot_be_read_is_one_line(run_tool, arguments, tmp_path):
     done = run_tool("check_data.py", *arguments)
@@ -92,3 +104,13 @@ def test_images_above_pillows_limit_need_the_option_that_the_message_names(run_t
     done = run_tool("check_data.py", spec, "--boxes")
     assert done.returncode == 1 and "--max-pixels if you mean it" in done.stdout
     assert run_tool("check_data.py", spec, "--boxes", "--max-pixels", WIDTH * HEIGHT).returncode == 0
+
+
+def test_images_that_cannot_be_cut_into_tiles_are_told(run_tool, tmp_path):
+    for name, size in (("small", (20, 10)), ("large", (300, 200))):
+        Image.fromarray(np.zeros((size[1], size[0], 3), np.uint8)).save(tmp_path / f"{name}.png")
+    good = run_tool("check_data.py", f"folder:{tmp_path}", "--tiles", "100")
+    assert good.returncode == 0 and "7 images: 1 whole and 6 tiles of 1 larger ones" in good.stdout
+    done = run_tool("check_data.py", f"folder:{tmp_path}", "--tiles", "100", "--max-pixels", "5000")
+    assert done.returncode == 1 and "TO CORRECT 1 of 2 images cannot be opened, the first: " in done.stdout
+    assert "large.png" in done.stdout and "--max-pixels" in done.stdout

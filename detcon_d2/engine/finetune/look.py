@@ -10,7 +10,7 @@ import numpy as np
 
 from detcon_d2 import d2
 from detcon_d2.data.reading import reading_from_config
-from detcon_d2.io.annotated.checks import check_annotations, class_difference, only_crowds, refusals
+from detcon_d2.io.annotated.checks import check_annotations, class_difference, no_annotations, only_crowds, refusals
 from detcon_d2.io.annotated.dataset import AnnotatedData
 from detcon_d2.io.annotated.kinds import FORMS, is_annotated_spec
 from detcon_d2.io.annotated.read import read_annotated
@@ -149,7 +149,7 @@ def _untrainable(data: AnnotatedData, cfg: "d2.CfgNode") -> list[str]:
         return []
     objects = [one for one in data.annotations() if not one.get("iscrowd")]
     if not objects:
-        return [only_crowds(data) or f"{data.name}: found no annotations; expected objects to train on"]
+        return [only_crowds(data) or f"{no_annotations(data)}; expected objects to train on"]
     coded = sum(isinstance(one.get("segmentation"), dict) for one in objects)
     if cfg.MODEL.MASK_ON and coded and cfg.INPUT.MASK_FORMAT == "polygon":
         return [f"{data.name}: {coded} of {len(objects)} masks are RLE, but INPUT.MASK_FORMAT is polygon; set INPUT.MASK_FORMAT bitmask"]

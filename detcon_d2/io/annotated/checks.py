@@ -98,6 +98,13 @@ def only_crowds(data: AnnotatedData) -> str:
     return f"{found}, on which detectors do not train; set iscrowd 0 for objects"
 
 
+def no_annotations(data: AnnotatedData) -> str:
+    """That a checked data set has no annotations, and whether even their list is absent; "" if it has some."""
+    if data.annotations():
+        return ""
+    return f"{data.name}: found no annotations" + ("" if data.has_annotations else ', as there is no list "annotations"')
+
+
 def class_difference(data: AnnotatedData, reference: list[str], title: str) -> str:
     """Why the classes of a data set cannot be matched by name with those of ``title``; "" if they can, in whatever order.
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 
-from detcon_d2.io.annotated.checks import check_annotations, refusals
+from detcon_d2.io.annotated.checks import check_annotations, no_annotations, refusals
 from detcon_d2.io.annotated.kinds import is_annotated_spec
 from detcon_d2.io.annotated.read import read_annotated
 from detcon_d2.io.images import PLAIN, Reading
@@ -58,8 +58,8 @@ def load_records(spec: str, generator: RegionGenerator | None = None, max_left_o
         print("\n".join(data.summary()))
         if wrong := refusals(data, max_left_out, no_masks=_NO_MASKS, skip_images=True, categories=False, key="--max-left-out"):
             raise ValueError("\n".join(wrong))
-        if not data.annotations():
-            raise ValueError(f"{spec}: found no annotations; expected objects, of which this generator makes the regions")
+        if empty := no_annotations(data):
+            raise ValueError(f"{empty}; expected objects, of which this generator makes the regions")
         return data.records
     if is_dataset_spec(spec):
         return list_images(spec)

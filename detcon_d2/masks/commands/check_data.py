@@ -8,14 +8,14 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tabulate import tabulate
 
-from detcon_d2.io.annotated.checks import check_annotations, class_difference, only_crowds, refusals
+from detcon_d2.io.annotated.checks import check_annotations, class_difference, no_annotations, only_crowds, refusals
 from detcon_d2.io.annotated.dataset import AnnotatedData
 from detcon_d2.io.annotated.kinds import is_annotated_spec
 from detcon_d2.io.annotated.read import read_annotated
-from detcon_d2.io.images import ImageReadError, Reading
+from detcon_d2.io.images import ImageReadError, Reading, image_size
 from detcon_d2.io.segmentations import read_segmentation
 from detcon_d2.io.specs import list_images
-from detcon_d2.io.tiles import read_record, tile_records
+from detcon_d2.io.tiles import cut, image_sizes, read_record
 from detcon_d2.masks.commands.arguments import add_reading_arguments, add_tiles_argument, make_parser, reading_from, run_command
 from detcon_d2.masks.overlay import draw_sheet, fit, picture_format, write_sheet
 
@@ -54,11 +54,17 @@ def _run(args: argparse.Namespace) -> int:
     for spec in args.specs:
         if not is_annotated_spec(spec):
             records = list_images(spec)
-            print(f"{spec}: {len(records)} images, which are not annotated\n{_tiles(records, reading)}")
+            line, unread = _tiles(records, reading)
+            print(f"{spec}: {len(records)} images, which are not annotated\n{line}")
+            wrong += unread
             continue
         data = read_annotated(spec, reading)
         check_annotations(data, masks=not args.boxes, reading=reading)
-        print(f"{_table(data)}\n{_tiles(data.records, reading)}")
+        line, unread = _tiles(data.records, reading)
+        print(f"{_table(data)}\n{line}")
+        wrong += unread
+        if empty := no_annotations(data):
+            print(f"{empty}; pretraining can use its images, fine-tuning and --generator annotations cannot")
         wrong += refusals(data, args.max_left_out, no_masks="give --boxes if you train a detector of boxes", key="--max-left-out")
         wrong += [crowds] if (crowds := only_crowds(data)) else []
         first = first or data
@@ -80,14 +86,21 @@ def _table(data: AnnotatedData) -> str:
     )
 
 
-def _tiles(records: list[dict], reading: Reading) -> str:
-    """One line on the tiles that pretraining cuts larger images into, or nothing."""
+def _tiles(records: list[dict], reading: Reading) -> tuple[str, list[str]]:
+    """One line on the tiles that pretraining cuts larger images into, and one on images that cannot be opened; nothing without tiles."""
     if not reading.tiles:
-        return ""
-    parts = tile_records(records, reading, progress=True)
-    tiles = sum("tile" in part for part in parts)
-    whole = len(parts) - tiles
-    return f"pretraining has {len(parts)} images: {whole} whole and {tiles} tiles of {len(records) - whole} larger ones\n"
+        return "", []
+    sizes = image_sizes(records, reading, progress=True)
+    numbers = [len(list(cut(*size, reading.tiles))) for size in sizes if size is not None and max(size) > reading.tiles]
+    whole, unread = sum(size is not None for size in sizes) - len(numbers), [record for record, size in zip(records, sizes) if size is None]
+    line = f"pretraining has {whole + sum(numbers)} images: {whole} whole and {sum(numbers)} tiles of {len(numbers)} larger ones\n"
+    wrong = []
+    if unread:
+        try:
+            image_size(unread[0]["file_name"], None, reading)
+        except ImageReadError as error:
+            wrong = [f"{len(unread)} of {len(records)} images cannot be opened, the first: {error}"]
+    return line, wrong
 
 
 def _pictures(kind: str, pictures: list[tuple[dict, dict | None]], reading: Reading) -> list[tuple[np.ndarray, str]]:

@@ -130,7 +130,7 @@ def test_rle_needs_bitmasks_and_crowds_are_nothing_to_train_on(tmp_path):
     with pytest.raises(ValueError, match="all 5 annotations are crowds"):
         look(tmp_path, [crowds])
     nothing = write_coco(tmp_path, lambda content: content.update(annotations=None))
-    with pytest.raises(ValueError, match="found no annotations"):
+    with pytest.raises(ValueError, match='found no annotations, as there is no list "annotations"; expected objects to train on'):
         look(tmp_path, [nothing])
 
 
