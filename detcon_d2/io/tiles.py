@@ -75,7 +75,7 @@ def tile_records(records: list[dict], reading: Reading, *, progress: bool = Fals
 
 
 def image_sizes(records: list[dict], reading: Reading, *, progress: bool = False) -> list[tuple[int, int] | None]:
-    """(height, width) of the images in pixels, of their files; None for one that cannot be opened. Arguments as for :func:`tile_records`."""
+    """(height, width) in pixels of the images' files; None for one that cannot be opened. Arguments as for :func:`tile_records`."""
     # Threads, as opening files on a network drive is mostly waiting.
     with ThreadPool(_THREADS) as pool:
         sizes = pool.imap(partial(_size, reading=reading), records, chunksize=16)
