@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from detcon_d2 import d2
 from detcon_d2.data import PretrainingMapper, describe_masks, load_training_records
-from detcon_d2.data.mapper import with_partner
+from detcon_d2.data.mapper import Companions, check_frames
 from detcon_d2.data.sampler import PositionSampler
 from detcon_d2.engine.view_figures import ViewFigures, view_warnings
 from detcon_d2.masks import overlay
@@ -18,7 +18,6 @@ from detcon_d2.masks.cells import NO_REGION
 from detcon_d2.methods import pretraining_class, pretraining_names
 from detcon_d2.modeling.metrics import constant_views, mean_distinct_regions
 from detcon_d2.views.geometry import ViewTransform
-from detcon_d2.views.position import Stream, position_rng
 
 PANEL = 256
 """Longer side of a picture in pixels."""
@@ -57,14 +56,13 @@ def collect_rows(cfg: "d2.CfgNode", num_images: int, start_position: int = 0) ->
     # The sheet shows finished colours; the views are the same up to rounding.
     cfg.DETCON.AUG.MODE, cfg.DETCON.AUG.WHERE = "exact", "worker"
     samples = method.Samples.from_config(cfg, feature_stride(cfg))
+    check_frames(records, samples)
     mapper = PretrainingMapper.from_config(cfg, samples)
     sampler = PositionSampler(len(records), seed=cfg.SEED, batch_size=1)
 
     def row(position: int) -> SheetRow:
         index = sampler.index_at(position)
-        record = records[index]
-        if samples.needs_partner:
-            record = with_partner(records, index, position_rng(cfg.SEED, position, Stream.PARTNER))
+        record = Companions(samples, cfg.SEED, position)(records, index)
         image, label_map = mapper.read(record, position)
         return SheetRow(image, label_map, mapper(record, position), samples.sample_geometry(position, *image.shape[:2]))
 

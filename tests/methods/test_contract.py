@@ -12,6 +12,7 @@ from detcon_d2 import d2
 from detcon_d2.checkpoint import load_checkpoint_file
 from detcon_d2.checkpoint.convert.converter import convert
 from detcon_d2.data import PretrainingMapper, build_pretraining_loader, load_training_records
+from detcon_d2.data.mapper import Companions
 from detcon_d2.engine import load_config
 from detcon_d2.engine.micro_batch import MicroBatches
 from detcon_d2.methods import pretraining_class, pretraining_names
@@ -95,7 +96,7 @@ def assert_same_gradients(found: dict[str, torch.Tensor], expected: dict[str, to
 def test_a_sample_depends_on_image_seed_and_position_alone(method, photos, monkeypatch):
     cfg, _, samples, records = build(method, photos)
     mapper = PretrainingMapper.from_config(cfg, samples)
-    record = records[5] | {"partner": records[6]} if samples.needs_partner else records[5]
+    record = Companions(samples, cfg.SEED, 17)(records, 5)
     before = copy.deepcopy(record)
     first = mapper(record, 17)
     torch.manual_seed(1)

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -54,7 +55,7 @@ def _run(args: argparse.Namespace) -> int:
     for spec in args.specs:
         if not is_annotated_spec(spec):
             records = list_images(spec)
-            print(f"{spec}: {len(records)} images, which are not annotated\n{_tiles(records, reading)}")
+            print(f"{spec}: {len(records)} images{_clips(records)}, which are not annotated\n{_tiles(records, reading)}")
             continue
         data = read_annotated(spec, reading)
         check_annotations(data, masks=not args.boxes, reading=reading)
@@ -77,6 +78,12 @@ def _table(data: AnnotatedData) -> str:
     return head + (
         "\n" + tabulate(rows, ["", "count", "of", "what", "first"], "github", maxcolwidths=[None, None, None, 40, 80]) if rows else ""
     )
+
+
+def _clips(records: list[dict]) -> str:
+    """The number and the lengths of the clips that images are frames of, or nothing."""
+    lengths = Counter(record["clip"] for record in records if "clip" in record).values()
+    return f" in {len(lengths)} clips of {min(lengths)} to {max(lengths)} frames" if lengths else ""
 
 
 def _tiles(records: list[dict], reading: Reading) -> str:

@@ -33,6 +33,7 @@ SPEC is one of
   masks:/data/images,/data/masks                      one PNG of labels an image
   list:/data/train.txt                                one path per line
   tar:/data/train-{0000..0146}.tar                    the images in WebDataset tars
+  video:/data/clips                                   the frames of clips, a folder of numbered images each
   coco_2017_train                                     a name in Detectron2's catalog
 
 examples
