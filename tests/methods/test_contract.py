@@ -59,13 +59,16 @@ SMALL = {
     "DETCON__IIC__SUB_HEADS": 1,
     "DETCON__MULTITASK__TASKS": '("Rotation", "RelativePosition")',
     "DETCON__EXEMPLAR__DIM": 16,
+    "DETCON__SHUFFLE_AND_LEARN__FRAMES": 6,
+    "DETCON__SHUFFLE_AND_LEARN__HIDDEN_DIM": 16,
 }
 
 every_method = pytest.mark.parametrize("method", pretraining_names())
 
 
 def options(method: str, photos: Path, output: Path, **overrides: object) -> list[str]:
-    return tiny_opts(photos, output, MODEL__META_ARCHITECTURE=method, **SMALL | overrides)
+    data = {"DATASETS__TRAIN": f'("video:{photos.parent / "clips"}",)'} if pretraining_class(method).Samples.needs_frames else {}
+    return tiny_opts(photos, output, MODEL__META_ARCHITECTURE=method, **SMALL | data | overrides)
 
 
 def build(method: str, photos: Path, **overrides: object) -> tuple["d2.CfgNode", torch.nn.Module, SampleMaker, list[dict]]:
