@@ -98,7 +98,11 @@ def run_tool(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> 
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 12 small pictures in 2 class folders: coloured rectangles on a noisy ground."""
+    """A folder of 12 small pictures in 2 class folders: coloured rectangles on a noisy ground. In ``../clips`` next to it are such pictures
+    as the frames of 4 clips of 10 frames, in 2 class folders."""
+    clips = tmp_path_factory.mktemp("clips", numbered=False)
+    for number, name in enumerate("xy"):
+        write_photos(clips / name, count=20, seed=number)
     return write_photos(tmp_path_factory.mktemp("photos"), count=12)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+from itertools import groupby
 
 from detcon_d2 import d2
 from detcon_d2.data.label_maps import attach_label_maps
@@ -12,7 +13,7 @@ from detcon_d2.io.tiles import tile_records
 
 logger = logging.getLogger(__name__)
 
-_TRAINING_KEYS = ("file_name", "image_id", "key", "height", "width", "label", "label_map_file_name", "tile")
+_TRAINING_KEYS = ("file_name", "image_id", "key", "height", "width", "label", "label_map_file_name", "tile", "clip")
 
 
 def load_records(name: str) -> list[dict]:
@@ -42,7 +43,8 @@ def load_records(name: str) -> list[dict]:
 
 def load_training_records(cfg: "d2.CfgNode", regions: bool = True) -> list[dict]:
     """All images of DATASETS.TRAIN, one data set after the other, each with its ``index`` in this list; an image larger than
-    DETCON.DATA.TILES is one record for each of its tiles.
+    DETCON.DATA.TILES is one record for each of its tiles. A frame of ``video:`` has ``clip``: the index of the first frame of its clip, and
+    the one after its last.
 
     With ``regions``, records have their label maps where DETCON.MASKS.SOURCE is "files". ``label`` is kept only if every image of every
     data set has one and the data sets agree on the names of the classes (of class folders; elsewhere on the numbers themselves).
@@ -66,6 +68,7 @@ def load_training_records(cfg: "d2.CfgNode", regions: bool = True) -> list[dict]
     if regions and source == "files":
         options = cfg.DETCON.MASKS.LAYER, reading.tiles, cfg.DETCON.ON_BAD_IMAGE == "skip"
         datasets = [attach_label_maps(*entry, *options) for entry in zip(datasets, roots, names)]
+    _set_spans(datasets)
     # Annotations are not used here, and those of COCO would take gigabytes in every process.
     records = [{key: record[key] for key in _TRAINING_KEYS if key in record} for dataset in datasets for record in dataset]
     if any("label" in record for record in records) and not _labels_agree(names, datasets):
@@ -89,10 +92,22 @@ def count_classes(records: list[dict]) -> int:
     return max(record["label"] for record in records) + 1
 
 
+def _set_spans(datasets: list[list[dict]]) -> None:
+    """In place of its clip's name, each frame gets the span of its clip in the joined list."""
+    first = 0
+    for records in datasets:
+        for name, group in groupby(records, lambda record: record.get("clip")):
+            frames = list(group)
+            if name is not None:
+                for frame in frames:
+                    frame["clip"] = (first, first + len(frames))
+            first += len(frames)
+
+
 def _labels_agree(names: list[str], datasets: list[list[dict]]) -> bool:
     if any("label" not in record for records in datasets for record in records):
         return False
-    folders = [name.startswith("folder:") for name in names]
+    folders = [name.startswith(("folder:", "video:")) for name in names]
     tables = [
         {record["label"]: record["key"].split("/")[0] if named else str(record["label"]) for record in records}
         for named, records in zip(folders, datasets)

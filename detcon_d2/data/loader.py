@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from detcon_d2 import d2
-from detcon_d2.data.mapper import PretrainingMapper, with_partner
+from detcon_d2.data.mapper import Companions, PretrainingMapper, check_frames
 from detcon_d2.data.reading import BadImages, reading_from_config
 from detcon_d2.data.sampler import PositionSampler
 from detcon_d2.io.images import ImageReadError, Reading
@@ -29,7 +29,7 @@ class PositionDataset(Dataset):
     """Maps (position, index) to a mapper's output, and decides what an unreadable image means."""
 
     def __init__(
-        self, records: list[dict], mapper: Callable[[dict, int], dict], *, seed: int, on_bad_image: str, partners: np.ndarray | None = None
+        self, records: list[dict], mapper: Callable[[dict, int], dict], *, seed: int, on_bad_image: str, samples: SampleMaker | None = None
     ):
         """
         Args:
@@ -37,15 +37,21 @@ class PositionDataset(Dataset):
             mapper: called with a record and a position.
             seed: >= 0; replacements follow from it and the position.
             on_bad_image: "refuse": raise; "skip": another image takes the position, with one warning per file (and worker).
-            partners: sorted indices of the images that may be another one's partner; None: records come without one.
+            samples: whether records come with a partner or frames; None: with neither.
 
-        Raises ValueError: another ``on_bad_image``.
+        Raises ValueError: another ``on_bad_image``, or records without the frames that the samples need.
         """
+        if samples is not None:
+            check_frames(records, samples)
         # Serialised: workers share one buffer in place of a million dicts.
         self._records = d2.DatasetFromList(records, copy=False, serialize=True)
         self._mapper = mapper
         self._seed = seed
-        self._partners = partners
+        self._samples = samples
+        self._companions, self._partners = "", None
+        if samples is not None:
+            self._partners = samples.partners(records) if samples.needs_partner else None
+            self._companions = "its partner" if samples.needs_partner else "a frame of its clip" if samples.needs_frames else ""
         self._bad_images = BadImages(on_bad_image)
 
     def __len__(self) -> int:
@@ -57,16 +63,15 @@ class PositionDataset(Dataset):
         Raises ValueError: an unreadable image, with file, position and remedy; many in a row when skipping.
         """
         position, index = item
-        rng, partner_rng = (position_rng(self._seed, position, stream) for stream in (Stream.REPLACEMENT, Stream.PARTNER))
+        rng = position_rng(self._seed, position, Stream.REPLACEMENT)
+        companions = Companions(self._samples, self._seed, position, self._partners) if self._companions else None
         for _ in range(_MAX_REPLACEMENTS):
-            alone = self._partners is None
-            record = self._records[index] if alone else with_partner(self._records, index, partner_rng, self._partners)
+            record = companions(self._records, index) if companions else self._records[index]
             try:
                 return self._mapper(record, position)
             except ImageReadError as error:
-                self._bad_images.skip(
-                    error, f" It is image {index} of the training data{'' if alone else ', or its partner'}, at position {position}."
-                )
+                shown = f", or {self._companions}" if self._companions else ""
+                self._bad_images.skip(error, f" It is image {index} of the training data{shown}, at position {position}.")
             index = int(rng.integers(len(self._records)))
         raise BadImages.too_many(_MAX_REPLACEMENTS, record, f" at position {position}")
 
@@ -86,8 +91,7 @@ def build_pretraining_loader(cfg: "d2.CfgNode", records: list[dict], samples: Sa
     share = {"rank": d2.comm.get_rank(), "world_size": d2.comm.get_world_size()}
     sampler = PositionSampler(len(records), seed=cfg.SEED, batch_size=size, start_iteration=start_iteration, **share)
     mapper = PretrainingMapper.from_config(cfg, samples)
-    partners = samples.partners(records) if samples.needs_partner else None
-    return _build(BatchLoader, cfg, records, mapper, partners, sampler=sampler, collate_fn=_pack)
+    return _build(BatchLoader, cfg, records, mapper, samples, sampler=sampler, collate_fn=_pack)
 
 
 def build_whole_image_loader(
@@ -122,12 +126,12 @@ def _build(
     cfg: "d2.CfgNode",
     records: list[dict],
     mapper: Callable[[dict, int], dict],
-    partners: np.ndarray | None = None,
+    samples: SampleMaker | None = None,
     **options,
 ) -> DataLoader:
     limit_opencv_threads()
     return kind(
-        PositionDataset(records, mapper, seed=cfg.SEED, on_bad_image=cfg.DETCON.ON_BAD_IMAGE, partners=partners),
+        PositionDataset(records, mapper, seed=cfg.SEED, on_bad_image=cfg.DETCON.ON_BAD_IMAGE, samples=samples),
         batch_size=cfg.SOLVER.IMS_PER_BATCH // d2.comm.get_world_size(),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         worker_init_fn=init_worker,

@@ -64,8 +64,7 @@ def collect_rows(cfg: "d2.CfgNode", num_images: int, start_position: int = 0) ->
         image, label_map = mapper.read(record, position)
         return SheetRow(image, label_map, mapper(record, position), samples.sample_geometry(position, *image.shape[:2]))
 
-    partners = samples.partners(records) if samples.needs_partner else None
-    rows = PositionDataset(records, row, seed=cfg.SEED, on_bad_image=cfg.DETCON.ON_BAD_IMAGE, partners=partners)
+    rows = PositionDataset(records, row, seed=cfg.SEED, on_bad_image=cfg.DETCON.ON_BAD_IMAGE, samples=samples)
     return (rows[position, sampler.index_at(position)] for position in range(start_position, start_position + num_images))
 
 

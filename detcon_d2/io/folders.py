@@ -1,6 +1,7 @@
-"""The image files below a folder, and what is there besides."""
+"""The image files below a folder, and what is there besides; the frames of clips."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -54,3 +55,22 @@ def count_extensions(paths: Iterable[Path], most: int = 8) -> str:
     """``2 x .heic, 1 x no extension``: the most frequent extensions; "" without files."""
     found = Counter(path.suffix.lower() or "no extension" for path in paths).most_common()
     return ", ".join(f"{count} x {extension}" for extension, count in found[:most]) + (", ..." if len(found) > most else "")
+
+
+def frame_order(path: Path) -> tuple[list[int | str], str]:
+    """The sort key of natural order: ``f2.png`` comes before ``f10.png``."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.stem)], path.name
+
+
+def is_frame(path: Path) -> bool:
+    """Whether a file is an image whose name ends with a number, as ffmpeg's ``%06d.jpg``."""
+    return path.suffix.lower() in IMAGE_EXTENSIONS and path.stem[-1:].isdecimal()
+
+
+def list_frames(folder: str | os.PathLike) -> list[Path]:
+    """The frames of the clip in a folder itself, not below it, in natural order. Raises ValueError: a folder that cannot be listed."""
+    try:
+        paths = [Path(entry.path) for entry in os.scandir(folder) if not entry.name.startswith(".") and not entry.is_dir()]
+    except OSError as error:
+        raise ValueError(f"cannot list {error.filename}: {error.strerror}") from error
+    return sorted(filter(is_frame, paths), key=frame_order)

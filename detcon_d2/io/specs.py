@@ -3,6 +3,7 @@
 folder:/path                         every image below the folder; class folders give labels, train/, val/, test/ do not
 list:/path/list.txt                  one path per line, optional TAB and integer label
 tar:/path/train-{0000..0146}.tar     WebDataset tars (or tar:/path/*.tar); class members (.cls) give labels
+video:/path                          every folder of numbered frames below the folder is a clip; class folders of clips give labels
 coco: voc: yolo: cityscapes: masks:  annotated data sets, see detcon_d2/io/annotated/kinds.py
 """
 
@@ -14,11 +15,11 @@ from pathlib import Path
 from detcon_d2.io.annotated.kinds import FORMS, absolute, canonical_annotated_spec, is_annotated_spec
 from detcon_d2.io.annotated.names import ImageFiles
 from detcon_d2.io.annotated.text import read_text
-from detcon_d2.io.folders import IMAGE_EXTENSIONS, count_extensions, list_files
+from detcon_d2.io.folders import IMAGE_EXTENSIONS, count_extensions, frame_order, is_frame, list_files
 from detcon_d2.io.names import printable
 from detcon_d2.io.tar import list_tar_images
 
-SPEC_FORMS = f"folder:/path, {FORMS}, list:/path/list.txt or tar:/path/train-{{0000..0146}}.tar"
+SPEC_FORMS = f"folder:/path, {FORMS}, list:/path/list.txt, tar:/path/train-{{0000..0146}}.tar or video:/path"
 """The specs, for messages."""
 
 # In a line with one of these, a path may be quoted, have a label after it, or be written as in Windows.
@@ -37,6 +38,9 @@ def is_dataset_spec(name: str) -> bool:
 def list_images(spec: str) -> list[dict]:
     """The images of a data set (see the module; ``~`` is expanded), sorted by key, as Detectron2 dataset dicts.
 
+    The images of ``video:`` are the frames, clip by clip in natural order (frame 2 before frame 10); each also has ``clip``, the path of
+    its clip's folder relative to the root, "." for the root itself.
+
     Returns:
         One dict per image: ``file_name`` (absolute path; in a tar a reference, which ``read_image`` reads), ``key`` (path relative to
         the root, POSIX slashes, extension kept; in a tar WebDataset's key, without extension), ``image_id``
@@ -50,7 +54,8 @@ def list_images(spec: str) -> list[dict]:
         raise ValueError(f"data set: found {spec!r} without a path; expected {kind}:/path")
     if is_annotated_spec(spec):
         return _list_annotated(spec)
-    return sorted(_LISTERS[kind](rest), key=lambda record: record["key"])
+    records = _LISTERS[kind](rest)
+    return records if kind == "video" else sorted(records, key=lambda record: record["key"])
 
 
 def canonical_spec(spec: str) -> str:
@@ -62,9 +67,9 @@ def canonical_spec(spec: str) -> str:
 
 
 def check_output_outside(spec: str, output: str | os.PathLike) -> None:
-    """Raise ValueError if files written to ``output`` would later be listed as images of a ``folder:`` spec."""
+    """Raise ValueError if files written to ``output`` would later be listed as images of a ``folder:`` or ``video:`` spec."""
     kind, _, rest = spec.partition(":")
-    if kind == "folder" and absolute(output).is_relative_to(absolute(rest)):
+    if kind in ("folder", "video") and absolute(output).is_relative_to(absolute(rest)):
         raise ValueError(
             f"output folder: found {output} inside the images of {spec}; expected one outside, or its label maps would count as images: "
             f"for example {absolute(rest)}_masks"
@@ -101,6 +106,33 @@ def _list_folder(rest: str) -> list[dict]:
         return records
     labels = {name: label for label, name in enumerate(names)}
     return [record | {"label": labels[name]} for record, name in zip(records, classes)]
+
+
+def _list_video(rest: str) -> list[dict]:
+    root = absolute(rest)
+    if not root.is_dir():
+        raise ValueError(f"video:{rest}: found {'a file' if root.exists() else 'nothing'} at {root}; expected a folder of clips")
+    files = list(list_files(root))
+    clips: dict[Path, list[Path]] = {}
+    for path in filter(is_frame, files):
+        clips.setdefault(path.parent, []).append(path)
+    if not clips:
+        raise ValueError(
+            f"video:{rest}: found {printable(count_extensions(files)) or 'no files'} and no clip; expected folders of numbered frames, "
+            "such as clip/000001.jpg. Make them with: ffmpeg -i clip.mp4 -qscale:v 2 clip/%06d.jpg"
+        )
+    if others := len(files) - sum(map(len, clips.values())):
+        _log.info("%s: left out: %d files that are no numbered images", printable(f"video:{rest}"), others)
+    names = {folder: folder.relative_to(root).as_posix() for folder in clips}
+    # If all clips are in folders, the first folder is the class, as the first folder of images is that of folder:.
+    classes = {name.partition("/")[0] for name in names.values()} if all("/" in name for name in names.values()) else ()
+    labels = {name: label for label, name in enumerate(sorted(classes))}
+    records = []
+    for folder, name in sorted(names.items(), key=lambda item: item[1]):
+        label = {"label": labels[name.partition("/")[0]]} if labels else {}
+        frames = sorted(clips[folder], key=frame_order)
+        records += [_record(path, path.relative_to(root).as_posix()) | {"clip": name} | label for path in frames]
+    return records
 
 
 def _list_annotated(spec: str) -> list[dict]:
@@ -166,4 +198,9 @@ def _line_record(line: str, files: ImageFiles, where: str, probe: bool) -> dict:
         raise ValueError(f"{where}: found {line!r}; expected a path, optionally a TAB and one integer label") from error
 
 
-_LISTERS = {"folder": _list_folder, "list": _list_lines, "tar": lambda rest: list_tar_images(str(absolute(rest)), IMAGE_EXTENSIONS)}
+_LISTERS = {
+    "folder": _list_folder,
+    "list": _list_lines,
+    "tar": lambda rest: list_tar_images(str(absolute(rest)), IMAGE_EXTENSIONS),
+    "video": _list_video,
+}

@@ -16,7 +16,7 @@ from detcon_d2.quickstart.commands import explain_failure, is_finished, lock_fol
 from detcon_d2.quickstart.gains import gain_text, mean_and_deviation, paired_gain
 from detcon_d2.quickstart.pretext import THRESHOLDS, run_pretext
 from detcon_d2.quickstart.results import read_evaluation
-from detcon_d2.quickstart.runs import METHODS, PEERS, PRETEXT, DataSet, Training
+from detcon_d2.quickstart.runs import METHODS, PEERS, PRETEXT, VIDEO, DataSet, Training
 from detcon_d2.quickstart.shapes import ShapesConfig
 
 _PEERS = ("supervised", *(title.lower() for title in PEERS))
@@ -51,16 +51,16 @@ _DEFAULT_METHODS = [method.name for method in METHODS.values() if not method.opt
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line of ``tools/evidence.py``."""
-    epilog = _EXAMPLES + "methods\n" + "\n".join(f"  {method.name:<16} {method.title}" for method in METHODS.values())
+    epilog = _EXAMPLES + "methods\n" + "\n".join(f"  {method.name:<16} {method.title}" for method in (METHODS | VIDEO).values())
     parser = argparse.ArgumentParser(description=__doc__, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default="output/evidence", help="folder to write to (default: output/evidence)")
     about = "easy: the material mostly agrees with the category; hard: only by chance (default: both)"
     parser.add_argument("--data-sets", "--worlds", nargs="+", choices=DATA_SETS, default=list(DATA_SETS), metavar="NAME", help=about)
     about = f"methods to compare, of the list below (default: {' '.join(_DEFAULT_METHODS)})"
-    parser.add_argument("--methods", "--rows", nargs="+", choices=METHODS, metavar="NAME", help=about)
+    parser.add_argument("--methods", "--rows", nargs="+", choices=METHODS | VIDEO, metavar="NAME", help=about)
     about = f"pretrain on annotated regions as images, and classify them by kNN; the methods are then {' '.join(KNN_METHODS)}, the seed 0"
     parser.add_argument("--knn", action="store_true", help=about)
-    about = "train pretext tasks on built-in photographs, and look at their accuracy on held-out ones; the methods are then"
+    about = "train pretext tasks on built-in photographs or clips, and look at their accuracy on held-out ones; the methods are then"
     parser.add_argument("--pretext", action="store_true", help=f"{about} {' '.join(THRESHOLDS)}, the seed 0")
     parser.add_argument("--seeds", nargs="+", type=int, help="of pretraining and fine-tuning (default: 0 1 2)")
     parser.add_argument("--epochs", type=float, help=f"of pretraining (default: {PRETRAIN_EPOCHS:g}; with --knn {KNN_EPOCHS:g})")
@@ -73,6 +73,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if args.knn and args.pretext:
         parser.error("--knn and --pretext are two experiments; expected one of them")
     args.methods = args.methods or list(KNN_METHODS if args.knn else THRESHOLDS if args.pretext else _DEFAULT_METHODS)
+    if not args.pretext and (clips := [name for name in args.methods if name in VIDEO]):
+        parser.error(f"found {' '.join(clips)}, which needs clips; expected it with --pretext, as the other experiments have images")
     args.seeds = args.seeds or ([0] if args.knn or args.pretext else [0, 1, 2])
     if args.epochs is None:
         args.epochs = KNN_EPOCHS if args.knn else PRETRAIN_EPOCHS

@@ -1,6 +1,7 @@
-"""Does a pretext task learn something that holds for other images? Its accuracy on held-out photographs, next to chance.
+"""Does a pretext task learn something that holds for other images? Its accuracy on held-out photographs or clips, next to chance.
 
 The images are those of :mod:`detcon_d2.quickstart.photos`; those of training and the held-out ones are different halves of the photographs.
+Methods on clips have those of :mod:`detcon_d2.quickstart.clips`.
 """
 
 import json
@@ -9,13 +10,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from detcon_d2.io.atomic import write_bytes_atomically
+from detcon_d2.quickstart.clips import generate_clips
 from detcon_d2.quickstart.commands import Command, lock_folder, run_chains
 from detcon_d2.quickstart.photos import generate_photos
 from detcon_d2.quickstart.results import read_series
-from detcon_d2.quickstart.runs import METHODS
+from detcon_d2.quickstart.runs import METHODS, VIDEO
 
 ITERATIONS, BATCH = 300, 32
 """Of a run: minutes on one core."""
+_TASKS = METHODS | VIDEO
 
 
 class Threshold(NamedTuple):
@@ -48,6 +51,8 @@ THRESHOLDS = {
     "cpc": Threshold("accuracy", 5, times_chance=True),
     "amdim": Threshold("accuracy", 5, times_chance=True),
     "multi_task": Threshold("RelativePosition_accuracy", 0.20),
+    "vince": Threshold("accuracy", 10, times_chance=True),
+    "shuffle_and_learn": Threshold("accuracy", 1.22, times_chance=True),
 }
 """For 1,000 held-out images at least seven standard deviations above chance; of the others what a solution has to reach."""
 
@@ -60,23 +65,29 @@ def run_pretext(output: Path, methods: Sequence[str], seeds: Sequence[int], jobs
     if unknown := [name for name in methods if name not in THRESHOLDS]:
         raise ValueError(f"--pretext found the methods {' '.join(unknown)}; expected some of {' '.join(THRESHOLDS)}")
     with lock_folder(output):
-        photos = generate_photos(output / "photos")
-        runs = {f"{name}-{seed}": command(output / f"{name}-{seed}", name, seed, photos) for seed in seeds for name in methods}
+        data = {name: data_of(output, name) for name in methods}
+        runs = {f"{name}-{seed}": command(output / f"{name}-{seed}", name, seed, data[name]) for seed in seeds for name in methods}
         run_chains({name: [one] for name, one in runs.items()}, jobs)
         text = "\n".join(table([(name, seed, output / f"{name}-{seed}") for seed in seeds for name in methods]))
         write_bytes_atomically(output / "pretext.md", text.encode())
     return text
 
 
-def command(folder: Path, name: str, seed: int, photos: dict[str, Path]) -> Command:
-    """The run of a task with a seed."""
+def data_of(output: Path, name: str) -> dict[str, str]:
+    """Specs of the images of a task, ``train`` and the held-out ``val``; they are drawn where they are missing."""
+    kind, folders = ("video", generate_clips(output / "clips")) if name in VIDEO else ("folder", generate_photos(output / "photos"))
+    return {split: f"{kind}:{folder}" for split, folder in folders.items()}
+
+
+def command(folder: Path, name: str, seed: int, data: dict[str, str]) -> Command:
+    """The run of a task with a seed on the ``data`` of :func:`data_of`."""
     words = (
-        *("tools/train_net.py", "--config-file", f"configs/quickstart/{METHODS[name].config}", "--resume"),
-        *("DATASETS.TRAIN", repr((f"folder:{photos['train']}",)), "DETCON.HELD_OUT.DATASETS", repr((f"folder:{photos['val']}",))),
+        *("tools/train_net.py", "--config-file", f"configs/quickstart/{_TASKS[name].config}", "--resume"),
+        *("DATASETS.TRAIN", repr((data["train"],)), "DETCON.HELD_OUT.DATASETS", repr((data["val"],))),
         *("SOLVER.IMS_PER_BATCH", str(BATCH), "DETCON.SOLVER.EPOCHS", "0.0", "SOLVER.MAX_ITER", str(ITERATIONS)),
         *("DETCON.SOLVER.WARMUP_EPOCHS", "0.0", "SOLVER.WARMUP_ITERS", "40", "SEED", str(seed), "OUTPUT_DIR", str(folder)),
     )
-    return Command(f"{METHODS[name].title}, seed {seed}", words, folder / "stages/pretrain.json", folder / "model_final.pth")
+    return Command(f"{_TASKS[name].title}, seed {seed}", words, folder / "stages/pretrain.json", folder / "model_final.pth")
 
 
 def table(runs: Sequence[tuple[str, int, Path]]) -> Iterator[str]:
@@ -90,6 +101,6 @@ def table(runs: Sequence[tuple[str, int, Path]]) -> Iterator[str]:
         chance = series.get("held_out/chance")
         bound = threshold.bound(chance)
         reached = found >= bound if threshold.more else found <= bound
-        cells = [METHODS[name].title, seed, threshold.metric, f"{found:.3f}", f"{trained:.3f}", "" if chance is None else f"{chance:.3f}"]
+        cells = [_TASKS[name].title, seed, threshold.metric, f"{found:.3f}", f"{trained:.3f}", "" if chance is None else f"{chance:.3f}"]
         cells += [f"{'≥' if threshold.more else '≤'} {bound:.3g}", "yes" if reached else "no", f"{minutes:.1f}"]
         yield f"| {' | '.join(map(str, cells))} |"

@@ -59,6 +59,11 @@ PRETEXT = (
     Method("amdim", "AMDIM", "amdim_R_18.yaml", optional=True),
 )
 """Pretext tasks, which make their labels from the image."""
+VIDEO = {
+    "vince": Method("vince", "VINCE", "vince_R_18.yaml"),
+    "shuffle_and_learn": Method("shuffle_and_learn", "Shuffle and Learn", "shuffle_and_learn_R_18.yaml"),
+}
+"""Methods on clips, by name; they are not compared with those on images."""
 
 _METHODS = (
     Method("random", "random initialisation"),

@@ -24,12 +24,17 @@ class SampleMaker(ABC):
     Attributes:
         needs_label_map: whether it is to be called with a label map.
         needs_partner: whether it is to be called with a fourth argument: another image of the data set, as the first.
+        needs_frames: n >= 2: it is to be called with ``frames``, a list of n frames of one clip in the order of time, of which the image is
+            the first; 0: it is not.
+        frame_gaps: the least and the largest gap between two of these frames, frames; 0 for the largest: as the clip allows.
     """
 
     uses_regions: bool = False
     """Whether samples of this class have regions: then the data sets need label maps (DETCON.MASKS)."""
     needs_label_map: bool = False
     needs_partner: bool = False
+    needs_frames: int = 0
+    frame_gaps: tuple[int, int] = (1, 0)
 
     def partners(self, records: Sequence[dict]) -> np.ndarray:
         """Where images have a partner, the sorted indices int64 of those that may be one; by default all of the records."""
@@ -128,8 +133,12 @@ class TwoViews(SampleMaker):
     def render(self, transforms: list[ViewTransform], image: np.ndarray, position: int) -> list[dict]:
         """Per view ``image`` (3, S, S), float32 in [0, 1] or, in the fast mode, uint8; ``box`` (4,) float32 xyxy of the crop in the image;
         ``flip`` bool; and on the device also ``photometric``, the transform that is still to be applied to the image."""
+        return self.render_each(transforms, [image] * len(transforms), position)
+
+    def render_each(self, transforms: list[ViewTransform], images: Sequence[np.ndarray], position: int) -> list[dict]:
+        """As :meth:`render`, each view of an image of its own."""
         views = []
-        for transform, photometric in zip(transforms, self.sample_photometric(position), strict=True):
+        for transform, photometric, image in zip(transforms, self.sample_photometric(position), images, strict=True):
             pixels = transform.apply_image_uint8(image) if self.fast else transform.apply_image(image)
             view = {"box": torch.from_numpy(transform.box), "flip": transform.flip}
             if self.on_device:

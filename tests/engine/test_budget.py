@@ -28,6 +28,7 @@ NARROW = {key: value for key, value in TINY.items() if key != "DETCON.VIEWS.SIZE
     "DETCON.DINO.HIDDEN_DIM": 8,
     "DETCON.DINO.BOTTLENECK_DIM": 8,
     "DETCON.MASKS.KMEANS.K": 2,
+    "DETCON.SHUFFLE_AND_LEARN.GAPS": "(1, 0)",  # the clips have ten frames
     "SOLVER.IMS_PER_BATCH": 2,
 }
 
@@ -35,8 +36,12 @@ NARROW = {key: value for key, value in TINY.items() if key != "DETCON.VIEWS.SIZE
 def prepared(config: str, photos: Path, **overrides: object) -> tuple[nn.Module, list[dict]]:
     """The model of a config, and a batch."""
     options = NARROW | {key.replace("__", "."): value for key, value in overrides.items()}
-    cfg = load_config(str(REPO / "configs" / config), flat(options | {"DATASETS.TRAIN": f'("folder:{photos}",)', "OUTPUT_DIR": photos}))
+    if "_R_18_" in config:
+        options["MODEL.RESNETS.RES2_OUT_CHANNELS"] = 64  # no other width has this depth
+    cfg = load_config(str(REPO / "configs" / config), flat(options | {"OUTPUT_DIR": photos}))
     model = d2.build_model(cfg)
+    clips = type(model).Samples.needs_frames
+    cfg.DATASETS.TRAIN = (f"video:{photos.parent / 'clips'}" if clips else f"folder:{photos}",)
     records = load_training_records(cfg, regions=type(model).Samples.uses_regions)
     return model, next(iter(build_pretraining_loader(cfg, records, model.sample_maker(cfg))))
 
@@ -81,6 +86,8 @@ PUBLISHED = {
     "Exemplar/exemplar_R_50_in1k_35ep.yaml": (8, 0),
     "SupCon/sup_con_R_50_in1k_1000ep.yaml": (2, 0),
     "S4L/s4l_rotation_R_50_in1k_200ep.yaml": (8, 0),
+    "VINCE/vince_R_18_r2v2_200ep.yaml": (1, 1),
+    "ShuffleAndLearn/shuffle_and_learn_R_50_ucf101_100k.yaml": (3, 0),
     "DIM/dim_R_50_in1k_70ep.yaml": (1, 0),
     "AMDIM/amdim_R_50_in1k_50ep.yaml": (2 * (128 / 224) ** 2, 0),
     "CPC/cpc_R_50_in1k_100ep.yaml": (49 * (64 / 224) ** 2, 0),

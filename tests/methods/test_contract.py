@@ -12,6 +12,7 @@ from detcon_d2 import d2
 from detcon_d2.checkpoint import load_checkpoint_file
 from detcon_d2.checkpoint.convert.converter import convert
 from detcon_d2.data import PretrainingMapper, build_pretraining_loader, load_training_records
+from detcon_d2.data.mapper import Companions
 from detcon_d2.engine import load_config
 from detcon_d2.engine.micro_batch import MicroBatches
 from detcon_d2.methods import pretraining_class, pretraining_names
@@ -63,13 +64,16 @@ SMALL = {
     "DETCON__IIC__SUB_HEADS": 1,
     "DETCON__MULTITASK__TASKS": '("Rotation", "RelativePosition")',
     "DETCON__EXEMPLAR__DIM": 16,
+    "DETCON__SHUFFLE_AND_LEARN__FRAMES": 6,
+    "DETCON__SHUFFLE_AND_LEARN__HIDDEN_DIM": 16,
 }
 
 every_method = pytest.mark.parametrize("method", pretraining_names())
 
 
 def options(method: str, photos: Path, output: Path, **overrides: object) -> list[str]:
-    return tiny_opts(photos, output, MODEL__META_ARCHITECTURE=method, **SMALL | overrides)
+    data = {"DATASETS__TRAIN": f'("video:{photos.parent / "clips"}",)'} if pretraining_class(method).Samples.needs_frames else {}
+    return tiny_opts(photos, output, MODEL__META_ARCHITECTURE=method, **SMALL | data | overrides)
 
 
 def build(method: str, photos: Path, **overrides: object) -> tuple["d2.CfgNode", torch.nn.Module, SampleMaker, list[dict]]:
@@ -100,7 +104,7 @@ def assert_same_gradients(found: dict[str, torch.Tensor], expected: dict[str, to
 def test_a_sample_depends_on_image_seed_and_position_alone(method, photos, monkeypatch):
     cfg, _, samples, records = build(method, photos)
     mapper = PretrainingMapper.from_config(cfg, samples)
-    record = records[5] | {"partner": records[6]} if samples.needs_partner else records[5]
+    record = Companions(samples, cfg.SEED, 17)(records, 5)
     before = copy.deepcopy(record)
     first = mapper(record, 17)
     torch.manual_seed(1)

@@ -7,10 +7,10 @@ import pytest
 
 from detcon_d2.engine.setup import load_config
 from detcon_d2.model_zoo import find_config
-from detcon_d2.quickstart import photos, pretext
+from detcon_d2.quickstart import clips, photos, pretext
 from detcon_d2.quickstart.evidence import parse_args
 from detcon_d2.quickstart.pretext import THRESHOLDS, command, run_pretext, table
-from detcon_d2.quickstart.runs import PRETEXT
+from detcon_d2.quickstart.runs import PRETEXT, VIDEO
 from detcon_d2.quickstart.shapes_textures import load_half
 
 
@@ -40,11 +40,12 @@ def test_both_splits_are_written_once_and_differ(tmp_path, monkeypatch):
 
 
 def test_every_pretext_task_has_a_threshold_and_its_command_a_config_that_exists(tmp_path):
-    assert set(THRESHOLDS) == {method.name for method in PRETEXT if method.masks is None}
+    assert set(THRESHOLDS) == {method.name for method in PRETEXT if method.masks is None} | VIDEO.keys()
     for name in THRESHOLDS:
-        words = command(tmp_path, name, 3, {"train": tmp_path, "val": tmp_path}).words
+        words = command(tmp_path, name, 3, {"train": "video:clips", "val": f"folder:{tmp_path}"}).words
         cfg = load_config(find_config(words[2]), list(words[4:]))
-        assert (cfg.SEED, cfg.SOLVER.MAX_ITER, cfg.DETCON.HELD_OUT.DATASETS) == (3, pretext.ITERATIONS, (f"folder:{tmp_path}",))
+        assert (cfg.SEED, cfg.SOLVER.MAX_ITER) == (3, pretext.ITERATIONS)
+        assert (cfg.DATASETS.TRAIN, cfg.DETCON.HELD_OUT.DATASETS) == (("video:clips",), (f"folder:{tmp_path}",))
 
 
 def test_the_table_says_whether_a_threshold_is_reached(tmp_path):
@@ -66,3 +67,13 @@ def test_the_command_line_has_the_tasks_and_refuses_others(tmp_path):
         run_pretext(tmp_path, ["detcon_b"], [0], 1)
     with pytest.raises(SystemExit):
         parse_args(["--pretext", "--knn"])
+    assert parse_args(["--pretext", "--methods", "vince"]).methods == ["vince"]
+    with pytest.raises(SystemExit):
+        parse_args(["--methods", "vince"])
+
+
+def test_methods_on_clips_get_clips_and_the_others_photographs(tmp_path, monkeypatch):
+    monkeypatch.setattr(photos, "SPLITS", {"train": 1, "val": 1})
+    monkeypatch.setattr(clips, "SPLITS", {"train": 1, "val": 1})
+    assert pretext.data_of(tmp_path, "vince") == {split: f"video:{tmp_path / 'clips' / split}" for split in ("train", "val")}
+    assert pretext.data_of(tmp_path, "rotation") == {split: f"folder:{tmp_path / 'photos' / split}" for split in ("train", "val")}

@@ -140,9 +140,9 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
 
 def sources_from(args: argparse.Namespace, annotated: bool) -> dict[str, Source]:
     """Title -> source of :func:`add_source_arguments`, in the order given, generators first. By default they are all generators that need
-    no parameter; COCO's annotations only if the images are ``annotated``. Raises ValueError as :func:`build_generator`, or for a folder
-    without label maps."""
-    usable = [cls for cls in REGION_GENERATOR_REGISTRY.values() if annotated or not cls.needs_annotations]
+    no parameter and no clips; COCO's annotations only if the images are ``annotated``. Raises ValueError as :func:`build_generator`, or for
+    a folder without label maps."""
+    usable = [cls for cls in REGION_GENERATOR_REGISTRY.values() if (annotated or not cls.needs_annotations) and not cls.needs_frames]
     default = [cls.name for cls in usable if not any(one.metadata.get("required") for one in fields(cls))]
     texts = args.source or ([] if args.masks else default)
     sources: dict[str, Source] = {text: parse_generator(text) for text in texts}

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -55,7 +56,7 @@ def _run(args: argparse.Namespace) -> int:
         if not is_annotated_spec(spec):
             records = list_images(spec)
             line, unread = _tiles(records, reading)
-            print(f"{spec}: {len(records)} images, which are not annotated\n{line}")
+            print(f"{spec}: {len(records)} images{_clips(records)}, which are not annotated\n{line}")
             wrong += unread
             continue
         data = read_annotated(spec, reading)
@@ -84,6 +85,12 @@ def _table(data: AnnotatedData) -> str:
     return head + (
         "\n" + tabulate(rows, ["", "count", "of", "what", "first"], "github", maxcolwidths=[None, None, None, 40, 80]) if rows else ""
     )
+
+
+def _clips(records: list[dict]) -> str:
+    """The number and the lengths of the clips that images are frames of, or nothing."""
+    lengths = Counter(record["clip"] for record in records if "clip" in record).values()
+    return f" in {len(lengths)} clips of {min(lengths)} to {max(lengths)} frames" if lengths else ""
 
 
 def _tiles(records: list[dict], reading: Reading) -> tuple[str, list[str]]:

@@ -33,6 +33,7 @@ SPEC is one of
   masks:/data/images,/data/masks                      one PNG of labels an image
   list:/data/train.txt                                one path per line
   tar:/data/train-{0000..0146}.tar                    the images in WebDataset tars
+  video:/data/clips                                   the frames of clips, a folder of numbered images each
   coco_2017_train                                     a name in Detectron2's catalog
 
 examples
@@ -53,6 +54,8 @@ examples
     %(prog)s voc:/data/VOC2012,train /data/voc_masks --generator annotations --boxes
   masks of another tool: COCO RLE in one json, a json per image (SAM), or a PNG per image:
     %(prog)s folder:/data/photos /data/photos_sam --generator imported --masks /data/sam_json
+  what moves in clips, each a folder of numbered frames:
+    %(prog)s video:/data/clips /data/clips_masks --generator motion
   a few tars, for millions of images; a SLURM array of 16 (then detcon_d2 merge_masks OUTPUT):
     %(prog)s SPEC OUTPUT --format tar --shard $SLURM_ARRAY_TASK_ID/16
 

@@ -39,8 +39,10 @@ class RegionGenerator:
     """In the registry, on the command line and in ``index.json``."""
     needs_annotations: ClassVar[bool] = False
     """Whether it reads the COCO annotations of the record."""
+    needs_frames: ClassVar[bool] = False
+    """Whether the image must be a frame of a clip."""
     of_whole_image: ClassVar[bool] = False
-    """Whether its regions come from a file for the whole image: the label maps of tiles are then cut from that of the image."""
+    """Whether its regions are those of the whole image: the label maps of tiles are then cut from that of the image."""
 
     def __post_init__(self) -> None:
         for one in fields(self):

@@ -9,6 +9,7 @@ from detcon_d2.masks.generators.base import RegionGenerator, parameter, read_val
 from detcon_d2.masks.generators.felzenszwalb import FelzenszwalbRegions, FelzenszwalbScales
 from detcon_d2.masks.generators.hierarchy import HierarchicalRegions
 from detcon_d2.masks.generators.imported import ImportedRegions
+from detcon_d2.masks.generators.motion import MotionRegions
 from detcon_d2.masks.generators.superpixels import QuickshiftRegions, SlicRegions, WatershedRegions
 
 
@@ -28,7 +29,7 @@ REGION_GENERATOR_REGISTRY: dict[str, type[RegionGenerator]] = {
     for cls in (
         *(FelzenszwalbRegions, FelzenszwalbScales, HierarchicalRegions),
         *(SlicRegions, QuickshiftRegions, WatershedRegions),
-        *(GridRegions, AnnotationRegions, ImportedRegions),
+        *(GridRegions, AnnotationRegions, ImportedRegions, MotionRegions),
     )
 }
 """Name -> class, as in the index of a folder of label maps and on the command line."""

@@ -91,10 +91,16 @@ class MultiTask(PretrainingModel):
         """The tasks, and what each of them requires."""
         names, weights = tuple(cfg.DETCON.MULTITASK.TASKS), tuple(cfg.DETCON.MULTITASK.WEIGHTS)
         tasks = [task_class(name) for name in names]
-        fit = all(one and issubclass(one, PretrainingModel) and one is not cls and not one.Samples.uses_regions for one in tasks)
+        fit = all(one and issubclass(one, PretrainingModel) and one is not cls for one in tasks)
+        fit = fit and not any(one.Samples.uses_regions or one.Samples.needs_frames for one in tasks)
         good = [weight > 0 for weight in weights]
         return [
-            (fit and 0 < len(names) == len(set(names)), "DETCON.MULTITASK.TASKS", names, "different methods without regions"),
+            (
+                fit and 0 < len(names) == len(set(names)),
+                "DETCON.MULTITASK.TASKS",
+                names,
+                "different methods without regions, of single images",
+            ),
             (len(good) in (0, len(names)) and all(good), "DETCON.MULTITASK.WEIGHTS", weights, "a number > 0 for each task, or none"),
             *(row for one in tasks if fit for row in one.check_config(cfg)),
         ]

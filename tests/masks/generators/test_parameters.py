@@ -16,6 +16,7 @@ HASHES = [
     ("grid", {}, "bc87630f3da683c9"),
     ("annotations", {}, "c0d66a6ba88976f6"),
     ("imported", {"masks": "/", "background": "none"}, "5e06048672b454d3"),
+    ("motion", {}, "2cca803338e08b31"),
     ("fh", {"scale": 30, "min_size": 20}, "f0a9a111f9cc1e6b"),
     ("fh_scales", {"scales": [0.2, 20, 300], "sigma": 1}, "f9fc22def953b8ca"),
     ("hierarchy", {"regions": [64, 16], "color": 2}, "0a07f32c25c30abc"),

@@ -8,11 +8,10 @@ import pytest
 import torch
 
 from detcon_d2.data import PretrainingMapper, build_pretraining_loader
-from detcon_d2.data.mapper import with_partner
+from detcon_d2.data.mapper import Companions
 from detcon_d2.engine.visualize import collect_rows
 from detcon_d2.views.patches import Patches
 from detcon_d2.views.permutations import permutations
-from detcon_d2.views.position import Stream, position_rng
 from tests.conftest import write_photos
 from tests.data.test_mapper import assert_equal_samples
 from tests.methods.pretext import cheats
@@ -65,9 +64,9 @@ def test_partners_are_other_images_and_depend_on_the_position_alone(photos):
     cfg, _, samples, records = build("Jigsaw", photos, **PLUS)
     for position in range(40):
         index = position % len(records)
-        partner = with_partner(records, index, position_rng(0, position, Stream.PARTNER), np.arange(len(records)))["partner"]
+        partner = Companions(samples, 0, position, np.arange(len(records)))(records, index)["partner"]
         assert partner in records and partner is not records[index]
-    assert with_partner(records[:1], 0, np.random.default_rng(0), np.arange(1))["partner"] is records[0]
+    assert Companions(samples, 0, 0, np.arange(1))(records[:1], 0)["partner"] is records[0]
     batches = list(itertools.islice(build_pretraining_loader(cfg, records, samples), 3))
     assert any(int(sample["foreign"]) for batch in batches for sample in batch)
     cfg.DATALOADER.NUM_WORKERS = 2
@@ -78,9 +77,7 @@ def test_partners_are_other_images_and_depend_on_the_position_alone(photos):
         assert_equal_samples(a, b)
     mapper = PretrainingMapper.from_config(cfg, samples)
     index = next(i for i, record in enumerate(records) if record["image_id"] == batches[0][1]["image_id"])
-    assert_equal_samples(
-        [mapper(with_partner(records, index, position_rng(0, 1, Stream.PARTNER), np.arange(len(records))), 1)], [batches[0][1]]
-    )
+    assert_equal_samples([mapper(Companions(samples, 0, 1, np.arange(len(records)))(records, index), 1)], [batches[0][1]])
 
 
 def test_the_sheet_shows_the_samples_of_training(photos):
