@@ -23,6 +23,7 @@ class Stream(IntEnum):
     SHUFFLE = 7
     PRETEXT = 8
     PARTNER = 9
+    CLUSTERS = 10
 
 
 def position_rng(seed: int, position: int, stream: int) -> np.random.Generator:
