@@ -56,7 +56,7 @@ def test_components_are_uncorrelated_with_variance_one_and_moments_of_parts_add_
 
 
 def test_directions_without_variance_are_zero():
-    mean, matrix = whitening(second_moments(numbers(4, 10)), 10)
+    _, matrix = whitening(second_moments(numbers(4, 10)), 10)
     assert matrix[:, :3].any(0).all() and not matrix[:, 3:].any() and torch.isfinite(matrix).all()
     assert not whitening(second_moments(torch.ones(5, 4)), 4)[1].any()
 

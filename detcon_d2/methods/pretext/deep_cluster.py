@@ -56,8 +56,8 @@ class DeepCluster(PretrainingModel):
         node.DEEP_CLUSTER = d2.CfgNode()
         # K. Our rule for other data than ImageNet: a hundredth of the images, and at least ten times the classes that one expects.
         node.DEEP_CLUSTER.K = 10000
-        # Principal components of the features, which are whitened and normalised before k-means. Far fewer than images: in D - 1 dimensions,
-        # whitening would put D images at equal distances, and rounding would decide.
+        # Principal components of the features, which are whitened and normalised before k-means. Far fewer than images: in D - 1
+        # dimensions, whitening would put D images at equal distances, and rounding would decide.
         node.DEEP_CLUSTER.COMPONENTS = 256
         # Of k-means.
         node.DEEP_CLUSTER.ITERATIONS = 20
