@@ -5,16 +5,15 @@ pools regions.
 Letters: N images, (h, w) feature cells of the whole image, K regions.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
-from torch import nn
 
 from detcon_d2 import d2
 from detcon_d2.methods.base import PretrainingModel
+from detcon_d2.modeling.backbone import evaluating
 from detcon_d2.modeling.inputs import joined
 from detcon_d2.modeling.kmeans import carry_to_view, spherical_kmeans
 from detcon_d2.modeling.regions import downsample_label_map
@@ -151,7 +150,7 @@ class LearnedRegions:
         kind = images.device.type
         # Autocast of older versions of torch keeps the weights that it casts here, without gradient, for the forward passes of the views.
         autocast = torch.autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False)
-        with autocast, _evaluating(model.region_encoder):
+        with autocast, evaluating(model.region_encoder):
             features = model.region_encoder(images)[self.settings.in_feature]
         n, _, height, width = features.shape
         cells = features.flatten(2).transpose(1, 2)
@@ -175,14 +174,3 @@ class LearnedRegions:
             label_maps = carry_to_view(regions, model.stacked(batch, i, "box"), flips, sizes, view["image"].shape[-2:])
             cells.append(downsample_label_map(label_maps, tuple(-(-side // model.stride) for side in label_maps.shape[-2:])))
         return cells
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training

@@ -1,6 +1,8 @@
 """The encoder: Detectron2's ResNet parts, with depth 200, width multipliers and "SAME" padding, under the same parameter names."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -125,6 +127,18 @@ def zero_init_residual(backbone: nn.Module) -> int:
         last = block.conv3 if isinstance(block, d2.BottleneckBlock) else block.conv2
         last.norm.weight.zero_()
     return len(blocks)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for as long as the context lasts; afterwards each part has the mode that it had."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 d2.BACKBONE_REGISTRY.register(build_detcon_resnet_backbone)

@@ -1,10 +1,19 @@
-"""k-means over feature cells, and its regions in the views of an image: what learned regions (``methods.odin``) are computed by.
+"""k-means over the feature cells of an image, and its regions in the image's views, for learned regions (``methods.odin``); k-means over
+the features of all images, and what comes before and after, for ``methods.pretext.deep_cluster``.
 
-Letters: N images, C channels, (h, w) feature cells of the whole image, P = h * w, K regions, S pixels per side of a view.
+Letters: N images, C channels, (h, w) feature cells of the whole image, P = h * w or other points, K regions or clusters, S pixels per side
+of a view.
 """
 
+import numpy as np
 import torch
 from torch.nn import functional as F
+
+_CHUNK = 8192
+_LEAST_VARIANCE = 1e-9
+"""In parts of the largest: less is rounding."""
+_PUSH = 1 / 1024
+"""As in faiss's Clustering.cpp."""
 
 
 @torch.no_grad()
@@ -69,6 +78,100 @@ def carry_to_view(
     columns = torch.where(flips[:, None], columns.flip(1), columns)
     image = torch.arange(len(cells), device=cells.device)[:, None, None]
     return cells[image, rows[:, :, None], columns[:, None, :]]
+
+
+@torch.no_grad()
+def kmeans(points: torch.Tensor, num_clusters: int, draws: torch.Tensor, iterations: int) -> torch.Tensor:
+    """Clusters points of length 1 by Euclidean distance (Lloyd's algorithm), as the set that they are: their order does not matter.
+
+    The first centres are sampled as in k-means++ (Arthur and Vassilvitskii 2007), of the points sorted by their first coordinate. A centre
+    becomes the mean of its points. One without points becomes half of the largest cluster: both halves start at its mean, pushed apart
+    by 1/1024 of it. Everything is computed in float32, under autocast too, on chunks of the points.
+
+    Args:
+        points: (P, C) floating; normalised here.
+        num_clusters: K in 1..P.
+        draws: (K,) floating in [0, 1): the k-th number picks the k-th centre.
+        iterations: >= 0.
+
+    Returns:
+        (P,) int64 in 0..K-1; a number without points can occur where points are equal, and rarely else.
+
+    Raises ValueError for another number of draws, or more clusters than points.
+    """
+    if not 1 <= num_clusters <= len(points) or draws.shape != (num_clusters,):
+        raise ValueError(
+            f"num_clusters is {num_clusters}, with draws of the shape {tuple(draws.shape)}; expected 1..{len(points)} clusters, the number "
+            "of points, and a draw for each."
+        )
+    with torch.autocast(points.device.type, enabled=False):
+        order = points[:, 0].argsort(stable=True)
+        points = F.normalize(points.float(), dim=1)[order]
+        centers = _first_centers(points[None], num_clusters, draws[None])[0]
+        for _ in range(iterations):
+            nearest = _nearest_euclidean(points, centers)
+            sizes = nearest.bincount(minlength=num_clusters)
+            sums = torch.zeros_like(centers)
+            for some, ids in zip(points.split(_CHUNK), nearest.split(_CHUNK), strict=True):
+                # On a GPU, additions by index have no fixed order.
+                sums += F.one_hot(ids, num_clusters).to(some.dtype).T @ some
+            centers = _split_largest(sums / sizes.clamp(min=1)[:, None], sizes.tolist())
+        return torch.empty_like(order).scatter_(0, order, _nearest_euclidean(points, centers))
+
+
+def second_moments(points: torch.Tensor) -> torch.Tensor:
+    """Sums over points (P, C): (C + 1, C + 1) float64, with the products of coordinates, in the last row and column the coordinates, and in
+    the corner the number of points. Those of parts of the data add up."""
+    extended = torch.cat([points.double(), points.new_ones(len(points), 1, dtype=torch.float64)], 1)
+    return extended.T @ extended
+
+
+def whitening(moments: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The principal component analysis of points by their :func:`second_moments`, without random numbers.
+
+    Returns:
+        The mean (C,) and the matrix (C, at most ``dim``), both float32: ``(points - mean) @ matrix`` are the components of largest
+        variance, in falling order, each with the variance 1, or 0 where the points have none.
+    """
+    mean = moments[-1, :-1] / moments[-1, -1]
+    variances, axes = torch.linalg.eigh(moments[:-1, :-1] / moments[-1, -1] - mean.outer(mean))
+    variances, axes = variances.flip(0)[:dim], axes.flip(1)[:, :dim]
+    # An axis has two directions: the one of the largest entry.
+    axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
+    scale = torch.where(variances > _LEAST_VARIANCE * variances[0].clamp(min=0), variances.rsqrt(), 0.0)
+    return mean.float(), (axes * scale).float()
+
+
+def normalised_mutual_information(a: np.ndarray, b: np.ndarray) -> float:
+    """I(a; b) / sqrt(H(a) H(b)) of two clusterings, (P,) integers >= 0: in [0, 1], 1 where they are the same up to the numbers of clusters.
+
+    It is 1 also where both are a single cluster, and 0 where only one is (DeepCluster, section 4.1).
+    """
+    joint = np.unique(a.astype(np.int64) * (int(b.max()) + 1) + b, return_counts=True)[1]
+    h_a, h_b, h_joint = (_entropy(counts) for counts in (np.bincount(a), np.bincount(b), joint))
+    return float((h_a + h_b - h_joint) / np.sqrt(h_a * h_b)) if h_a and h_b else float(h_a == h_b)
+
+
+def _entropy(counts: np.ndarray) -> float:
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log(shares)).sum()) if len(shares) > 1 else 0.0
+
+
+def _nearest_euclidean(points: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
+    """(P,): the nearest centre of each point, in a tie the one of the lowest number."""
+    half = centers.square().sum(1) / 2
+    return torch.cat([(some @ centers.T - half).argmax(1) for some in points.split(_CHUNK)])
+
+
+def _split_largest(centers: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+    push = torch.full_like(centers[0], _PUSH)
+    push[1::2] = -_PUSH
+    for empty in [number for number, size in enumerate(sizes) if not size]:
+        largest = max(range(len(sizes)), key=sizes.__getitem__)
+        centers[empty], centers[largest] = centers[largest] * (1 + push), centers[largest] * (1 - push)
+        sizes[empty] = sizes[largest] // 2
+        sizes[largest] -= sizes[empty]
+    return centers
 
 
 def _first_centers(points: torch.Tensor, num_clusters: int, draws: torch.Tensor) -> torch.Tensor:

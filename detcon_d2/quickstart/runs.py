@@ -51,6 +51,7 @@ PRETEXT = (
     Method("counting", "Counting", "counting_R_18.yaml", optional=True),
     Method("exemplar", "Exemplar", "exemplar_R_18.yaml", optional=True),
     Method("iic", "IIC", "iic_R_18.yaml", optional=True),
+    Method("deep_cluster", "DeepCluster", "deep_cluster_R_18.yaml", optional=True),
     Method("egomotion", "Synthetic egomotion", "egomotion_R_18.yaml", optional=True),
     Method("cpc", "CPC", "cpc_R_18.yaml", optional=True),
     Method("multi_task", "Rotation, relative position and colorization", "multi_task_R_18.yaml", optional=True),

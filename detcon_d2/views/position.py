@@ -24,6 +24,7 @@ class Stream(IntEnum):
     PRETEXT = 8
     PARTNER = 9
     FRAMES = 10
+    CLUSTERS = 11
 
 
 def position_rng(seed: int, position: int, stream: int) -> np.random.Generator:

@@ -61,6 +61,8 @@ SMALL = {
     "DETCON__CPC__CONTEXT_LAYERS": 2,
     "DETCON__CPC__DIM": 8,
     "DETCON__IIC__CLUSTERS": "(6, 4)",
+    "DETCON__DEEP_CLUSTER__K": 4,
+    "DETCON__DEEP_CLUSTER__COMPONENTS": 3,
     "DETCON__IIC__SUB_HEADS": 1,
     "DETCON__MULTITASK__TASKS": '("Rotation", "RelativePosition")',
     "DETCON__EXEMPLAR__DIM": 16,

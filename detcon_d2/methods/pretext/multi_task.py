@@ -23,6 +23,13 @@ def task_class(name: str) -> type[PretrainingModel] | None:
     return d2.META_ARCH_REGISTRY.get(name) if name in d2.META_ARCH_REGISTRY else None
 
 
+def _can_share(method: type[nn.Module]) -> bool:
+    """Whether a registered class is a method that needs no regions, no clips and no hooks of its own."""
+    if not issubclass(method, PretrainingModel) or method.hooks is not PretrainingModel.hooks:
+        return False
+    return not method.Samples.uses_regions and not method.Samples.needs_frames
+
+
 class TaskSamples(SampleMaker):
     """The samples of all tasks from one decoded image; each is what the task alone would get at this position."""
 
@@ -81,7 +88,7 @@ class MultiTask(PretrainingModel):
     def add_config(cls, node: "d2.CfgNode") -> None:
         """MultiTask's keys; each task has its own."""
         node.MULTITASK = d2.CfgNode()
-        # Values of MODEL.META_ARCHITECTURE: methods without target networks, queues and regions.
+        # Values of MODEL.META_ARCHITECTURE: methods without target networks, queues, regions and hooks.
         node.MULTITASK.TASKS = ("Rotation", "RelativePosition", "Colorization")
         # Of their losses; empty: 1 each.
         node.MULTITASK.WEIGHTS = ()
@@ -91,16 +98,11 @@ class MultiTask(PretrainingModel):
         """The tasks, and what each of them requires."""
         names, weights = tuple(cfg.DETCON.MULTITASK.TASKS), tuple(cfg.DETCON.MULTITASK.WEIGHTS)
         tasks = [task_class(name) for name in names]
-        fit = all(one and issubclass(one, PretrainingModel) and one is not cls for one in tasks)
-        fit = fit and not any(one.Samples.uses_regions or one.Samples.needs_frames for one in tasks)
+        fit = all(one and one is not cls and _can_share(one) for one in tasks)
         good = [weight > 0 for weight in weights]
+        expected = "different methods of single images, without regions and hooks"
         return [
-            (
-                fit and 0 < len(names) == len(set(names)),
-                "DETCON.MULTITASK.TASKS",
-                names,
-                "different methods without regions, of single images",
-            ),
+            (fit and 0 < len(names) == len(set(names)), "DETCON.MULTITASK.TASKS", names, expected),
             (len(good) in (0, len(names)) and all(good), "DETCON.MULTITASK.WEIGHTS", weights, "a number > 0 for each task, or none"),
             *(row for one in tasks if fit for row in one.check_config(cfg)),
         ]

@@ -33,6 +33,7 @@ PUBLISHED = [
     "Counting/counting_R_50_in1k_70ep.yaml",
     "Exemplar/exemplar_R_50_in1k_35ep.yaml",
     "IIC/iic_R_50_in1k_100ep.yaml",
+    "DeepCluster/deep_cluster_R_50_in1k_200ep.yaml",
     "SupCon/sup_con_R_50_in1k_1000ep.yaml",
     "ContextEncoder/context_encoder_R_50_in1k_100ep.yaml",
 ]

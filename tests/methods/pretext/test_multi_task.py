@@ -77,7 +77,7 @@ def test_only_one_encoder_is_saved_and_the_tasks_follow_the_model(photos):
     assert all(task.pixel_mean.dtype == torch.float64 and not task.training for task in model.tasks.values())
 
 
-@pytest.mark.parametrize("names", ['("Rotation", "Rotation")', '("MultiTask",)', '("DetConB",)', '("Nothing",)', "()"])
+@pytest.mark.parametrize("names", ['("Rotation", "Rotation")', '("MultiTask",)', '("DetConB",)', '("DeepCluster",)', '("Nothing",)', "()"])
 def test_tasks_that_cannot_be_combined_are_refused(names, photos):
     cfg, model, _, _ = build("MultiTask", photos, **TWO)
     cfg.merge_from_list(["DETCON.MULTITASK.TASKS", names])
