@@ -106,7 +106,7 @@ def assert_same_gradients(found: dict[str, torch.Tensor], expected: dict[str, to
 def test_a_sample_depends_on_image_seed_and_position_alone(method, photos, monkeypatch):
     cfg, _, samples, records = build(method, photos)
     mapper = PretrainingMapper.from_config(cfg, samples)
-    record = Companions(samples, cfg.SEED, 17)(records, 5)
+    record = Companions(samples, cfg.SEED, 17, samples.partners(records))(records, 5)
     before = copy.deepcopy(record)
     first = mapper(record, 17)
     torch.manual_seed(1)
