@@ -2,8 +2,6 @@
 
 import logging
 import statistics
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from itertools import islice
 
 import torch
@@ -13,6 +11,7 @@ from detcon_d2 import d2
 from detcon_d2.data import build_pretraining_loader, load_training_records
 from detcon_d2.engine.generators import kept_generators
 from detcon_d2.methods.base import PretrainingModel
+from detcon_d2.modeling.backbone import evaluating
 
 logger = logging.getLogger(__name__)
 
@@ -52,26 +51,13 @@ class HeldOutHook(d2.HookBase):
     def evaluate(self) -> dict[str, float]:
         """The mean of the metrics over the batches of all processes."""
         model, sums = self._model, []
-        autocast = getattr(self.trainer, "autocast", nullcontext)
+        norms = (module for module in model.modules() if isinstance(module, nn.modules.batchnorm._NormBase))
         # Starting a loader draws a random number.
-        with kept_generators(), torch.no_grad(), _running_statistics(model), d2.EventStorage():
+        with kept_generators(), torch.no_grad(), evaluating(norms), d2.EventStorage():
             loader = build_pretraining_loader(self._cfg, self._records, model.sample_maker(self._cfg))
             for batch in islice(loader, self._batches):
-                with autocast():
+                with self.trainer.autocast():
                     embeddings = model.embed(batch)
                 sums.append({name: float(value) for name, value in model.metrics(embeddings).items()})
         everything = [one for rows in d2.comm.all_gather(sums) for one in rows]
         return {name: statistics.fmean(one[name] for one in everything) for name in everything[0]}
-
-
-@contextmanager
-def _running_statistics(model: nn.Module) -> Iterator[None]:
-    """BatchNorm normalises by its running statistics and leaves them alone; everything else stays in training mode."""
-    training = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._NormBase) and module.training]
-    try:
-        for module in training:
-            module.eval()
-        yield
-    finally:
-        for module in training:
-            module.train()

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from detcon_d2.experiment.plan import read_plan
-from detcon_d2.experiment.report import document, markdown, read_rows
-from detcon_d2.experiment.runs import Experiment, open_experiment, scores_json
+from detcon_d2.experiment.report import document, markdown, read_rows, scores_json
+from detcon_d2.experiment.runs import Experiment, open_experiment
 from detcon_d2.io.atomic import write_bytes_atomically
 from detcon_d2.quickstart.commands import Chain, explain_failure, is_finished, lock_folder, python_arguments, run_chains
 
@@ -88,12 +88,12 @@ def run_experiment(experiment: Experiment, jobs: int) -> str:
 
 def write_results(experiment: Experiment) -> str:
     """Write table, page and JSON of the finished runs; returns the table."""
-    rows, output = read_rows(experiment), experiment.plan.output
-    text = markdown(rows, experiment.plan.baselines)
-    contents = {"experiment.md": text, "experiment.json": scores_json(experiment), "experiment.html": document(experiment, rows)}
+    rows, plan = read_rows(experiment), experiment.plan
+    text = markdown(rows, plan.baselines)
+    contents = {"experiment.md": text, "experiment.json": scores_json(rows, plan.baselines), "experiment.html": document(experiment, rows)}
     for name, content in contents.items():
-        write_bytes_atomically(output / name, content.encode())
-    return f"{text}\n{output / 'experiment.html'}: open it in a browser"
+        write_bytes_atomically(plan.output / name, content.encode())
+    return f"{text}\n{plan.output / 'experiment.html'}: open it in a browser"
 
 
 def _pretrainings(experiment: Experiment, seed: int) -> dict[str, Chain]:

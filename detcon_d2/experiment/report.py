@@ -1,6 +1,7 @@
 """The table of an experiment, in Markdown and as a page with curves."""
 
 import functools
+import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from detcon_d2.checkpoint import read_metadata
+from detcon_d2.experiment.plan import Words
 from detcon_d2.experiment.runs import Experiment, Setting
 from detcon_d2.io.charts import Line
 from detcon_d2.quickstart.gains import LEVEL, gain_text, mean_and_deviation, paired_gain
@@ -18,12 +20,18 @@ TASKS = {"bbox": "box", "segm": "mask"}
 
 
 class Row(NamedTuple):
-    """A setting with its finished runs by seed, the mean seconds of its pretraining (NaN: none or unknown), and what the sweep chose."""
+    """A setting with its finished runs by seed, the mean seconds of its pretraining (NaN: none or unknown), what the sweep chose, and the
+    box AP of each of its candidates on the validation images (none: no sweep)."""
 
     setting: Setting
     runs: Mapping[int, Evaluation]
     seconds: float
-    chosen: str
+    chosen: Words
+    validation: list[float]
+
+    def choice(self) -> str:
+        """What was chosen, and of which values."""
+        return f"{' '.join(self.chosen)} ({', '.join(f'{value:.1f}' for value in self.validation)})"
 
     def scores(self, task: str, metric: str = "AP") -> dict[int, float]:
         """A metric in percent by seed."""
@@ -41,9 +49,7 @@ def read_rows(experiment: Experiment) -> list[Row]:
                 for seed in runs
                 if setting.method.config and Path(path := experiment.backbone(setting, seed)).is_file()
             ]
-            chosen, validation = experiment.choice(setting)
-            text = f"{' '.join(chosen)} ({', '.join(f'{value:.1f}' for value in validation)})" if validation else ""
-            rows.append(Row(setting, runs, statistics.fmean(seconds) if seconds else float("nan"), text))
+            rows.append(Row(setting, runs, statistics.fmean(seconds) if seconds else float("nan"), *experiment.choice(setting)))
     return rows
 
 
@@ -80,10 +86,29 @@ def markdown(rows: Sequence[Row], baselines: Sequence[str]) -> str:
     """The table, and what the sweep chose for each row."""
     head, lines = table_of(rows, baselines)
     text = ["", *(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines)), "", note()]
-    if any(row.chosen for row in rows):
+    if any(row.validation for row in rows):
         text += ["", "Chosen by box AP on the validation images (of each candidate, in the order of the plan):", ""]
-        text += [f"- {row.setting.title()}: {row.chosen}" for row in rows]
+        text += [f"- {row.setting.title()}: {row.choice()}" for row in rows]
     return "\n".join(text) + "\n"
+
+
+def scores_json(rows: Sequence[Row], baselines: Sequence[str]) -> str:
+    """Every finished run with all its metrics, what its sweep chose, and whether its box AP is above each baseline: yes, no or open."""
+    content = []
+    for row in rows:
+        setting, gains = row.setting, {}
+        for name in baselines:
+            other = baseline_of(row, name, rows)
+            gain = None if other is None else paired_gain(row.scores("bbox"), other.scores("bbox"))
+            gains |= {} if gain is None else {name: gain.verdict()}
+        content.append(
+            {
+                **{"method": setting.method.name, "images_seen": setting.budget, "label_fraction": setting.fraction},
+                **{"chosen": row.chosen, "validation_box_ap": row.validation, "box_ap_above": gains},
+                "seeds": {seed: one.metrics for seed, one in row.runs.items()},
+            }
+        )
+    return json.dumps(content, indent=1)
 
 
 def note() -> str:
@@ -134,10 +159,10 @@ def _charts(experiment: Experiment, rows: Sequence[Row], place: Callable[[Row], 
 
 
 def _chosen(rows: Sequence[Row]) -> str:
-    if not any(row.chosen for row in rows):
+    if not any(row.validation for row in rows):
         return ""
     about = "By box AP on the validation images; in brackets the box AP of each candidate, in the order of the plan."
-    return paragraph(about) + table([], [[escape(row.setting.title()), escape(row.chosen)] for row in rows], kind="facts")
+    return paragraph(about) + table([], [[escape(row.setting.title()), escape(row.choice())] for row in rows], kind="facts")
 
 
 def _facts(experiment: Experiment) -> str:

@@ -1,6 +1,5 @@
 """The command lines of an experiment: label maps, pretraining, conversion, and fine-tuning with the settings that were chosen."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -155,16 +154,3 @@ def divide_labels(plan: Plan) -> Labels:
         for name, part in zip(("train", "validation"), parts, strict=True)
     ]
     return Labels(*names)
-
-
-def scores_json(experiment: Experiment) -> str:
-    """Every finished run with all its metrics, and what its sweep chose."""
-    rows = []
-    for setting in experiment.settings():
-        found = {seed: one for seed in experiment.plan.seeds if (one := experiment.evaluation(setting, seed))}
-        if found:
-            chosen, validation = experiment.choice(setting)
-            row = {"method": setting.method.name, "images_seen": setting.budget, "label_fraction": setting.fraction}
-            row |= {"chosen": chosen, "validation_box_ap": validation, "seeds": {seed: one.metrics for seed, one in found.items()}}
-            rows.append(row)
-    return json.dumps(rows, indent=1)

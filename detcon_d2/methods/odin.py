@@ -150,7 +150,7 @@ class LearnedRegions:
         kind = images.device.type
         # Autocast of older versions of torch keeps the weights that it casts here, without gradient, for the forward passes of the views.
         autocast = torch.autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False)
-        with autocast, evaluating(model.region_encoder):
+        with autocast, evaluating(model.region_encoder.modules()):
             features = model.region_encoder(images)[self.settings.in_feature]
         n, _, height, width = features.shape
         cells = features.flatten(2).transpose(1, 2)

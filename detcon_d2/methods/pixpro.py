@@ -127,8 +127,7 @@ class PixPro(PretrainingModel):
         last = torch.tensor([[sample["width"], sample["height"]] for sample in batch], dtype=torch.float32).sub(1).clamp(min=1)
         boxes = torch.stack([sample["views"][view]["box"] for sample in batch])
         boxes = torch.cat([boxes[:, :2], boxes[:, 2:] - 1], dim=1) / last.repeat(1, 2)
-        flip = torch.tensor([sample["views"][view]["flip"] for sample in batch])
-        return self.to_device(torch.where(flip[:, None], boxes[:, [2, 1, 0, 3]], boxes))
+        return self.flipped(batch, view, boxes)
 
     def criterion(self, embeddings: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Both directions, in [-4, 4]; and the weighted loss of the instance branch."""

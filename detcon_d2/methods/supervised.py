@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from detcon_d2 import d2
 from detcon_d2.methods.base import PretrainingModel
 from detcon_d2.modeling.backbone import feature_channels
+from detcon_d2.modeling.heads import linear_classifier
 from detcon_d2.modeling.metrics import projection_std
 from detcon_d2.modeling.probe import LinearProbe, check_labels
 from detcon_d2.views.samplers import OneView
@@ -37,9 +38,7 @@ class Supervised(PretrainingModel):
         """
         args = super().from_config(cfg)
         check_labels("Supervised", args["num_classes"])
-        classifier = nn.Linear(feature_channels(cfg, args["encoder"]), args["num_classes"])
-        nn.init.normal_(classifier.weight, std=0.01)
-        nn.init.zeros_(classifier.bias)
+        classifier = linear_classifier(feature_channels(cfg, args["encoder"]), args["num_classes"])
         return args | {"classifier": classifier}
 
     def embed(self, batch: list[dict], with_targets: bool = True) -> dict[str, torch.Tensor]:

@@ -1,7 +1,7 @@
 """The encoder: Detectron2's ResNet parts, with depth 200, width multipliers and "SAME" padding, under the same parameter names."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -130,15 +130,16 @@ def zero_init_residual(backbone: nn.Module) -> int:
 
 
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode for as long as the context lasts; afterwards each part has the mode that it had."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
+def evaluating(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Evaluation mode of these modules, but not of those inside them, while the context lasts; then each has the mode that it had."""
+    modes = [(module, module.training) for module in modules]
     try:
+        for module, _ in modes:
+            module.training = False
         yield
     finally:
-        for part, training in modes:
-            part.training = training
+        for module, training in modes:
+            module.training = training
 
 
 d2.BACKBONE_REGISTRY.register(build_detcon_resnet_backbone)

@@ -82,6 +82,14 @@ class MLP(nn.Module):
         return rows.unflatten(0, x.shape[:-1])
 
 
+def linear_classifier(in_dim: int, classes: int) -> nn.Linear:
+    """A layer whose weight is N(0, 0.01) and whose bias is 0 at first."""
+    layer = nn.Linear(in_dim, classes)
+    nn.init.normal_(layer.weight, std=0.01)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 class CellHead(nn.Sequential):
     """From feature cells to outputs per cell: a 3x3 convolution, a norm, ReLU, a 1x1 convolution; (N, C, h, w) to (N, Q, h, w)."""
 

@@ -58,6 +58,11 @@ class SampleInputs(nn.Module):
         """An entry of one view of all samples, on the model's device."""
         return self.to_device(joined([sample["views"][view][key] for sample in batch]))
 
+    def flipped(self, batch: list[dict], view: int, boxes: torch.Tensor) -> torch.Tensor:
+        """Boxes x1, y1, x2, y2 (N, 4) of a view of all samples, on the model's device; x1 and x2 are exchanged where it is flipped."""
+        flip = torch.tensor([sample["views"][view]["flip"] for sample in batch])
+        return self.to_device(torch.where(flip[:, None], boxes[:, [2, 1, 0, 3]], boxes))
+
     def to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         """The tensor on the model's device, without waiting for earlier work there."""
         return tensor.to(self.pixel_mean.device, non_blocking=True)

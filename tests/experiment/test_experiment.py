@@ -131,6 +131,7 @@ def test_the_table_has_gains_over_each_baseline_and_the_page_is_well_formed(tmp_
     assert (experiment.plan.output / "experiment.md").read_text() in text
     rows = json.loads((experiment.plan.output / "experiment.json").read_text())
     assert len(rows) == 2 * (1 + 2) and rows[-1]["seeds"]["1"]["bbox"]["AP"] == 21
+    assert rows[-1]["box_ap_above"] == {"random": "yes"} and rows[0]["box_ap_above"] == {}
 
 
 def test_what_has_not_finished_is_not_in_the_table(tmp_path):

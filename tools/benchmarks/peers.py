@@ -15,10 +15,11 @@ from pathlib import Path
 
 import torch
 from machine import describe_machine
+from PIL import Image
 
 from detcon_d2.checkpoint.convert.command import main as convert
 from detcon_d2.io.images import read_image
-from detcon_d2.io.specs import is_dataset_spec, list_images
+from detcon_d2.io.specs import list_images
 
 _EPILOG = """
 examples
@@ -49,8 +50,6 @@ class Images(torch.utils.data.Dataset):
         return len(self.records)
 
     def __getitem__(self, index: int) -> tuple:
-        from PIL import Image
-
         return self.transform(Image.fromarray(read_image(self.records[index]["file_name"]))), 0
 
 
@@ -75,9 +74,9 @@ def train_lightly_train(name: str, spec: str, output: Path, args: argparse.Names
     """lightly-train's method for ``--seen`` images; returns the model that it exports, in torchvision's names."""
     options = {"out": str(output / "run"), "data": spec.partition(":")[2], "method": name, "seed": seed, "batch_size": args.batch}
     options |= {"num_workers": args.workers, "transform_args": {"image_size": [args.size, args.size]}}
-    # It drops the last, incomplete batch of each epoch.
-    steps = len(list_images(spec)) // args.batch
-    options["epochs"] = max(round(args.seen / args.batch / steps), 1)
+    # It drops the last, incomplete batch of each epoch. Its schedule ends with the steps.
+    steps = args.seen // args.batch
+    options |= {"epochs": -(-steps // (len(list_images(spec)) // args.batch)), "trainer_args": {"max_steps": steps}}
     subprocess.run([sys.executable, "-c", _TRAIN, json.dumps(options)], check=True)
     return output / "run/exported_models/exported_last.pt"
 
@@ -105,7 +104,7 @@ def pretrain(peer: str, args: argparse.Namespace, seed: int) -> Path:
     folder = backbone_of(args.output, peer, "").parent / f"seed_{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    checkpoint = TRAINERS[program](name, args.images if is_dataset_spec(args.images) else f"folder:{args.images}", folder, args, seed)
+    checkpoint = TRAINERS[program](name, f"folder:{args.images}", folder, args, seed)
     seconds = time.perf_counter() - start
     print(f"{peer}, seed {seed}: {seconds:.0f} s, {args.seen / seconds:.1f} images/s", flush=True)
     (folder / "seconds.json").write_text(json.dumps({"seconds": seconds, "images_seen": args.seen, **describe_machine()}))
@@ -115,7 +114,7 @@ def pretrain(peer: str, args: argparse.Namespace, seed: int) -> Path:
 def main(argv: list[str] | None = None) -> int:
     """Train and convert; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", metavar="FOLDER", help="the images; lightly-train takes a folder only")
+    parser.add_argument("images", metavar="FOLDER", help="the images, in any sub-folders")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write to")
     known = ["lightly:SimCLR", "lightly:DetConS", "lightly-train:simclr", "lightly-train:dino"]
     parser.add_argument("--peers", nargs="+", default=known, metavar="PEER", help=f"(default: {' '.join(known)})")
@@ -129,6 +128,9 @@ def main(argv: list[str] | None = None) -> int:
     for peer in args.peers:
         if peer.partition(":")[0] not in TRAINERS or not peer.partition(":")[2]:
             parser.error(f"the peer {peer} is unknown; expected lightly:NAME or lightly-train:NAME")
+    found = len(list_images(f"folder:{args.images}"))
+    if not 0 < args.batch <= min(found, args.seen):
+        parser.error(f"--batch is {args.batch}; expected 1 to {min(found, args.seen)}, with {found} images and --seen {args.seen}")
     for seed in args.seeds:
         for peer in args.peers:
             backbone = backbone_of(args.output, peer, str(seed))

@@ -90,8 +90,7 @@ class IIC(PretrainingModel):
         found = dict(zip(("logits1", "logits2"), logits.chunk(2)))
         for i in (0, 1):
             boxes = torch.stack([sample["views"][i]["box"] for sample in batch])
-            flip = torch.tensor([sample["views"][i]["flip"] for sample in batch])
-            found[f"box{i + 1}"] = self.to_device(torch.where(flip[:, None], boxes[:, [2, 1, 0, 3]], boxes))
+            found[f"box{i + 1}"] = self.flipped(batch, i, boxes)
         return found | {"features": LinearProbe.pool(features.chunk(2)[0])}
 
     def joints(self, embeddings: dict[str, torch.Tensor]) -> list[list[torch.Tensor]]:

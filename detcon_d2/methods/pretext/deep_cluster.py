@@ -15,6 +15,7 @@ from detcon_d2.methods.base import PretrainingModel
 from detcon_d2.methods.hook import MethodHook
 from detcon_d2.methods.pretext.deep_cluster_hook import ClusterHook
 from detcon_d2.modeling.backbone import evaluating, feature_channels
+from detcon_d2.modeling.heads import linear_classifier
 from detcon_d2.modeling.metrics import projection_std
 from detcon_d2.modeling.probe import LinearProbe
 from detcon_d2.views.samplers import OneView
@@ -86,9 +87,7 @@ class DeepCluster(PretrainingModel):
     def from_config(cls, cfg: "d2.CfgNode") -> dict:
         """Arguments of the constructor from a config."""
         args = super().from_config(cfg)
-        classifier = nn.Linear(feature_channels(cfg, args["encoder"]), cfg.DETCON.DEEP_CLUSTER.K)
-        nn.init.normal_(classifier.weight, std=0.01)
-        nn.init.zeros_(classifier.bias)
+        classifier = linear_classifier(feature_channels(cfg, args["encoder"]), cfg.DETCON.DEEP_CLUSTER.K)
         return args | {"classifier": classifier}
 
     def hooks(self, cfg: "d2.CfgNode", records: list[dict]) -> list[MethodHook]:
@@ -104,7 +103,7 @@ class DeepCluster(PretrainingModel):
         """(N, C) float32: the mean over the cells of images (N, 3, H, W) uint8, by the encoder in evaluation mode, so that an image's
         features do not depend on its batch."""
         images = self.normalise(self.to_device(images)).contiguous(memory_format=self.memory_format)
-        with evaluating(self.encoder):
+        with evaluating(self.encoder.modules()):
             return LinearProbe.pool(self.encoder(images)[self.in_feature])
 
     def use_labels(self, labels: np.ndarray) -> None:

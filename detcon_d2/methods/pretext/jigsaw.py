@@ -57,12 +57,13 @@ class ShuffledPatches(Patches):
     def __call__(self, image: np.ndarray, label_map: np.ndarray | None, position: int, partner: np.ndarray | None = None) -> dict:
         """As :meth:`Patches.__call__`, with ``permutation`` and ``foreign``, the number of foreign tiles, int64 scalars. A foreign view has
         the ``box`` that it has in the partner."""
-        number, places = self.sample_puzzle(position)
-        sample = super().__call__(image, label_map, position)
-        if len(places):
-            others = self.render(self.sample_geometry(position, *partner.shape[:2]), partner, position)
-            sample["views"] = [others[place] if place in places else view for place, view in enumerate(sample["views"])]
-        return sample | {"permutation": torch.tensor(number), "foreign": torch.tensor(len(places))}
+        (colors, _), (number, places) = self.sample_colors(position), self.sample_puzzle(position)
+        images = [partner if place in places else image for place in range(TILES)]
+        own = self.sample_geometry(position, *image.shape[:2])
+        others = self.sample_geometry(position, *partner.shape[:2]) if len(places) else own
+        tiles = [others[place] if place in places else own[place] for place in range(TILES)]
+        labels = {"permutation": torch.tensor(number), "foreign": torch.tensor(len(places))}
+        return {"views": self.render_each(tiles, images, position), "colors": torch.from_numpy(colors)} | labels
 
 
 @d2.META_ARCH_REGISTRY.register()

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from detcon_d2 import d2
 from detcon_d2.methods.base import PretrainingModel
 from detcon_d2.modeling.backbone import feature_channels
+from detcon_d2.modeling.heads import linear_classifier
 from detcon_d2.modeling.metrics import projection_std, share_right
 from detcon_d2.modeling.probe import LinearProbe
 from detcon_d2.views.position import Stream, position_rng
@@ -43,13 +44,15 @@ class RotatedView(OneView):
         keys = cfg.DETCON.ROTATION
         return super().from_config(cfg, stride, num_angles=len(keys.ANGLES), every_angle=keys.FOUR_PER_IMAGE, **arguments)
 
-    def __call__(self, image: np.ndarray, label_map: np.ndarray | None, position: int) -> dict:
-        """The view, with ``angles`` int64 (A,): the number of each copy's angle, in 0..K-1."""
+    def sample_angles(self, position: int) -> torch.Tensor:
+        """The number of each copy's angle, int64 (A,) in 0..K-1."""
         if self.every_angle:
-            angles = np.arange(self.num_angles)
-        else:
-            angles = position_rng(self.seed, position, Stream.PRETEXT).integers(self.num_angles, size=1)
-        return super().__call__(image, label_map, position) | {"angles": torch.from_numpy(angles)}
+            return torch.arange(self.num_angles)
+        return torch.from_numpy(position_rng(self.seed, position, Stream.PRETEXT).integers(self.num_angles, size=1))
+
+    def __call__(self, image: np.ndarray, label_map: np.ndarray | None, position: int) -> dict:
+        """The view, with ``angles``, see :meth:`sample_angles`."""
+        return super().__call__(image, label_map, position) | {"angles": self.sample_angles(position)}
 
 
 @d2.META_ARCH_REGISTRY.register()
@@ -91,9 +94,7 @@ class Rotation(PretrainingModel):
     def from_config(cls, cfg: "d2.CfgNode") -> dict:
         """Arguments of the constructor from a config."""
         args, angles = super().from_config(cfg), cfg.DETCON.ROTATION.ANGLES
-        classifier = nn.Linear(feature_channels(cfg, args["encoder"]), len(angles))
-        nn.init.normal_(classifier.weight, std=0.01)
-        nn.init.zeros_(classifier.bias)
+        classifier = linear_classifier(feature_channels(cfg, args["encoder"]), len(angles))
         return args | {"classifier": classifier, "angles": angles}
 
     def rotated(self, images: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:

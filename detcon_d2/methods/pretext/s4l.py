@@ -15,6 +15,7 @@ from detcon_d2 import d2
 from detcon_d2.data.sampler import fraction_of
 from detcon_d2.methods.pretext.rotation import RotatedView, Rotation
 from detcon_d2.modeling.backbone import feature_channels
+from detcon_d2.modeling.heads import linear_classifier
 from detcon_d2.modeling.probe import check_labels
 from detcon_d2.views.geometry import ViewTransform
 
@@ -38,9 +39,8 @@ class LabelledPartner(RotatedView):
     @classmethod
     def from_config(cls, cfg: "d2.CfgNode", stride: int | None) -> "LabelledPartner":
         """As :meth:`RotatedView.from_config`, with DETCON.S4L."""
-        angles, keys = cfg.DETCON.ROTATION, cfg.DETCON.S4L
-        own = {"label_fraction": keys.LABEL_FRACTION, "label_seed": keys.LABEL_SEED}
-        return super(RotatedView, cls).from_config(cfg, stride, num_angles=len(angles.ANGLES), every_angle=angles.FOUR_PER_IMAGE, **own)
+        keys = cfg.DETCON.S4L
+        return super().from_config(cfg, stride, label_fraction=keys.LABEL_FRACTION, label_seed=keys.LABEL_SEED)
 
     def partners(self, records: Sequence[dict]) -> np.ndarray:
         """The labelled ones."""
@@ -56,9 +56,9 @@ class LabelledPartner(RotatedView):
 
     def __call__(self, image: np.ndarray, label_map: np.ndarray | None, position: int, partner: np.ndarray | None = None) -> dict:
         """As :meth:`RotatedView.__call__`; the second view is the partner's."""
-        sample = super().__call__(image, label_map, position)
-        other = self.render(self.sample_geometry(position, *partner.shape[:2]), partner, position)[1]
-        return sample | {"views": [sample["views"][0], other]}
+        both = [image, partner]
+        transforms = [self.sample_geometry(position, *one.shape[:2])[0] for one in both]
+        return {"views": self.render_each(transforms, both, position), "angles": self.sample_angles(position)}
 
 
 @d2.META_ARCH_REGISTRY.register()
@@ -105,9 +105,7 @@ class S4L(Rotation):
         """Arguments of the constructor from a config. Raises ValueError: the data has no labels."""
         args = super().from_config(cfg)
         check_labels("S4L", args["num_classes"])
-        classes = nn.Linear(feature_channels(cfg, args["encoder"]), args["num_classes"])
-        nn.init.normal_(classes.weight, std=0.01)
-        nn.init.zeros_(classes.bias)
+        classes = linear_classifier(feature_channels(cfg, args["encoder"]), args["num_classes"])
         return args | {"classes": classes, "weight": cfg.DETCON.S4L.WEIGHT}
 
     def embed(self, batch: list[dict], with_targets: bool = True) -> dict[str, torch.Tensor]:
