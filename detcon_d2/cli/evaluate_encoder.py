@@ -46,25 +46,36 @@ exit status: 0 done; 2 nothing evaluated, the message says why
 """
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Write the JSON and print the table; returns the exit status, 2 for a user's mistake."""
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line of ``tools/evaluate_encoder.py``."""
     parser = argparse.ArgumentParser(description=__doc__, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", metavar="WEIGHTS", help=f"checkpoint, or a name for it, or {RANDOM!r} with --config-file")
     parser.add_argument("train", metavar="TRAIN", help="images to train the classifiers on")
     parser.add_argument("test", metavar="TEST", help="images to test them on")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write to")
     parser.add_argument("--encoder", choices=sorted(BRANCHES), default="online", help="online or averaged (default: online)")
-    parser.add_argument("--config-file", metavar="FILE", help=f"pretraining config of the {RANDOM} encoder; its SEED is used")
+    parser.add_argument("--config-file", metavar="FILE", help=f"pretraining config of the {RANDOM} encoder")
+    parser.add_argument("--seed", type=int, help=f"of the {RANDOM} encoder (default: the config's SEED)")
     size = f"side of the images: the shorter side becomes SIZE * 256 / 224, the centre is cut out; {NATIVE}: as they are"
     parser.add_argument("--size", type=_size, help=f"{size} (default: 224; for cifar10 {NATIVE})")
     parser.add_argument(
-        "--protocol", nargs="+", dest="protocols", choices=list(PROTOCOLS), default=["moco"], help="of the probe (default: moco)"
+        "--protocol",
+        nargs="*",
+        dest="protocols",
+        choices=list(PROTOCOLS),
+        default=["moco"],
+        help="of the probe; none: kNN alone (default: moco)",
     )
     rates = "learning rates to try for a batch of 256 (default: 0.1 0.3 1 3 10 30 and the protocol's own; slides: their own)"
     parser.add_argument("--rates", nargs="+", type=float, metavar="RATE", help=rates)
     parser.add_argument("--batch-size", type=int, default=64, help="images per forward pass (default: %(default)s)")
     parser.add_argument("--num-workers", type=int, default=4, help="processes that read images (default: %(default)s)")
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the JSON and print the table; returns the exit status, 2 for a user's mistake."""
+    args = parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         encoder, facts = _load(args)
@@ -74,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
         with atomic_file(args.output / "evaluation.json") as file:
             file.write(json.dumps(facts | result, indent=1).encode())
     except (ValueError, OSError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        print(f"evaluate_encoder: {error}", file=sys.stderr)
         return 2
     print(*accuracy_table(result), f"wrote {args.output / 'evaluation.json'}", sep="\n")
     return 0
@@ -87,7 +98,7 @@ def _load(args: argparse.Namespace) -> tuple[FrozenEncoder, dict[str, Any]]:
             f"WEIGHTS is {args.weights} and --config-file {args.config_file}; expected --config-file with {RANDOM}, and only then."
         )
     if args.weights == RANDOM:
-        cfg = load_config(find_config(args.config_file), [])
+        cfg = load_config(find_config(args.config_file), [] if args.seed is None else ["SEED", str(args.seed)])
         return random_encoder(cfg), {"weights": RANDOM, "config": args.config_file, "seed": cfg.SEED}
     path = Path(d2.PathManager.get_local_path(args.weights))
     if not path.is_file():

@@ -24,7 +24,9 @@ a plan is a YAML file; paths may be relative to the folder in which the command 
   test: coco:/data/test.json,/data/test
   detector: output/recipe/detector.yaml             # as 'detcon_d2 recipe' writes it, or a name in configs/
   seeds: [0, 1, 2]                                  # of pretraining, choice of labels and fine-tuning
-  budgets: [50000, 150000]                          # images that a pretraining sees: each image of each epoch counts
+  budgets: [50000, 150000]                          # images that a pretraining sees: each image of each epoch counts;
+                                                    # or seconds: [600], by a calibration of each method with the same --jobs
+  knn: {train: /data/classes/train, test: /data/classes/val, size: 224}    # optional: kNN of the frozen encoders
   fractions: [0.1, 1.0]                             # of the labelled images
   sweep:                                            # optional: each method takes the best of all combinations
     SOLVER.BASE_LR: [3.0e-4, 6.0e-4, 1.2e-3]
@@ -77,8 +79,10 @@ def run_experiment(experiment: Experiment, jobs: int) -> str:
     """
     start, plan, settings = time.perf_counter(), experiment.plan, experiment.settings()
     run_chains({command.title: [command] for command in experiment.label_maps()})
+    _run("calibrations", {command.title: [command] for command in experiment.calibrations()}, jobs, start)
     for seed in plan.seeds:
         _run(f"seed {seed}: pretraining", _pretrainings(experiment, seed), jobs, start)
+        _run(f"seed {seed}: kNN", _neighbours(experiment, seed), jobs, start)
         if seed == plan.seeds[0]:
             _run("sweep of fine-tuning", {one.title: [one] for setting in settings for one in experiment.sweep(setting)}, jobs, start)
         detectors = [experiment.fine_tuning(setting, seed) for setting in settings]
@@ -98,7 +102,13 @@ def write_results(experiment: Experiment) -> str:
 
 def _pretrainings(experiment: Experiment, seed: int) -> dict[str, Chain]:
     runs = dict.fromkeys((setting.method, setting.budget) for setting in experiment.settings() if setting.method.config)
-    return {f"{method.name}, {budget:,} images, seed {seed}": experiment.pretraining(method, budget, seed) for method, budget in runs}
+    return {f"{method.name}{budget.text()}, seed {seed}": experiment.pretraining(method, budget, seed) for method, budget in runs}
+
+
+def _neighbours(experiment: Experiment, seed: int) -> dict[str, Chain]:
+    encoders = dict.fromkeys((setting.method, setting.budget) for setting in experiment.settings()) if experiment.plan.knn else ()
+    commands = [experiment.knn(method, budget, seed) for method, budget in encoders]
+    return {command.title: [command] for command in commands}
 
 
 def _run(headline: str, chains: dict[str, Chain], jobs: int, start: float, on_finished: Callable[[], object] | None = None) -> None:
@@ -118,14 +128,19 @@ def _run(headline: str, chains: dict[str, Chain], jobs: int, start: float, on_fi
 
 def _print_commands(experiment: Experiment) -> None:
     plan, settings = experiment.plan, experiment.settings()
-    commands = list(experiment.label_maps())
-    for seed in plan.seeds:
-        commands += [command for chain in _pretrainings(experiment, seed).values() for command in chain]
+    commands, calibrations = list(experiment.label_maps()), experiment.calibrations()
+    commands += calibrations
+    if calibrated := is_finished(calibrations):
+        for seed in plan.seeds:
+            chains = (*_pretrainings(experiment, seed).values(), *_neighbours(experiment, seed).values())
+            commands += [command for chain in chains for command in chain]
     commands += [command for setting in settings for command in experiment.sweep(setting)]
     chosen = experiment.labels is not None
     commands += [] if chosen else [experiment.fine_tuning(setting, seed) for seed in plan.seeds for setting in settings]
     for command in commands:
         print(f"# {command.title}{' (finished)' if command.is_finished() else ''}")
         print(f"python {shlex.join(python_arguments(command.words))}")
+    if not calibrated:
+        print("# and the pretrainings, whose iterations the calibrations decide")
     if chosen:
         print(f"# and {len(plan.seeds) * len(settings)} detectors with the settings that the sweep chooses")

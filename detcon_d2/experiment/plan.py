@@ -39,6 +39,26 @@ class Method(NamedTuple):
     options: Words
 
 
+class Budget(NamedTuple):
+    """The length of a pretraining: images that it sees, or the seconds of its iterations, whose number a calibration decides. The other of
+    the two is 0, and both where nothing is pretrained."""
+
+    images: int = 0
+    seconds: int = 0
+
+    def text(self) -> str:
+        """In words, after a name."""
+        return "".join(f", {value:,} {unit}" for unit, value in zip(("images seen", "seconds"), self, strict=True) if value)
+
+
+class Neighbours(NamedTuple):
+    """kNN of the frozen encoders: specs of class folders, and the side of the images in pixels."""
+
+    train: str
+    test: str
+    size: int
+
+
 class Plan(NamedTuple):
     """The experiment; all paths are absolute.
 
@@ -49,8 +69,9 @@ class Plan(NamedTuple):
         detector: path of the detector's config, the same for all methods.
         baselines: names of the methods over which gains are computed.
         seeds: of pretraining, of the choice of labelled images and of fine-tuning.
-        budgets: images that a pretraining sees.
+        budgets: lengths of pretraining.
         fractions: of the annotated images that the detector is trained on.
+        knn: None: no kNN.
         sweep: the settings of fine-tuning that every method chooses from; one empty setting: nothing is chosen.
         regions: the words of ``generate_masks`` by name.
         methods: by name.
@@ -63,15 +84,16 @@ class Plan(NamedTuple):
     detector: str
     baselines: tuple[str, ...]
     seeds: tuple[int, ...]
-    budgets: tuple[int, ...]
+    budgets: tuple[Budget, ...]
     fractions: tuple[float, ...]
+    knn: Neighbours | None
     sweep: tuple[Words, ...]
     regions: Mapping[str, Words]
     methods: Mapping[str, Method]
 
 
 _PLAN_KEYS = {"output", "images", "train", "test", "validation", "detector", "baselines", "seeds", "budgets", "fractions", "sweep"}
-_PLAN_KEYS |= {"regions", "methods"}
+_PLAN_KEYS |= {"regions", "methods", "seconds", "knn"}
 _METHOD_KEYS = {"config", "weights", "images", "regions", "options"}
 
 
@@ -99,10 +121,9 @@ def read_plan(path: Path) -> Plan:
         detector=_config(content["detector"], "detector"),
         baselines=baselines,
         seeds=_numbers(content, "seeds", [0, 1, 2], int, lambda value: value >= 0, "numbers >= 0"),
-        budgets=_numbers(content, "budgets", [], int, lambda value: value > 0, "numbers of images > 0")
-        if any(method.config for method in methods.values())
-        else (),
+        budgets=_budgets(content) if any(method.config for method in methods.values()) else (),
         fractions=_numbers(content, "fractions", [1.0], float, lambda value: 0 < value <= 1, "numbers in (0, 1]"),
+        knn=_neighbours(content["knn"]) if "knn" in content else None,
         sweep=_sweep(_table(content, "sweep")),
         regions=regions,
         methods=methods,
@@ -159,6 +180,22 @@ def _numbers(content: dict, key: str, default: list, kind: type, fits: Any, expe
     if not found or len(good) < len(found) or len(set(good)) < len(good):
         raise ValueError(f"{key}: found {found}; expected a list of different {expected}")
     return tuple(map(kind, good))
+
+
+def _budgets(content: dict) -> tuple[Budget, ...]:
+    if "seconds" not in content:
+        return tuple(map(Budget, _numbers(content, "budgets", [], int, lambda value: value > 0, "numbers of images > 0")))
+    if "budgets" in content:
+        raise ValueError("found budgets and seconds; expected one of them: the length of pretraining in images seen, or in seconds")
+    return tuple(Budget(seconds=value) for value in _numbers(content, "seconds", [], int, lambda value: value > 0, "whole seconds > 0"))
+
+
+def _neighbours(entry: Any) -> Neighbours:
+    _check_keys("knn", entry, set(Neighbours._fields), set(Neighbours._fields))
+    size = entry["size"]
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        raise ValueError(f"knn: size: found {size!r}; expected the side of the images in pixels")
+    return Neighbours(_spec(entry["train"], "knn: images"), _spec(entry["test"], "knn: images"), size)
 
 
 def _spec(name: Any, where: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from detcon_d2.checkpoint import read_metadata
 from detcon_d2.experiment.plan import Words
-from detcon_d2.experiment.runs import Experiment, Setting
+from detcon_d2.experiment.runs import NO_BUDGET, Experiment, Setting
 from detcon_d2.io.charts import Line
 from detcon_d2.quickstart.gains import LEVEL, gain_text, mean_and_deviation, paired_gain
 from detcon_d2.quickstart.report.page import card, curves, legend, page, paragraph, table
@@ -20,12 +20,14 @@ TASKS = {"bbox": "box", "segm": "mask"}
 
 
 class Row(NamedTuple):
-    """A setting with its finished runs by seed, the mean seconds of its pretraining (NaN: none or unknown), what the sweep chose, and the
-    box AP of each of its candidates on the validation images (none: no sweep)."""
+    """A setting with its finished runs by seed, the images that its pretraining sees, the mean seconds that it took (NaN: none or unknown),
+    kNN top-1 by seed, what the sweep chose, and the box AP of each of its candidates on the validation images (none: no sweep)."""
 
     setting: Setting
     runs: Mapping[int, Evaluation]
+    images: int
     seconds: float
+    knn: Mapping[int, float]
     chosen: Words
     validation: list[float]
 
@@ -49,7 +51,9 @@ def read_rows(experiment: Experiment) -> list[Row]:
                 for seed in runs
                 if setting.method.config and Path(path := experiment.backbone(setting, seed)).is_file()
             ]
-            rows.append(Row(setting, runs, statistics.fmean(seconds) if seconds else float("nan"), *experiment.choice(setting)))
+            knn = {seed: top1 for seed in runs if (top1 := experiment.knn_top1(setting, seed)) is not None}
+            mean = statistics.fmean(seconds) if seconds else float("nan")
+            rows.append(Row(setting, runs, experiment.images_seen(setting), mean, knn, *experiment.choice(setting)))
     return rows
 
 
@@ -58,7 +62,8 @@ def baseline_of(row: Row, name: str, rows: Sequence[Row]) -> Row | None:
     row."""
     for other in rows:
         a, b = row.setting, other.setting
-        if other is not row and b.method.name == name and a.fraction == b.fraction and (a.budget == b.budget or not a.budget * b.budget):
+        same_length = a.budget == b.budget or NO_BUDGET in (a.budget, b.budget)
+        if other is not row and b.method.name == name and a.fraction == b.fraction and same_length:
             return other
     return None
 
@@ -67,14 +72,17 @@ def table_of(rows: Sequence[Row], baselines: Sequence[str]) -> tuple[list[str], 
     """Head and rows as plain text: mean and standard deviation over seeds, and the gain over each baseline."""
     tasks = [task for task in TASKS if any(task in run.metrics for row in rows for run in row.runs.values())]
     head = ["method", "images seen", "seconds", "labels", "seeds", *(f"{TASKS[task]} AP" for task in tasks), "box AP50", "box AP75"]
+    has_knn = any(row.knn for row in rows)
+    head += ["kNN top-1"] if has_knn else []
     head += [f"{TASKS[task]} AP over {name}" for name in baselines for task in tasks]
     lines = []
     for row in rows:
         setting = row.setting
-        seen, seconds = f"{setting.budget:,}" if setting.budget else "", "" if row.seconds != row.seconds else f"{row.seconds:,.0f}"
+        seen, seconds = f"{row.images:,}" if row.images else "", "" if row.seconds != row.seconds else f"{row.seconds:,.0f}"
         cells = [setting.method.name, seen, seconds, f"{setting.fraction:.0%}", str(len(row.runs))]
         cells += [mean_and_deviation(row.scores(task)) for task in tasks]
         cells += [mean_and_deviation(row.scores("bbox", metric)) for metric in ("AP50", "AP75")]
+        cells += [mean_and_deviation(row.knn)] if has_knn else []
         for name in baselines:
             other = baseline_of(row, name, rows)
             cells += ["" if other is None else gain_text(paired_gain(row.scores(task), other.scores(task))) for task in tasks]
@@ -103,7 +111,7 @@ def scores_json(rows: Sequence[Row], baselines: Sequence[str]) -> str:
             gains |= {} if gain is None else {name: gain.verdict()}
         content.append(
             {
-                **{"method": setting.method.name, "images_seen": setting.budget, "label_fraction": setting.fraction},
+                **{"method": setting.method.name, "images_seen": row.images, "label_fraction": setting.fraction, "knn_top1": row.knn},
                 **{"chosen": row.chosen, "validation_box_ap": row.validation, "box_ap_above": gains},
                 "seeds": {seed: one.metrics for seed, one in row.runs.items()},
             }
@@ -123,12 +131,12 @@ def document(experiment: Experiment, rows: Sequence[Row]) -> str:
     """The page: table, and AP over images seen, over seconds and over the fraction of the labels."""
     plan = experiment.plan
     head, lines = table_of(rows, plan.baselines)
-    most_labels, longest = max(plan.fractions), max(plan.budgets, default=0)
+    most_labels, longest = max(plan.fractions), max(plan.budgets, default=NO_BUDGET)
     full = [row for row in rows if row.setting.fraction == most_labels]
-    long = [row for row in rows if row.setting.budget in (0, longest)]
+    long = [row for row in rows if row.setting.budget in (NO_BUDGET, longest)]
     sections = [
-        ("AP over images seen", _charts(experiment, full, lambda row: row.setting.budget / 1000, "thousand images seen")),
-        ("AP over seconds of pretraining", _charts(experiment, full, lambda row: row.seconds if row.setting.budget else 0.0, "seconds")),
+        ("AP over images seen", _charts(experiment, full, lambda row: row.images / 1000, "thousand images seen")),
+        ("AP over seconds of pretraining", _charts(experiment, full, lambda row: row.seconds if row.images else 0.0, "seconds")),
         ("AP over labels", _charts(experiment, long, lambda row: 100 * row.setting.fraction, "percent of the labelled images")),
         ("What the sweep chose", _chosen(rows)),
         ("The plan", _facts(experiment)),

@@ -1,29 +1,33 @@
-"""The command lines of an experiment: label maps, pretraining, conversion, and fine-tuning with the settings that were chosen."""
+"""The command lines of an experiment: label maps, pretraining, conversion, kNN, and fine-tuning with the settings that were chosen."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from detcon_d2.engine.setup import load_config
-from detcon_d2.experiment.plan import Method, Plan, Words
+from detcon_d2.experiment.plan import Budget, Method, Plan, Words
 from detcon_d2.io.annotated.dataset import AnnotatedData
 from detcon_d2.io.annotated.read import read_annotated
 from detcon_d2.io.annotated.write import write_coco
 from detcon_d2.quickstart.commands import Chain, Command
 from detcon_d2.quickstart.results import Evaluation, read_evaluation
+from detcon_d2.recipe.budget import calibration_words, iteration_seconds
+
+NO_BUDGET = Budget()
+"""Of a method that is not pretrained here."""
 
 
 class Setting(NamedTuple):
-    """What has a row in the table: a method, the images that its pretraining sees (0: none here), the fraction of the labels."""
+    """What has a row in the table: a method, the length of its pretraining, the fraction of the labels."""
 
     method: Method
-    budget: int
+    budget: Budget
     fraction: float
 
     def title(self) -> str:
         """The setting in words."""
-        seen = f", {self.budget:,} images seen" if self.budget else ""
-        return f"{self.method.name}{seen}, {self.fraction:.0%} of the labels"
+        return f"{self.method.name}{self.budget.text()}, {self.fraction:.0%} of the labels"
 
 
 class Labels(NamedTuple):
@@ -45,7 +49,7 @@ class Experiment(NamedTuple):
         return [
             Setting(method, budget, fraction)
             for method in self.plan.methods.values()
-            for budget in (self.plan.budgets if method.config else (0,))
+            for budget in (self.plan.budgets if method.config else (NO_BUDGET,))
             for fraction in self.plan.fractions
         ]
 
@@ -56,23 +60,60 @@ class Experiment(NamedTuple):
             words = ("tools/generate_masks.py", method.images, str(folder), *self.plan.regions[method.regions])
             yield Command(f"label maps: {folder.name}", words, self.plan.output / f"stages/{folder.name}.json", folder)
 
-    def pretraining(self, method: Method, budget: int, seed: int) -> Chain:
+    def calibrations(self) -> list[Command]:
+        """The first iterations of each pretraining, where the plan has its seconds: how long does one take?"""
+        if not any(budget.seconds for budget in self.plan.budgets):
+            return []
+        return [self._calibration(method) for method in self.plan.methods.values() if method.config]
+
+    def iterations(self, method: Method, budget: Budget) -> int:
+        """Of its pretraining. For seconds, :meth:`calibrations` have run."""
+        if budget.images:
+            return budget.images // self.batches[method.name]
+        return max(1, int(budget.seconds / iteration_seconds(self._calibration(method).product.parent)))
+
+    def images_seen(self, setting: Setting) -> int:
+        """By its pretraining here."""
+        return self.iterations(setting.method, setting.budget) * self.batches[setting.method.name] if setting.method.config else 0
+
+    def pretraining(self, method: Method, budget: Budget, seed: int) -> Chain:
         """Pretraining and conversion; nothing for a method without a config."""
         if not method.config:
             return ()
         folder = self._run(method, budget, seed)
-        regions = ("DETCON.MASKS.ROOTS", repr((str(self._regions(method)),))) if method.regions else ()
         train = (
-            *("tools/train_net.py", "--config-file", method.config, "--resume", "DATASETS.TRAIN", repr((method.images,)), *regions),
-            *("DETCON.SOLVER.EPOCHS", "0.0", "SOLVER.MAX_ITER", str(budget // self.batches[method.name]), "SEED", str(seed)),
+            *("tools/train_net.py", "--config-file", method.config, "--resume", *self._inputs(method)),
+            *("DETCON.SOLVER.EPOCHS", "0.0", "SOLVER.MAX_ITER", str(self.iterations(method, budget)), "SEED", str(seed)),
             *("OUTPUT_DIR", str(folder / "pretrain"), *method.options),
         )
         weights, backbone = folder / "pretrain/model_final.pth", folder / "backbone.pth"
         convert = ("tools/convert_to_d2.py", str(weights), str(backbone), "--overwrite")
         return (
-            Command(f"pretraining: {method.name}, {budget:,} images seen, seed {seed}", train, folder / "stages/pretrain.json", weights),
+            Command(f"pretraining: {method.name}{budget.text()}, seed {seed}", train, folder / "stages/pretrain.json", weights),
             Command("conversion to a Detectron2 backbone", convert, folder / "stages/convert.json", backbone),
         )
+
+    def knn(self, method: Method, budget: Budget, seed: int) -> Command:
+        """kNN by the frozen encoder; of random initialisation by that of the first method that is pretrained. The plan has ``knn``."""
+        train, test, size = self.plan.knn
+        folder, weights = self._run(method, budget, seed), method.weights.replace("{seed}", str(seed))
+        drawn: tuple[str, ...] = ()
+        if method.config:
+            weights = str(folder / "pretrain/model_final.pth")
+        elif not weights:
+            config = next(one.config for one in self.plan.methods.values() if one.config)
+            weights, drawn = "random", ("--config-file", config, "--seed", str(seed))
+        words = (
+            *("tools/evaluate_encoder.py", weights, train, test, "--output", str(folder / "knn"), "--size", str(size), *drawn),
+            "--protocol",
+        )
+        return Command(f"kNN: {method.name}{budget.text()}, seed {seed}", words, folder / "stages/knn.json", folder / "knn/evaluation.json")
+
+    def knn_top1(self, setting: Setting, seed: int) -> float | None:
+        """Of 20 neighbours, in percent; None where it has not run."""
+        if self.plan.knn is None or not (path := self.knn(setting.method, setting.budget, seed).product).is_file():
+            return None
+        return json.loads(path.read_text(encoding="utf-8"))["knn"][0]["top1"]
 
     def sweep(self, setting: Setting) -> list[Command]:
         """A fine-tuning with each candidate of the sweep, from the weights of the first seed; none where there is one candidate only."""
@@ -117,8 +158,19 @@ class Experiment(NamedTuple):
         title = f"detector from {setting.title()}, seed {seed} {' '.join(chosen)}".rstrip()
         return Command(title, words, folder.parent / f"stages/{folder.name}.json", folder / "results.json")
 
-    def _run(self, method: Method, budget: int, seed: int) -> Path:
-        return self.plan.output / method.name / (f"{budget}-images" if budget else "as-it-is") / f"seed_{seed}"
+    def _calibration(self, method: Method) -> Command:
+        folder = self.plan.output / method.name / "calibration"
+        words = calibration_words(method.config, folder, (*self._inputs(method), *method.options))
+        title = f"calibration: {method.name}"
+        return Command(title, words, folder.with_name("stages") / "calibration.json", folder / "metrics.json")
+
+    def _inputs(self, method: Method) -> Words:
+        regions = ("DETCON.MASKS.ROOTS", repr((str(self._regions(method)),))) if method.regions else ()
+        return ("DATASETS.TRAIN", repr((method.images,)), *regions)
+
+    def _run(self, method: Method, budget: Budget, seed: int) -> Path:
+        length = "-".join(f"{value}-{unit}" for unit, value in budget._asdict().items() if value)
+        return self.plan.output / method.name / (length or "as-it-is") / f"seed_{seed}"
 
     def _regions(self, method: Method) -> Path:
         same = method.images == next(one.images for one in self.plan.methods.values() if one.regions == method.regions)
@@ -130,12 +182,15 @@ def open_experiment(plan: Plan) -> Experiment:
 
     Raises ValueError: a config or a data set that cannot be read, a budget below a batch, or weights that do not exist.
     """
+    if plan.knn and not any(method.config for method in plan.methods.values()):
+        raise ValueError("knn: no method is pretrained; expected at least one, whose encoder the random ones have too")
     names = [method.weights.replace("{seed}", str(seed)) for method in plan.methods.values() if method.weights for seed in plan.seeds]
     if absent := [name for name in names if not Path(name).is_file()]:
         raise ValueError(f"weights: there is no file {', '.join(absent)}; expected backbones that convert_to_d2 has written")
     pretrained = [method for method in plan.methods.values() if method.config]
     batches = {method.name: load_config(method.config, list(method.options)).SOLVER.IMS_PER_BATCH for method in pretrained}
-    if small := [f"{budget} (of {name})" for budget in plan.budgets for name, batch in batches.items() if budget < batch]:
+    budgets = [budget.images for budget in plan.budgets if budget.images]
+    if small := [f"{budget} (of {name})" for budget in budgets for name, batch in batches.items() if budget < batch]:
         raise ValueError(f"budgets: found {', '.join(small)}; expected at least a batch: {max(batches.values())} images")
     return Experiment(plan, batches, divide_labels(plan) if len(plan.sweep) > 1 else None)
 

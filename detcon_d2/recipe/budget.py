@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from detcon_d2.quickstart.commands import python_environ
+from detcon_d2.quickstart.commands import python_arguments, python_environ
 from detcon_d2.quickstart.results import read_series
 from detcon_d2.recipe.config import Choice
 
@@ -36,16 +36,29 @@ class Plan(NamedTuple):
     seconds: dict[str, float]
 
 
+def calibration_words(config: str, folder: Path, options: Sequence[str] = ()) -> tuple[str, ...]:
+    """The command line of the first iterations of a config: loader, step and all."""
+    return (
+        *("tools/train_net.py", "--config-file", config, "OUTPUT_DIR", str(folder), "SOLVER.MAX_ITER", str(ITERATIONS)),
+        *("DETCON.SOLVER.EPOCHS", "0.0", "SOLVER.STEPS", "()", "SOLVER.WARMUP_ITERS", "1", "SOLVER.CHECKPOINT_PERIOD", "0"),
+        *("DETCON.LOG_PERIOD", "1", *options),
+    )
+
+
+def iteration_seconds(folder: Path) -> float:
+    """Of a calibration that has finished."""
+    return read_series(folder / "metrics.json")["time"][-1][1]
+
+
 def calibrate(config: Path, folder: Path, options: Sequence[str] = ()) -> Speed:
     """Runs the first iterations of a config: loader, step and all. Raises ValueError, with the end of its output, if it fails."""
-    words = ["-m", "detcon_d2", "train_net", "--config-file", str(config), "OUTPUT_DIR", str(folder), "SOLVER.MAX_ITER", str(ITERATIONS)]
-    words += ["SOLVER.STEPS", "()", "SOLVER.WARMUP_ITERS", "1", "SOLVER.CHECKPOINT_PERIOD", "0", "DETCON.LOG_PERIOD", "1", *options]
+    words = python_arguments(calibration_words(str(config), folder, options))
     start = time.perf_counter()
     done = subprocess.run([sys.executable, *words], env=python_environ(), capture_output=True, text=True, check=False)
     if done.returncode:
         raise ValueError(f"The calibration of {config} failed:\n{done.stdout[-1000:]}{done.stderr[-2000:]}")
     wall = time.perf_counter() - start
-    iteration = read_series(folder / "metrics.json")["time"][-1][1]
+    iteration = iteration_seconds(folder)
     return Speed(iteration, max(wall - ITERATIONS * iteration, 0.0))
 
 

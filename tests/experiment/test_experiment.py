@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from detcon_d2.cli.evaluate_encoder import parse_args
 from detcon_d2.engine.setup import load_config
 from detcon_d2.experiment import command as experiment_command
 from detcon_d2.experiment import report
@@ -42,6 +43,10 @@ class Runner:
             box = self.box_ap(Path(command.product), words)
             tasks = {"bbox": {"AP": box, "AP50": 2 * box, "AP75": box / 2}, "segm": {"AP": box - 1}}
             content = json.dumps({"backend": "subset", "iteration": 1, "results": {"test": tasks}})
+        elif command.product.name == "metrics.json":
+            content = json.dumps({"iteration": 11, "time": 2.0 if "/detcon/" in str(command.product) else 4.0})
+        elif command.product.name == "evaluation.json":
+            content = json.dumps({"knn": [{"k": 20, "top1": 30.0 + len(command.words)}]})
         else:
             content = "made"
         if command.product.suffix:
@@ -122,7 +127,7 @@ def test_every_method_takes_the_rate_that_is_best_on_the_validation_images_and_t
 
 def test_the_table_has_gains_over_each_baseline_and_the_page_is_well_formed(tmp_path, run):
     _, experiment, text = run(plan_file(tmp_path, baselines=["random"], budgets=[130, 260], fractions=[0.5, 1.0]))
-    assert "| detcon | 260 | 60 | 50% | 2 | 20.5 ± 0.7 | 19.5 ± 0.7 | 41.0 ± 1.4 | 10.2 ± 0.4 | +10.0 [+10.0, +10.0] |" in text
+    assert "| detcon | 256 | 60 | 50% | 2 | 20.5 ± 0.7 | 19.5 ± 0.7 | 41.0 ± 1.4 | 10.2 ± 0.4 | +10.0 [+10.0, +10.0] |" in text
     assert "| random |  |  | 100% | 2 | 10.5 ± 0.7 |" in text
     page = (experiment.plan.output / "experiment.html").read_text()
     root = ElementTree.fromstring(page.replace("<!DOCTYPE html>", "").replace("&nbsp;", " "))
@@ -162,6 +167,33 @@ def test_methods_with_other_images_have_label_maps_of_their_own(tmp_path):
     path = plan_file(tmp_path, methods=methods | {"three": methods["three"] | {"images": f"folder:{tmp_path}"}})
     experiment = open_experiment(read_plan(path))
     assert [command.product.name for command in experiment.label_maps()] == ["fh", "fh-three"]
+
+
+def test_equal_seconds_are_as_many_iterations_as_the_calibration_of_each_method_says(tmp_path, run, monkeypatch, capsys):
+    config = "quickstart/detcon_s_R_18.yaml"
+    methods = {"random": {}, "detcon": {"config": config, "regions": "fh"}, "slow": {"config": config, "regions": "fh"}}
+    path = plan_file(tmp_path, budgets=None, seconds=[9], seeds=[0], methods=methods)
+    monkeypatch.setattr(experiment_command, "run_chains", lambda *_: pytest.fail("nothing runs"))
+    assert main([str(path), "--dry-run"]) is None and "iterations the calibrations decide" in capsys.readouterr().out
+    runner, experiment, text = run(path)
+    assert [command.title for command in runner.ran[1:3]] == ["calibration: detcon", "calibration: slow"]
+    lengths = [options(command)["SOLVER.MAX_ITER"] for command in runner.ran if command.title.startswith("pretraining")]
+    assert lengths == ["4", "2"]  # 9 seconds, of 2 and 4 an iteration
+    assert [row.images for row in read_rows(experiment)] == [0, 256, 128]
+    assert "| detcon | 256 |" in text
+
+
+def test_knn_runs_once_for_each_encoder_and_is_a_column(tmp_path, run):
+    spec = f"folder:{tmp_path}"
+    path = plan_file(tmp_path, knn={"train": spec, "test": spec, "size": 65}, fractions=[0.5, 1.0], seeds=[0])
+    runner, _, text = run(path)
+    found = [command for command in runner.ran if command.title.startswith("kNN")]
+    assert [command.title for command in found] == ["kNN: random, seed 0", "kNN: detcon, 130 images seen, seed 0"]
+    random, detcon = (command.words for command in found)
+    assert random[1] == "random" and random[-3:] == ("--seed", "0", "--protocol") and detcon[1].endswith("seed_0/pretrain/model_final.pth")
+    for words in (random, detcon):
+        assert parse_args(list(words[1:])).protocols == []
+    assert "kNN top-1" in text and "| 43.0 |" in text and "| 39.0 |" in text
 
 
 def test_a_dry_run_prints_the_commands_and_starts_none(tmp_path, monkeypatch, capsys):
