@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from detcon_d2.engine.setup import load_config
+from detcon_d2.evaluation.labelled import list_labelled
 from detcon_d2.experiment.plan import Budget, Method, Plan, Words
 from detcon_d2.io.annotated.dataset import AnnotatedData
 from detcon_d2.io.annotated.read import read_annotated
@@ -182,6 +183,10 @@ def open_experiment(plan: Plan) -> Experiment:
 
     Raises ValueError: a config or a data set that cannot be read, a budget below a batch, or weights that do not exist.
     """
+    for spec in (plan.train, plan.test, *([plan.validation] if isinstance(plan.validation, str) else [])):
+        read_annotated(spec)
+    for spec, use in zip(plan.knn or (), ("train", "test")):
+        list_labelled(spec, use)
     if plan.knn and not any(method.config for method in plan.methods.values()):
         raise ValueError("knn: no method is pretrained; expected at least one, whose encoder the random ones have too")
     names = [method.weights.replace("{seed}", str(seed)) for method in plan.methods.values() if method.weights for seed in plan.seeds]

@@ -12,11 +12,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from detcon_d2.io.atomic import write_bytes_atomically
+from detcon_d2.quickstart.clips import generate_clips
 from detcon_d2.quickstart.commands import explain_failure, is_finished, lock_folder, run_chains
 from detcon_d2.quickstart.gains import gain_text, mean_and_deviation, paired_gain
+from detcon_d2.quickstart.photos import generate_photos
 from detcon_d2.quickstart.pretext import THRESHOLDS, run_pretext
 from detcon_d2.quickstart.results import read_evaluation
-from detcon_d2.quickstart.runs import METHODS, PEERS, PRETEXT, VIDEO, DataSet, Training
+from detcon_d2.quickstart.runs import METHODS, PEERS, PRETEXT, REGION_SPLITS, VIDEO, DataSet, Training
 from detcon_d2.quickstart.shapes import ShapesConfig
 
 _PEERS = ("supervised", *(title.lower() for title in PEERS))
@@ -44,6 +46,7 @@ _EXAMPLES = """examples
   %(prog)s --methods detcon_b --output output/fp32 -- SOLVER.AMP.ENABLED False    # one method in full precision, in its own folder
   %(prog)s --knn --output output/knn            # kNN of regions' categories by the frozen encoder of every method, next to random ones
   %(prog)s --pretext --output output/pretext    # accuracy of the pretext tasks on photographs that were not trained on, next to chance
+  %(prog)s --draw --output output/data          # the images alone, for plans of 'detcon_d2 experiment'
 
 """
 _DEFAULT_METHODS = [method.name for method in METHODS.values() if not method.optional]
@@ -62,6 +65,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--knn", action="store_true", help=about)
     about = "train pretext tasks on built-in photographs or clips, and look at their accuracy on held-out ones; the methods are then"
     parser.add_argument("--pretext", action="store_true", help=f"{about} {' '.join(THRESHOLDS)}, the seed 0")
+    about = "write the built-in data sets, and train nothing: shapes, its regions as class folders, photographs and clips"
+    parser.add_argument("--draw", action="store_true", help=about)
     parser.add_argument("--seeds", nargs="+", type=int, help="of pretraining and fine-tuning (default: 0 1 2)")
     parser.add_argument("--epochs", type=float, help=f"of pretraining (default: {PRETRAIN_EPOCHS:g}; with --knn {KNN_EPOCHS:g})")
     jobs = max(1, min(8, os.cpu_count() or 1))
@@ -70,8 +75,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.opts[:1] == ["--"]:
         del args.opts[0]
-    if args.knn and args.pretext:
-        parser.error("--knn and --pretext are two experiments; expected one of them")
+    if args.knn + args.pretext + args.draw > 1:
+        parser.error("--knn, --pretext and --draw are different jobs; expected one of them")
     args.methods = args.methods or list(KNN_METHODS if args.knn else THRESHOLDS if args.pretext else _DEFAULT_METHODS)
     if not args.pretext and (clips := [name for name in args.methods if name in VIDEO]):
         parser.error(f"found {' '.join(clips)}, which needs clips; expected it with --pretext, as the other experiments have images")
@@ -85,6 +90,8 @@ def main(argv: list[str] | None = None) -> int | None:
     """``tools/evidence.py``."""
     args = parse_args(argv)
     with explain_failure("evidence"):
+        if args.draw:
+            return draw(args.output.resolve())
         trainings = [Training(seed, args.epochs, FINETUNE_ITERATIONS, tuple(args.opts)) for seed in args.seeds]
         if args.knn:
             # Imported here: the processes that draw images import this module too, and need no torch.
@@ -96,6 +103,17 @@ def main(argv: list[str] | None = None) -> int | None:
             print(run_pretext(args.output.resolve(), args.methods, args.seeds, args.jobs))
         else:
             print(run_experiment(args.output, args.data_sets, args.methods, trainings, args.jobs))
+
+
+def draw(output: Path) -> None:
+    """Write all built-in images, or those that are missing."""
+    with lock_folder(output):
+        data_set = DataSet(output / "shapes", DATA_SETS["easy"][0])
+        data_set.generate()
+        for split in REGION_SPLITS:
+            data_set.cut_regions(split)
+        for folder in (data_set.folder, *generate_photos(output / "photos").values(), *generate_clips(output / "clips").values()):
+            print(folder)
 
 
 def run_experiment(output: Path, data_sets: Sequence[str], methods: Sequence[str], trainings: Sequence[Training], jobs: int) -> str:

@@ -19,10 +19,8 @@ from detcon_d2.evaluation.frozen import FrozenEncoder, random_encoder, trained_e
 from detcon_d2.io.atomic import write_bytes_atomically
 from detcon_d2.quickstart.commands import lock_folder, run_chains
 from detcon_d2.quickstart.results import read_series
-from detcon_d2.quickstart.runs import METHODS, DataSet, Run, Training
+from detcon_d2.quickstart.runs import METHODS, REGION_SPLITS, DataSet, Run, Training
 
-SPLITS = ("unlabeled", "val")
-"""The splits whose regions are cut out: neighbours, and what is classified."""
 RANDOM_SEEDS = range(5)
 """Of the untrained encoders."""
 
@@ -45,7 +43,7 @@ def run_knn(output: Path, data_set: RegionImages, methods: Sequence[str], traini
         raise ValueError(f"--knn found the methods {' '.join(methods)}; expected at least one that is pretrained: random is always there.")
     with lock_folder(output):
         data_set.generate()
-        for split in SPLITS:
+        for split in REGION_SPLITS:
             data_set.cut_regions(split)
         if any(run.method.masks == "fh" for run, _ in runs):
             run_chains({"fh": [data_set.masks("fh")]})
@@ -85,6 +83,6 @@ def _trained(run: Run) -> FrozenEncoder:
 
 def _top1(data_set: DataSet, encoder: FrozenEncoder, size: int) -> float:
     """By the nearest 20 neighbours, of regions of ``size`` pixels a side."""
-    train, test = (f"folder:{data_set.crops(split)}" for split in SPLITS)
+    train, test = (f"folder:{data_set.crops(split)}" for split in REGION_SPLITS)
     found: dict[str, Any] = evaluate_encoder(encoder, train, test, data_set.folder / "features", size=size, protocols=())
     return found["knn"][0]["top1"]

@@ -82,6 +82,10 @@ METHODS: dict[str, Method] = {method.name: method for method in _METHODS}
 """Every method, by name."""
 
 
+REGION_SPLITS = ("unlabeled", "val")
+"""The splits whose regions are cut out for kNN: neighbours, and what is classified."""
+
+
 class Training(NamedTuple):
     """How every method is trained: the seed, epochs of the unlabelled images, and iterations of Mask R-CNN.
 
