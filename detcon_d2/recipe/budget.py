@@ -39,9 +39,9 @@ class Plan(NamedTuple):
 def calibration_words(config: str, folder: Path, options: Sequence[str] = ()) -> tuple[str, ...]:
     """The command line of the first iterations of a config: loader, step and all."""
     return (
-        *("tools/train_net.py", "--config-file", config, "OUTPUT_DIR", str(folder), "SOLVER.MAX_ITER", str(ITERATIONS)),
-        *("DETCON.SOLVER.EPOCHS", "0.0", "SOLVER.STEPS", "()", "SOLVER.WARMUP_ITERS", "1", "SOLVER.CHECKPOINT_PERIOD", "0"),
-        *("DETCON.LOG_PERIOD", "1", *options),
+        *("tools/train_net.py", "--config-file", config, "OUTPUT_DIR", str(folder), *options),
+        *("SOLVER.MAX_ITER", str(ITERATIONS), "DETCON.SOLVER.EPOCHS", "0.0", "SOLVER.STEPS", "()", "SOLVER.CHECKPOINT_PERIOD", "0"),
+        *("SOLVER.WARMUP_ITERS", "1", "DETCON.SOLVER.WARMUP_EPOCHS", "0.0", "DETCON.LOG_PERIOD", "1"),
     )
 
 

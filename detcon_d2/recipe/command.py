@@ -112,7 +112,7 @@ def write_all(
             *schedule_of_pretraining(0.0, len(images.records), batch, rate, ""),
             Choice("DETCON.MASKS.SOURCE", "grid", ""),
         ]
-        trials = [(setup.pretraining, trial, ("DETCON.SOLVER.WARMUP_EPOCHS", "0.0"))]
+        trials = [(setup.pretraining, trial, ())]
         if objects:
             trials.append((base, [*detector, *schedule_of_detector(1, 1, "")], ("DATASETS.TEST", "()", "TEST.PRECISE_BN.ENABLED", "False")))
         for number, (its_base, choices, options) in enumerate(trials):

@@ -45,11 +45,12 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
     logger.info(f"Rank of current process: {rank}. World size: {comm.get_world_size()}")
     logger.info("Environment info:\n" + collect_env_info())
     logger.info(f"Command line arguments: {args}")
-    logger.info(f"Running with full config:\n{cfg.dump()}")
+    config = cfg.dump()
+    logger.info(f"Running with full config:\n{config}")
     if comm.is_main_process():
         path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
         with PathManager.open(path + ".tmp", "w") as file:
-            file.write(cfg.dump())
+            file.write(config)
         os.replace(path + ".tmp", path)
         logger.info(f"Full config saved to {path}")
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)

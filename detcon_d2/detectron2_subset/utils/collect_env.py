@@ -1,5 +1,6 @@
 """Versions and devices, for the log."""
 
+import contextlib
 import importlib.metadata
 import platform
 
@@ -11,9 +12,11 @@ def collect_env_info() -> str:
     """Return a table of the platform, the versions of Python and of the packages, and the GPUs."""
     from .. import __path__, __version__
 
-    wanted = {"numpy", "torch", "torchvision", "fvcore", "iopath", "pillow", "opencv-python", "opencv-python-headless", "pycocotools"}
-    packages = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions() if d.metadata["Name"] in wanted}
+    packages = {}
+    for name in ("fvcore", "iopath", "numpy", "opencv-python", "opencv-python-headless", "pillow", "pycocotools", "torch", "torchvision"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            packages[name] = importlib.metadata.version(name)
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     rows = [("platform", platform.platform()), ("Python", platform.python_version())]
-    rows += [("detectron2", f"bundled subset {__version__} @{__path__[0]}"), *sorted(packages.items())]
+    rows += [("detectron2", f"bundled subset {__version__} @{__path__[0]}"), *packages.items()]
     return tabulate([*rows, ("CPU threads", torch.get_num_threads()), ("GPUs", ", ".join(gpus) or "none")])
