@@ -1,6 +1,7 @@
 """The config tree and its defaults."""
 
 import ast
+import functools
 import logging
 from pathlib import Path
 from typing import IO, Any
@@ -43,6 +44,11 @@ class CfgNode(_FvcoreCfgNode):
 
 def get_cfg() -> CfgNode:
     """Return a new copy of the default config. It has all keys and default values of Detectron2, and is not frozen."""
+    return _defaults().clone()
+
+
+@functools.cache
+def _defaults() -> CfgNode:
     text = Path(__file__).with_name("defaults.yaml").read_text(encoding="utf-8")
     return CfgNode(_with_tuples(yaml.safe_load(text)))
 
