@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from detcon_d2 import d2
 from detcon_d2.checkpoint import load_checkpoint_file
@@ -71,6 +70,15 @@ SMALL = {
 }
 
 every_method = pytest.mark.parametrize("method", pretraining_names())
+FOUR = {"SOLVER__CHECKPOINT_PERIOD": 2, "SOLVER__MAX_ITER": 4, "SOLVER__WARMUP_ITERS": 0, "DETCON__LOG_PERIOD": 2} | TRAINED
+
+
+@pytest.fixture(scope="module", params=pretraining_names())
+def finished(request, photos, tmp_path_factory) -> tuple[str, Path]:
+    """A method, and the folder of its run of four iterations. Tests of the same method follow each other, so that it runs once."""
+    folder = tmp_path_factory.mktemp(request.param)
+    run(arguments(options(request.param, photos, folder, **FOUR)))
+    return request.param, folder
 
 
 def options(method: str, photos: Path, output: Path, **overrides: object) -> list[str]:
@@ -168,17 +176,15 @@ def test_nothing_in_the_model_is_random(method, photos):
     torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=0)
 
 
-@every_method
-def test_a_killed_and_resumed_run_is_bit_exact(method, photos, tmp_path):
-    extra = {"SOLVER__CHECKPOINT_PERIOD": 2, "SOLVER__MAX_ITER": 5, "SOLVER__WARMUP_ITERS": 0}
-    run(arguments(options(method, photos, tmp_path / "one", **extra)))
-    interrupted = options(method, photos, tmp_path / "two", **extra)
+def test_a_killed_and_resumed_run_is_bit_exact(finished, photos, tmp_path):
+    method, folder = finished
+    interrupted = options(method, photos, tmp_path, **FOUR)
     trainer = pretrainer(interrupted)
     trainer.register_hooks([StopAfter(3)])
     with pytest.raises(Stopped):
         trainer.train()
     assert run(arguments(interrupted), resume=True).start_iter == 2
-    assert_same_state(final_state(tmp_path / "one"), final_state(tmp_path / "two"))
+    assert_same_state(final_state(folder), final_state(tmp_path))
 
 
 def learning(storage: "d2.EventStorage") -> dict[str, float]:
@@ -240,13 +246,12 @@ def test_two_processes_are_one_big_batch(method, photos, shares):
         assert_same_gradients(found, gradients(model))
 
 
-@every_method
-def test_a_run_logs_metrics_and_its_checkpoint_converts_with_nothing_left_over(method, photos, tmp_path):
-    run(arguments(options(method, photos, tmp_path, DETCON__LOG_PERIOD=2)))
-    last = metrics(tmp_path)[-1]
+def test_a_run_logs_metrics_and_its_checkpoint_converts_with_nothing_left_over(finished, tmp_path):
+    method, folder = finished
+    last = metrics(folder)[-1]
     assert any(name.startswith("learning/") for name in last) and "loss_probe" in last
-    state = final_state(tmp_path)
-    convert(str(tmp_path / "model_final.pth"), tmp_path / "backbone.pkl")
+    state = final_state(folder)
+    convert(str(folder / "model_final.pth"), tmp_path / "backbone.pkl")
     converted = load_checkpoint_file(tmp_path / "backbone.pkl")
     encoder = {key.removeprefix("encoder."): value for key, value in state["model"].items() if key.startswith("encoder.")}
     encoder = {key: value for key, value in encoder.items() if not key.endswith("num_batches_tracked")}
@@ -256,11 +261,8 @@ def test_a_run_logs_metrics_and_its_checkpoint_converts_with_nothing_left_over(m
     assert converted["metadata"]["method"] == method and (tmp_path / "backbone.yaml").is_file()
 
 
-@every_method
-def test_the_config_survives_a_round_trip(method, photos, tmp_path):
-    cfg = load_config(BASE, options(method, photos, tmp_path))
-    path = tmp_path / "config.yaml"
-    path.write_text(cfg.dump())
-    again = load_config(str(path), [])
-    assert yaml.safe_load(again.dump()) == yaml.safe_load(cfg.dump()) and again.DETCON == cfg.DETCON
+def test_the_config_survives_a_round_trip(finished, photos):
+    method, folder = finished
+    cfg, again = load_config(BASE, options(method, photos, folder, **FOUR)), load_config(str(folder / "config.yaml"), [])
+    assert again.DETCON == cfg.DETCON and again.dump() == (folder / "config.yaml").read_text()
     assert type(d2.build_model(again)).__name__ == method
