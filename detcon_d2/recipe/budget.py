@@ -42,6 +42,7 @@ def calibration_words(config: str, folder: Path, options: Sequence[str] = ()) ->
         *("tools/train_net.py", "--config-file", config, "OUTPUT_DIR", str(folder), *options),
         *("SOLVER.MAX_ITER", str(ITERATIONS), "DETCON.SOLVER.EPOCHS", "0.0", "SOLVER.STEPS", "()", "SOLVER.CHECKPOINT_PERIOD", "0"),
         *("SOLVER.WARMUP_ITERS", "1", "DETCON.SOLVER.WARMUP_EPOCHS", "0.0", "DETCON.LOG_PERIOD", "1"),
+        *("DETCON.HELD_OUT.DATASETS", "()"),
     )
 
 
