@@ -7,8 +7,12 @@ import torch
 from torch import nn
 
 from detcon_d2 import d2
+from detcon_d2.modeling.color_bins import rgb_to_lab
 from detcon_d2.modeling.metrics import constant_views
 from detcon_d2.views.photometric_device import apply_photometric
+
+LIGHTNESS_SCALE = 2.55
+"""Lightness 0..100 to 0..255."""
 
 
 class SampleInputs(nn.Module):
@@ -71,6 +75,16 @@ class SampleInputs(nn.Module):
         """Pixels to the encoder's range. In training, float images are in [0, 1]; all others are in 0..255, as in Detectron2."""
         images = images.float() * 255.0 if self.training and images.is_floating_point() else images.float()
         return (images - self.pixel_mean) / self.pixel_std
+
+    def to_lab(self, images: torch.Tensor) -> torch.Tensor:
+        """Normalised images (N, 3, H, W) in CIE Lab, float32."""
+        return rgb_to_lab(((images * self.pixel_std + self.pixel_mean) / 255).clamp(0, 1))
+
+    def gray_images(self, lightness: torch.Tensor) -> torch.Tensor:
+        """Lightness of Lab (N, 1, H, W) as normalised images of three equal channels: the encoder stays an RGB encoder, and no colour leaks
+        into its input."""
+        pixels = LIGHTNESS_SCALE * lightness.expand(-1, 3, -1, -1)
+        return ((pixels - self.pixel_mean) / self.pixel_std).contiguous(memory_format=self.memory_format)
 
     def _metrics_due(self) -> bool:
         # Together with the writers, which write after iterations period - 1, 2 * period - 1, ...

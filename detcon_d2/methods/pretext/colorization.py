@@ -12,8 +12,9 @@ from torch import nn
 from detcon_d2 import d2
 from detcon_d2.methods.base import PretrainingModel
 from detcon_d2.modeling.backbone import feature_channels
-from detcon_d2.modeling.color_bins import AB_BINS, L_BINS, cell_targets, rgb_to_lab, soft_ab, soft_lightness
+from detcon_d2.modeling.color_bins import AB_BINS, L_BINS, cell_targets, soft_ab, soft_lightness
 from detcon_d2.modeling.heads import CellHead
+from detcon_d2.modeling.inputs import LIGHTNESS_SCALE
 from detcon_d2.modeling.metrics import projection_std
 from detcon_d2.modeling.probe import LinearProbe
 from detcon_d2.views.samplers import OneView
@@ -22,7 +23,6 @@ DIRECTIONS = {"L->ab": ("ab", len(AB_BINS)), "ab->L": ("l", len(L_BINS))}
 """Values of DETCON.COLORIZATION.DIRECTIONS: the name of the head and its bins."""
 GRAY = 5.0
 """An image is grey if no pixel has |a| or |b| above this (Zhang et al.); grey images do not count."""
-_SCALE = 2.55  # lightness 0..100 to 0..255
 
 
 @d2.META_ARCH_REGISTRY.register()
@@ -80,15 +80,14 @@ class Colorization(PretrainingModel):
     def lab_of(self, batch: list[dict]) -> torch.Tensor:
         """The views in CIE Lab, (N, 3, S, S) float32."""
         (view,) = self.images_of(batch)
-        return rgb_to_lab(((view * self.pixel_std + self.pixel_mean) / 255).clamp(0, 1))
+        return self.to_lab(view)
 
     def input_of(self, name: str, lab: torch.Tensor) -> torch.Tensor:
         """What the encoder sees where the head ``name`` predicts: lightness for ab; colour around the pixel mean for l."""
         if name == "ab":
-            pixels = _SCALE * lab[:, :1].expand(-1, 3, -1, -1)
-        else:
-            pixels = self.pixel_mean + _SCALE * torch.cat([lab[:, 1:], lab[:, 1:].mean(1, keepdim=True)], dim=1)
-        return ((pixels - self.pixel_mean) / self.pixel_std).contiguous(memory_format=self.memory_format)
+            return self.gray_images(lab[:, :1])
+        colors = LIGHTNESS_SCALE * torch.cat([lab[:, 1:], lab[:, 1:].mean(1, keepdim=True)], dim=1)
+        return (colors / self.pixel_std).contiguous(memory_format=self.memory_format)
 
     def embed(self, batch: list[dict], with_targets: bool = True) -> dict[str, torch.Tensor]:
         """``logits_ab`` and ``target_ab`` (N, 261, h, w), with both directions ``logits_l`` and ``target_l`` (N, 50, h, w); ``colored``

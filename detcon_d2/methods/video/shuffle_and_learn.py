@@ -13,60 +13,41 @@ from torch.nn import functional as F
 from detcon_d2 import d2
 from detcon_d2.masks.flow import optical_flow
 from detcon_d2.methods.base import PretrainingModel
-from detcon_d2.methods.video.frames import check_gaps
+from detcon_d2.methods.video.frames import SteadyFrames, check_gaps
 from detcon_d2.modeling.backbone import feature_channels
 from detcon_d2.modeling.heads import MLP
 from detcon_d2.modeling.metrics import projection_std, share_right
 from detcon_d2.modeling.probe import LinearProbe
-from detcon_d2.views.geometry import ViewTransform
-from detcon_d2.views.photometric import PhotometricTransform
 from detcon_d2.views.position import Stream, position_rng
-from detcon_d2.views.samplers import TwoViews
 
 WINDOW = 5
 """Frames a < b < c < d < e: ordered are (b, c, d), shuffled (b, a, d) and (b, e, d), each also backwards (section 3.1)."""
 _MOTION_SIDE = 96
 
 
-class FrameTriplet(TwoViews):
-    """Three frames as three views with the same crop and the same colours, so that only what moves tells them apart.
+class FrameTriplet(SteadyFrames):
+    """Three of the frames that come along, of the WINDOW consecutive ones with the most motion, by the mean length of the optical flow.
 
-    Of the frames that come along, the WINDOW consecutive ones with the most motion are used, by the mean length of the optical flow. The
-    authors sample windows by it. They also leave out windows in which c looks like a or e, which is not built.
+    The authors sample windows by it. They also leave out windows in which c looks like a or e, which is not built.
     """
 
-    needs_frames = WINDOW
+    needs_frames, num_views = WINDOW, 3
 
-    def __init__(self, *, num_frames: int, frame_gaps: tuple[int, int], ordered: float, **kwargs):
+    def __init__(self, *, num_frames: int, ordered: float, **kwargs):
         """
         Args:
             num_frames: at least WINDOW; with WINDOW, motion is not looked at.
-            frame_gaps: least and largest gap, see :class:`~detcon_d2.views.samplers.SampleMaker`.
             ordered: the probability of an ordered triplet.
-            **kwargs: as for :class:`TwoViews`.
+            **kwargs: as for :class:`SteadyFrames`.
         """
         super().__init__(**kwargs)
-        self.needs_frames, self.frame_gaps, self.ordered = num_frames, frame_gaps, ordered
+        self.needs_frames, self.ordered = num_frames, ordered
 
     @classmethod
     def from_config(cls, cfg: "d2.CfgNode", stride: int | None) -> "FrameTriplet":
         """As :meth:`TwoViews.from_config`, with DETCON.SHUFFLE_AND_LEARN."""
         keys = cfg.DETCON.SHUFFLE_AND_LEARN
         return super().from_config(cfg, stride, num_frames=keys.FRAMES, frame_gaps=tuple(keys.GAPS), ordered=keys.ORDERED)
-
-    @staticmethod
-    def augmentations(cfg: "d2.CfgNode") -> tuple[list, list]:
-        """Those of view 1, for each of the three."""
-        geometry, photometric = TwoViews.augmentations(cfg)
-        return geometry[:1] * 3, photometric[:1] * 3
-
-    def sample_geometry(self, position: int, height: int, width: int) -> list[ViewTransform]:
-        """One crop, three times."""
-        return super().sample_geometry(position, height, width)[:1] * 3
-
-    def sample_photometric(self, position: int) -> list[PhotometricTransform]:
-        """One change of colours, three times."""
-        return super().sample_photometric(position)[:1] * 3
 
     def sample_order(self, position: int) -> tuple[tuple[int, int, int], bool]:
         """The places of the three frames in the window, and whether they are ordered."""
@@ -78,9 +59,8 @@ class FrameTriplet(TwoViews):
         """The three views, with ``ordered`` int64 (): 1 or 0."""
         places, ordered = self.sample_order(position)
         first = most_motion(frames, WINDOW)
-        shown = [frames[first + place] for place in places]
-        transforms = [self.sample_geometry(position, *frame.shape[:2])[0] for frame in shown]
-        return {"views": self.render_each(transforms, shown, position), "ordered": torch.tensor(int(ordered))}
+        views = self.views_of([frames[first + place] for place in places], position)
+        return {"views": views, "ordered": torch.tensor(int(ordered))}
 
 
 def most_motion(frames: list[np.ndarray], window: int) -> int:
