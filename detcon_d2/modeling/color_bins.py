@@ -1,8 +1,10 @@
-"""Colours as classes: CIE Lab from sRGB, bins of ab and of L, and the soft assignment of a pixel to them (Zhang et al. 2016, section 2.2).
+"""Colours as classes: CIE Lab from sRGB, bins of ab and of L, and the soft assignment of a pixel to them (Zhang et al. 2016, section 2.2);
+and a palette of few colours.
 
 Letters: N images, (H, W) pixels, (h, w) feature cells, Q bins.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -17,6 +19,14 @@ AB_NEAREST, AB_SIGMA = 10, 5.0
 """A pixel belongs to so many nearest centres, by a Gaussian of this standard deviation."""
 L_BINS = tuple(1.0 + 2.0 * k for k in range(50))
 """Centres of 50 bins of lightness."""
+_RINGS = ((15.0, 5, 0.0), (43.0, 10, 0.5))  # chroma, hues, first hue in parts of a step
+PALETTE = ((0.0, 0.0),) + tuple(
+    (chroma * math.cos(math.tau * (k + first) / hues), chroma * math.sin(math.tau * (k + first) / hues))
+    for chroma, hues, first in _RINGS
+    for k in range(hues)
+)
+"""16 colours (a, b): grey and two rings. k-means leaves them where they are, for colours of uniform hue whose chroma is exponentially
+distributed with mean 15: in 120 photographs of COCO its mean and standard deviation are 15.3 and 15.2. They need no data and no state."""
 
 _CHUNK = 16
 # IEC 61966-2-1: linear sRGB to XYZ, divided by the white point D65.
@@ -40,6 +50,12 @@ def soft_ab(ab: torch.Tensor) -> torch.Tensor:
     nearest, index = distances.topk(AB_NEAREST, dim=1, largest=False)
     weights = (-nearest / (2 * AB_SIGMA**2)).softmax(1)
     return torch.zeros_like(distances).scatter_(1, index, weights)
+
+
+def nearest_color(ab: torch.Tensor) -> torch.Tensor:
+    """(N, 2, h, w) to the number of the nearest colour of :data:`PALETTE`, int64 (N, h, w)."""
+    palette = torch.tensor(PALETTE, device=ab.device)
+    return (ab[:, None] - palette[:, :, None, None]).square().sum(2).argmin(1)
 
 
 def soft_lightness(lightness: torch.Tensor) -> torch.Tensor:

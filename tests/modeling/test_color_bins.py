@@ -5,7 +5,7 @@ import pytest
 import skimage.color
 import torch
 
-from detcon_d2.modeling.color_bins import AB_BINS, L_BINS, cell_targets, rgb_to_lab, soft_ab, soft_lightness
+from detcon_d2.modeling.color_bins import AB_BINS, L_BINS, PALETTE, cell_targets, nearest_color, rgb_to_lab, soft_ab, soft_lightness
 
 
 def lab_of(colors: np.ndarray) -> torch.Tensor:
@@ -74,3 +74,19 @@ def test_the_target_of_a_cell_is_the_mean_of_its_pixels():
     found = cell_targets(soft_ab, ab, (2, 2), 4)
     torch.testing.assert_close(found.sum(1), torch.ones(18, 2, 2))
     torch.testing.assert_close(found[17, :, 1, 0], soft_ab(ab)[17, :, [10, 10, 14, 14], [2, 6, 2, 6]].mean(1))
+
+
+def test_the_palette_is_where_k_means_stays():
+    """Hue is uniform, and chroma is exponentially distributed with mean 15."""
+    chroma, hue = np.meshgrid(np.arange(0.25, 150, 0.5), np.arange(0.5, 360) * np.pi / 180)
+    weights = np.exp(-chroma / 15).ravel()
+    points = np.stack([chroma * np.cos(hue), chroma * np.sin(hue)], axis=-1).reshape(-1, 2)
+    nearest = nearest_color(torch.tensor(points, dtype=torch.float32).T[None, :, None]).flatten().numpy()
+    assert len(PALETTE) == 16 and np.bincount(nearest, weights).min() > 0.01 * weights.sum()
+    means = [np.average(points[nearest == k], axis=0, weights=weights[nearest == k]) for k in range(16)]
+    np.testing.assert_allclose(means, PALETTE, atol=0.3)
+
+
+def test_the_nearest_colour_is_a_colour_of_the_palette_itself():
+    assert nearest_color(torch.tensor(PALETTE).T.view(1, 2, 4, 4)).tolist() == [torch.arange(16).view(4, 4).tolist()]
+    assert nearest_color(torch.tensor([3.0, -2.0]).view(1, 2, 1, 1)) == 0
