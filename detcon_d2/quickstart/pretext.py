@@ -53,6 +53,7 @@ THRESHOLDS = {
     "multi_task": Threshold("RelativePosition_accuracy", 0.20),
     "vince": Threshold("accuracy", 10, times_chance=True),
     "shuffle_and_learn": Threshold("accuracy", 1.22, times_chance=True),
+    "tracking_by_color": Threshold("accuracy", 1.02, times_chance=True),
 }
 """For 1,000 held-out images at least seven standard deviations above chance; of the others what a solution has to reach."""
 

@@ -63,6 +63,7 @@ PRETEXT = (
 VIDEO = {
     "vince": Method("vince", "VINCE", "vince_R_18.yaml"),
     "shuffle_and_learn": Method("shuffle_and_learn", "Shuffle and Learn", "shuffle_and_learn_R_18.yaml"),
+    "tracking_by_color": Method("tracking_by_color", "Tracking by colour", "tracking_by_color_R_18.yaml"),
 }
 """Methods on clips, by name; they are not compared with those on images."""
 

@@ -88,6 +88,7 @@ PUBLISHED = {
     "S4L/s4l_rotation_R_50_in1k_200ep.yaml": (8, 0),
     "VINCE/vince_R_18_r2v2_200ep.yaml": (1, 1),
     "ShuffleAndLearn/shuffle_and_learn_R_50_ucf101_100k.yaml": (3, 0),
+    "TrackingByColor/tracking_by_color_R_18_kinetics_400k.yaml": (4 * (256 / 224) ** 2, 0),
     "DIM/dim_R_50_in1k_70ep.yaml": (1, 0),
     "AMDIM/amdim_R_50_in1k_50ep.yaml": (2 * (128 / 224) ** 2, 0),
     "CPC/cpc_R_50_in1k_100ep.yaml": (49 * (64 / 224) ** 2, 0),

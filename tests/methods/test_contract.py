@@ -67,6 +67,7 @@ SMALL = {
     "DETCON__EXEMPLAR__DIM": 16,
     "DETCON__SHUFFLE_AND_LEARN__FRAMES": 6,
     "DETCON__SHUFFLE_AND_LEARN__HIDDEN_DIM": 16,
+    "DETCON__TRACKING__DIM": 16,
 }
 
 every_method = pytest.mark.parametrize("method", pretraining_names())

@@ -16,6 +16,7 @@ from tests.conftest import REPO
 PUBLISHED = {
     "VINCE/vince_R_18_r2v2_200ep.yaml": (18, 256, 200 * 5000, (600000, 800000), 0.03, 1e-4),
     "ShuffleAndLearn/shuffle_and_learn_R_50_ucf101_100k.yaml": (50, 128, 100000, (80000,), 0.001, 5e-4),
+    "TrackingByColor/tracking_by_color_R_18_kinetics_400k.yaml": (18, 32, 400000, (60000,), 0.001, 0.0),
 }
 
 
