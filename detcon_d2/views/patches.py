@@ -1,9 +1,10 @@
-"""Tiles of one image for tasks about their positions (RelativePosition, Jigsaw), with what keeps shortcuts out of them.
+"""Tiles of one image for tasks about their positions (RelativePosition, Jigsaw), with what keeps shortcuts out of them; and the overlapping
+patches of a view, each with its own augmentation (CPC v2).
 
-Letters: (H, W) pixels of the image, t pixels per side of a tile, G tiles per side of the grid.
+Letters: (H, W) pixels of the image, t pixels per side of a tile, G tiles or patches per side of the grid.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from fvcore.common.config import CfgNode
 from detcon_d2.views.geometry import ViewTransform
 from detcon_d2.views.photometric import PhotometricAugmentation, PhotometricTransform
 from detcon_d2.views.position import Stream, position_rng
-from detcon_d2.views.samplers import TwoViews
+from detcon_d2.views.samplers import OneView, TwoViews
 
 _ABERRATION = np.array([-1.0, 2.0, -1.0])
 PROJECTION = np.eye(3) - np.outer(_ABERRATION, _ABERRATION) / (_ABERRATION @ _ABERRATION)
@@ -144,3 +145,56 @@ class Patches(TwoViews):
         mean. It comes after everything else and is not rounded to 8 bits, as a rest of the aberration would be left."""
         colors, _ = self.sample_colors(position)
         return super().__call__(image, label_map, position) | {"colors": torch.from_numpy(colors)}
+
+
+class OverlappingPatches(OneView):
+    """The patches of view 1 as views, row by row: each is mirrored by itself, has its own colours, and may have lost two channels."""
+
+    def __init__(self, *, patch: int, step: int, drop_prob: float, **kwargs):
+        """
+        Args:
+            patch: pixels per side of a patch, at most the view's.
+            step: pixels from one patch to the next.
+            drop_prob: the probability that one random channel of a patch is kept.
+            **kwargs: as for :class:`OneView`.
+        """
+        super().__init__(**kwargs)
+        self.patch, self.step, self.drop_prob = patch, step, drop_prob
+        self.grid = grid_side(self.geometry[0].size, patch, step)
+
+    def sample_patches(self, position: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of each patch, bool (G * G,) whether it is mirrored and bool (G * G, 3) which channels are kept."""
+        rng, count = position_rng(self.seed, position, Stream.PRETEXT), self.grid**2
+        flips, drops = rng.random((2, count)) < [[self.geometry[0].flip_prob], [self.drop_prob]]
+        return flips, np.where(drops[:, None], np.eye(3, dtype=bool)[rng.integers(3, size=count)], True)
+
+    def sample_geometry(self, position: int, height: int, width: int) -> list[ViewTransform]:
+        """The patches of an image of this height and width in pixels; each is cut out at whole pixels and resized on its own."""
+        (view,) = super().sample_geometry(position, height, width)
+        columns, width = self._spans(view.width)
+        rows, height = self._spans(view.height)
+        if view.flip:
+            columns = [view.width - width - left for left in columns]
+        places = [{"x0": view.x0 + left, "y0": view.y0 + top, "width": width, "height": height} for top in rows for left in columns]
+        flips = view.flip ^ self.sample_patches(position)[0]
+        return [replace(view, **place, flip=bool(flip), size=self.patch) for place, flip in zip(places, flips, strict=True)]
+
+    def _spans(self, length: int) -> tuple[list[int], int]:
+        """Starts and length of the patches along a side of the crop, in its pixels."""
+        scale = length / self.geometry[0].size
+        side = max(round(self.patch * scale), 1)
+        return [min(round(number * self.step * scale), length - side) for number in range(self.grid)], side
+
+    def sample_photometric(self, position: int) -> list[PhotometricTransform]:
+        """One for each patch."""
+        rng = position_rng(self.seed, position, Stream.PHOTOMETRIC)
+        return [self.photometric[0].sample(rng) for _ in range(self.grid**2)]
+
+    def __call__(self, image: np.ndarray, label_map: np.ndarray | None, position: int) -> dict:
+        """The patches as ``views``, and ``channels`` bool (G * G, 3): those that the model keeps of each."""
+        return super().__call__(image, label_map, position) | {"channels": torch.from_numpy(self.sample_patches(position)[1])}
+
+
+def grid_side(size: int, patch: int, step: int) -> int:
+    """G of patches of ``patch`` pixels at distances of ``step`` in a view of ``size``."""
+    return (size - patch) // step + 1

@@ -92,6 +92,7 @@ PUBLISHED = {
     "DIM/dim_R_50_in1k_70ep.yaml": (1, 0),
     "AMDIM/amdim_R_50_in1k_50ep.yaml": (2 * (128 / 224) ** 2, 0),
     "CPC/cpc_R_50_in1k_100ep.yaml": (49 * (64 / 224) ** 2, 0),
+    "CPC/cpc_v2_R_50_in1k_200ep.yaml": (36 * (80 / 224) ** 2, 0),
     "IIC/iic_R_50_in1k_100ep.yaml": (2, 0),
     "DeepCluster/deep_cluster_R_50_in1k_200ep.yaml": (1, 0),  # and all images of a refresh, which is no part of a step
 }

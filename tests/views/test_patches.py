@@ -9,7 +9,9 @@ import torch
 from detcon_d2 import d2
 from detcon_d2.engine import load_config
 from detcon_d2.methods.pretext.patches import standardise
-from detcon_d2.views.patches import PROJECTION, Patches, PatchGrid
+from detcon_d2.views.geometry import ViewAugmentation
+from detcon_d2.views.patches import PROJECTION, OverlappingPatches, Patches, PatchGrid, grid_side
+from detcon_d2.views.photometric import PhotometricAugmentation
 from tests.conftest import tiny_opts
 from tests.engine.runs import BASE
 
@@ -114,3 +116,38 @@ def test_a_standardised_tile_has_mean_0_and_variance_1_and_a_constant_one_is_0()
     torch.testing.assert_close(found.mean((2, 3, 4)), torch.zeros(2, 9), atol=1e-5, rtol=0)
     torch.testing.assert_close(found.var((2, 3, 4), correction=0), torch.ones(2, 9))
     assert not standardise(torch.full((1, 3, 8, 8), 7.0)).any()
+
+
+def overlapping(photos, flip_prob: float, size: int = 64, **changes: object) -> OverlappingPatches:
+    view = ViewAugmentation(size, (0.3, 1.0), (0.75, 4 / 3), flip_prob, "bilinear_pil")
+    colors = PhotometricAugmentation.from_config(config(photos, DETCON__AUG__JITTER_PROB="(1.0, 1.0)").DETCON.AUG, 0)
+    return OverlappingPatches(seed=0, geometry=[view], photometric=[colors], **{"patch": 32, "step": 8, "drop_prob": 0.5} | changes)
+
+
+@pytest.mark.parametrize(("height", "width"), [(300, 480), (120, 90), (12, 50), (3, 3)])
+@pytest.mark.parametrize("flip_prob", [0.0, 1.0])
+def test_patches_are_in_the_crop_and_in_reading_order_as_the_view_shows_them(photos, height, width, flip_prob):
+    samples = overlapping(photos, flip_prob)
+    for position in range(20):
+        crop = samples.geometry[0].sample_view(np.random.default_rng([0, position, 0]), height, width)
+        patches = samples.sample_geometry(position, height, width)
+        found = boxes(patches)
+        assert len(patches) == 25 and {patch.size for patch in patches} == {32} and len({(p.width, p.height) for p in patches}) == 1
+        assert (found[:, :2] >= crop.box[:2]).all() and (found[:, 2:] <= crop.box[2:]).all()
+        # A mirrored patch of a mirrored view is not mirrored.
+        assert {patch.flip for patch in patches} == {False}
+        left = found[:, 0] - crop.box[0] if not crop.flip else crop.box[2] - found[:, 2]
+        expected = np.arange(25) % 5 * 8 * crop.width / 64, np.arange(25) // 5 * 8 * crop.height / 64
+        assert np.abs(left - expected[0]).max() <= 1 and np.abs(found[:, 1] - crop.box[1] - expected[1]).max() <= 1
+
+
+def test_each_patch_has_its_own_flip_colours_and_channel(photos):
+    samples = overlapping(photos, 0.5)
+    assert samples.grid == grid_side(64, 32, 8) == 5
+    assert len(set(samples.sample_photometric(3))) == 25 and samples.sample_photometric(3) == samples.sample_photometric(3)
+    flips, channels = (np.concatenate(found) for found in zip(*map(samples.sample_patches, range(80))))
+    kept = channels.sum(1)
+    assert set(kept) == {1, 3} and abs((kept == 1).mean() - 0.5) < 0.05 and abs(flips.mean() - 0.5) < 0.05
+    assert (np.abs(channels[kept == 1].mean(0) - 1 / 3) < 0.06).all() and abs(np.corrcoef(flips, kept)[0, 1]) < 0.1
+    sample = samples(np.zeros((80, 70, 3), np.uint8), None, 3)
+    assert len(sample["views"]) == 25 and np.array_equal(sample["channels"], samples.sample_patches(3)[1])

@@ -4,6 +4,8 @@ Letters: N images per process, G patches along each side of a view, P pixels per
 distances.
 """
 
+import math
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -14,6 +16,7 @@ from detcon_d2.methods.base import PretrainingModel
 from detcon_d2.modeling.backbone import feature_channels
 from detcon_d2.modeling.metrics import projection_std
 from detcon_d2.modeling.probe import LinearProbe
+from detcon_d2.views.patches import OverlappingPatches, grid_side
 from detcon_d2.views.samplers import OneView
 
 DIRECTIONS = ("down", "right", "up", "left")
@@ -37,15 +40,28 @@ class RowContext(nn.Module):
         return x
 
 
+class PatchSamples(OverlappingPatches):
+    """View 1, which the model cuts into patches; with DETCON.CPC.PATCH_AUG the patches."""
+
+    @classmethod
+    def from_config(cls, cfg: "d2.CfgNode", stride: int | None) -> OneView:
+        """As :meth:`OneView.from_config`, with DETCON.CPC."""
+        keys = cfg.DETCON.CPC
+        if not keys.PATCH_AUG:
+            return OneView.from_config(cfg, stride)
+        return super().from_config(cfg, stride, patch=keys.PATCH, step=step_of(keys), drop_prob=keys.DROP_PROB)
+
+
 @d2.META_ARCH_REGISTRY.register()
 class CPC(PretrainingModel):
     """The view is cut into overlapping patches, each of which is encoded by itself; one network summarises the rows above.
 
     Each of the G x G places has a forward pass of its own, with one patch per image: BatchNorm's statistics would otherwise tie the patches
-    of an image to each other, which gives the answer away. (CPC v2 uses LayerNorm instead, which no detector's ResNet has.)
+    of an image to each other, which gives the answer away. (CPC v2 uses LayerNorm instead, which no detector's ResNet has.) The rest of
+    CPC v2 are keys.
     """
 
-    Samples = OneView
+    Samples = PatchSamples
     online_keys = ("predictions", "targets")
 
     @d2.configurable
@@ -63,8 +79,13 @@ class CPC(PretrainingModel):
     def add_config(cls, node: "d2.CfgNode") -> None:
         """CPC's keys."""
         node.CPC = d2.CfgNode()
-        # P; patches overlap by half, so that a view of 256 pixels has 7 x 7 patches of 64.
+        # P, and the pixels from one patch to the next; 0: half of P, so that a view of 256 pixels has 7 x 7 patches of 64.
         node.CPC.PATCH = 64
+        node.CPC.STEP = 0
+        # CPC v2: each patch is mirrored (VIEWS.FLIP_PROB) and recoloured (as view 1) by itself, and two of its channels are dropped with
+        # the probability DROP_PROB.
+        node.CPC.PATCH_AUG = False
+        node.CPC.DROP_PROB = 0.0
         # Rows are predicted from FIRST rows above to as far as the grid reaches; the next row shares half of its pixels.
         node.CPC.FIRST = 2
         # Ways in which the grid is read; CPC v1 has "down" alone, v2 all four.
@@ -80,12 +101,13 @@ class CPC(PretrainingModel):
         """Ranges of CPC's keys."""
         keys, size = cfg.DETCON.CPC, cfg.DETCON.VIEWS.SIZE
         known = set(keys.DIRECTIONS) <= set(DIRECTIONS) and len(set(keys.DIRECTIONS)) == len(keys.DIRECTIONS) > 0
-        even = keys.PATCH > 1 and keys.PATCH % 2 == 0
-        fits = even and size >= keys.PATCH and size % (keys.PATCH // 2) == 0 and 0 < keys.FIRST < grid_side(size, keys.PATCH)
-        expected = "such that half patches fill DETCON.VIEWS.SIZE and the grid has more than FIRST rows"
+        cuts = keys.PATCH > 1 and (keys.STEP > 0 or (keys.STEP == 0 and keys.PATCH % 2 == 0))
+        fits = cuts and (size - keys.PATCH) % step_of(keys) == 0 and 0 < keys.FIRST < grid_side(size, keys.PATCH, step_of(keys))
+        expected = f"such that the steps fill DETCON.VIEWS.SIZE, {size}, and the grid has more than FIRST rows"
         return [
-            (even, "DETCON.CPC.PATCH", keys.PATCH, "an even number of pixels"),
-            (fits or not even, "DETCON.CPC.PATCH and FIRST", (keys.PATCH, keys.FIRST), f"{expected} (SIZE is {size})"),
+            (cuts, "DETCON.CPC.PATCH", keys.PATCH, "an even number of pixels, or STEP > 0"),
+            (fits or not cuts, "DETCON.CPC.PATCH, STEP and FIRST", (keys.PATCH, keys.STEP, keys.FIRST), expected),
+            (0 <= keys.DROP_PROB <= keys.PATCH_AUG, "DETCON.CPC.DROP_PROB", keys.DROP_PROB, "a probability in [0, 1], 0 without PATCH_AUG"),
             (known, "DETCON.CPC.DIRECTIONS", tuple(keys.DIRECTIONS), f"one or more of {', '.join(DIRECTIONS)}"),
             *((keys[key] > 0, f"DETCON.CPC.{key}", keys[key], "at least 1") for key in ("CONTEXT_DIM", "CONTEXT_LAYERS", "DIM")),
         ]
@@ -95,7 +117,7 @@ class CPC(PretrainingModel):
         """Arguments of the constructor from a config."""
         args, keys = super().from_config(cfg), cfg.DETCON.CPC
         channels = feature_channels(cfg, args["encoder"])
-        distances = grid_side(cfg.DETCON.VIEWS.SIZE, keys.PATCH) - keys.FIRST
+        distances = grid_side(cfg.DETCON.VIEWS.SIZE, keys.PATCH, step_of(keys)) - keys.FIRST
         heads = {
             "context": RowContext(channels, keys.CONTEXT_DIM, keys.CONTEXT_LAYERS),
             "predict": nn.Conv2d(keys.CONTEXT_DIM, distances * keys.DIM, 1, bias=False),
@@ -103,21 +125,25 @@ class CPC(PretrainingModel):
         }
         return args | {"heads": heads, "keys": keys}
 
-    def encode_patches(self, view: torch.Tensor) -> torch.Tensor:
-        """(N, 3, S, S) -> (N, C, G, G): the mean over the cells of each patch."""
-        side, step = self.keys.PATCH, self.keys.PATCH // 2
-        patches = view.unfold(2, side, step).unfold(3, side, step)
-        # (places, N, 3, P, P)
-        places = patches.permute(2, 3, 0, 1, 4, 5).flatten(0, 1)
-        maps = [self.encoder(place.contiguous(memory_format=self.memory_format))[self.in_feature] for place in places]
-        features = torch.stack([one.mean((2, 3)) for one in maps], dim=2)
-        return features.unflatten(2, patches.shape[2:4])
+    def patches_of(self, batch: list[dict]) -> torch.Tensor:
+        """(G * G, N, 3, P, P): the patches row by row, cut out of the view or as the loader made them."""
+        views = self.images_of(batch)
+        if "channels" in batch[0]:
+            channels = self.to_device(torch.stack([sample["channels"] for sample in batch], dim=1))
+            return torch.stack(views) * channels[..., None, None]
+        side, step = self.keys.PATCH, step_of(self.keys)
+        return views[0].unfold(2, side, step).unfold(3, side, step).permute(2, 3, 0, 1, 4, 5).flatten(0, 1)
+
+    def encode_patches(self, patches: torch.Tensor) -> torch.Tensor:
+        """(G * G, N, 3, P, P) -> (N, C, G, G): the mean over the cells of each patch."""
+        maps = [self.encoder(place.contiguous(memory_format=self.memory_format))[self.in_feature] for place in patches]
+        side = math.isqrt(len(patches))
+        return torch.stack([one.mean((2, 3)) for one in maps], dim=2).unflatten(2, (side, side))
 
     def embed(self, batch: list[dict], with_targets: bool = True) -> dict[str, torch.Tensor]:
         """``predictions`` (N, directions, K, G, G, D) and ``targets`` (N, directions, G, G, D), of the grid as each direction reads it;
         ``features`` (N, C), the mean of the patches."""
-        (view,) = self.images_of(batch)
-        grid = self.encode_patches(view)
+        grid = self.encode_patches(self.patches_of(batch))
         predictions, targets = [], []
         for direction in self.keys.DIRECTIONS:
             turned = grid.rot90(DIRECTIONS.index(direction), (2, 3))
@@ -148,6 +174,6 @@ class CPC(PretrainingModel):
         }
 
 
-def grid_side(size: int, patch: int) -> int:
-    """G of patches that overlap by half."""
-    return (size - patch) // (patch // 2) + 1
+def step_of(keys: "d2.CfgNode") -> int:
+    """Pixels from one patch to the next, of the node DETCON.CPC."""
+    return keys.STEP or keys.PATCH // 2

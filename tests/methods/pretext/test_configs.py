@@ -25,6 +25,7 @@ PUBLISHED = [
     "Colorization/cross_channel_R_50_in1k_70ep.yaml",
     "Egomotion/egomotion_R_50_in1k_70ep.yaml",
     "CPC/cpc_R_50_in1k_100ep.yaml",
+    "CPC/cpc_v2_R_50_in1k_200ep.yaml",
     "S4L/s4l_rotation_R_50_in1k_200ep.yaml",
     "MultiTask/multi_task_R_50_in1k_70ep.yaml",
     "MaskPrediction/mask_prediction_R_50_coco_70ep.yaml",
