@@ -41,6 +41,7 @@ THRESHOLDS = {
     "rotation": Threshold("accuracy", 0.35),
     "relative_position": Threshold("accuracy", 0.20),
     "jigsaw": Threshold("accuracy", 0.04),
+    "damaged_jigsaw": Threshold("accuracy", 0.04),
     "colorization": Threshold("gain", 0.0),
     "context_encoder": Threshold("error_ratio", 0.9, more=False),
     "counting": Threshold("error_ratio", 0.2, more=False),

@@ -46,6 +46,7 @@ PRETEXT = (
     Method("rotation", "Rotation", "rotation_R_18.yaml", optional=True),
     Method("relative_position", "Relative position", "relative_position_R_18.yaml", optional=True),
     Method("jigsaw", "Jigsaw", "jigsaw_R_18.yaml", optional=True),
+    Method("damaged_jigsaw", "Damaged jigsaw", "damaged_jigsaw_R_18.yaml", optional=True),
     Method("colorization", "Colorization", "colorization_R_18.yaml", optional=True),
     Method("context_encoder", "Context encoder", "context_encoder_R_18.yaml", optional=True),
     Method("counting", "Counting", "counting_R_18.yaml", optional=True),

@@ -76,6 +76,7 @@ PUBLISHED = {
     "RelativePosition/relative_position_R_50_in1k_70ep.yaml": (TILES, 0),
     "Jigsaw/jigsaw_R_50_in1k_105ep.yaml": (TILES, 0),
     "Jigsaw/jigsaw_pp_R_50_in1k_105ep.yaml": (TILES, 0),
+    "Jigsaw/damaged_jigsaw_R_50_in1k_105ep.yaml": (TILES, 0),
     "Colorization/colorization_R_50_in1k_70ep.yaml": (1, 0),
     "Colorization/cross_channel_R_50_in1k_70ep.yaml": (2, 0),
     "MaskPrediction/mask_prediction_R_50_coco_70ep.yaml": (1, 0),

@@ -43,11 +43,11 @@ class ShuffledPatches(Patches):
         keys = cfg.DETCON.JIGSAW
         return super().from_config(cfg, stride, permutations=permutations(keys.PERMUTATIONS), foreign_tiles=keys.FOREIGN_TILES)
 
-    def sample_puzzle(self, position: int) -> tuple[int, np.ndarray]:
-        """The number of the permutation, and the places that show foreign tiles."""
+    def sample_puzzle(self, position: int) -> tuple[int, int, np.ndarray]:
+        """The number of the permutation, that of the foreign tiles, and the places in a random order, the foreign ones first."""
         _, rng = self.sample_colors(position)
         number, count = int(rng.integers(len(self.permutations))), int(rng.integers(self.foreign_tiles + 1))
-        return number, rng.permutation(TILES)[:count]
+        return number, count, rng.permutation(TILES)
 
     def sample_geometry(self, position: int, height: int, width: int) -> list[ViewTransform]:
         """The tiles in the order in which they are shown."""
@@ -57,12 +57,13 @@ class ShuffledPatches(Patches):
     def __call__(self, image: np.ndarray, label_map: np.ndarray | None, position: int, partner: np.ndarray | None = None) -> dict:
         """As :meth:`Patches.__call__`, with ``permutation`` and ``foreign``, the number of foreign tiles, int64 scalars. A foreign view has
         the ``box`` that it has in the partner."""
-        (colors, _), (number, places) = self.sample_colors(position), self.sample_puzzle(position)
-        images = [partner if place in places else image for place in range(TILES)]
+        (colors, _), (number, count, order) = self.sample_colors(position), self.sample_puzzle(position)
+        foreign = set(order[:count].tolist())
+        images = [partner if place in foreign else image for place in range(TILES)]
         own = self.sample_geometry(position, *image.shape[:2])
-        others = self.sample_geometry(position, *partner.shape[:2]) if len(places) else own
-        tiles = [others[place] if place in places else own[place] for place in range(TILES)]
-        labels = {"permutation": torch.tensor(number), "foreign": torch.tensor(len(places))}
+        others = self.sample_geometry(position, *partner.shape[:2]) if foreign else own
+        tiles = [others[place] if place in foreign else own[place] for place in range(TILES)]
+        labels = {"permutation": torch.tensor(number), "foreign": torch.tensor(count)}
         return {"views": self.render_each(tiles, images, position), "colors": torch.from_numpy(colors)} | labels
 
 
@@ -130,11 +131,14 @@ class Jigsaw(PatchModel):
 
     def embed(self, batch: list[dict], with_targets: bool = True) -> dict[str, torch.Tensor]:
         """``logits`` (N, P), ``labels`` and ``foreign`` (N,) int64, ``features`` (N, C): the mean over the tiles."""
-        tiles = self.pooled_tiles(self.tiles_of(batch))
-        rows = normalise_rows(self.heads["norm"], self.heads["tile"](tiles.flatten(0, 1))).relu()
+        return self.solve(self.pooled_tiles(self.tiles_of(batch)), batch)[1]
+
+    def solve(self, tiles: torch.Tensor, batch: list[dict]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """From the pooled features of the tiles (N, T, C): what the classifier sees, (N, T D), and the entries of :meth:`embed`."""
+        rows = normalise_rows(self.heads["norm"], self.heads["tile"](tiles.flatten(0, 1))).relu().view(len(tiles), -1)
         labels, foreign = (self.to_device(torch.stack([sample[key] for sample in batch])) for key in ("permutation", "foreign"))
-        logits = self.heads["classifier"](rows.view(len(tiles), -1))
-        return {"logits": logits, "labels": labels, "foreign": foreign, "features": tiles.detach().mean(1).float()}
+        found = {"logits": self.heads["classifier"](rows), "labels": labels, "foreign": foreign}
+        return rows, found | {"features": tiles.detach().mean(1).float()}
 
     def criterion(self, embeddings: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Mean cross-entropy; ln P where all orders are alike."""

@@ -21,6 +21,7 @@ PUBLISHED = [
     "RelativePosition/relative_position_R_50_in1k_70ep.yaml",
     "Jigsaw/jigsaw_R_50_in1k_105ep.yaml",
     "Jigsaw/jigsaw_pp_R_50_in1k_105ep.yaml",
+    "Jigsaw/damaged_jigsaw_R_50_in1k_105ep.yaml",
     "Colorization/colorization_R_50_in1k_70ep.yaml",
     "Colorization/cross_channel_R_50_in1k_70ep.yaml",
     "Egomotion/egomotion_R_50_in1k_70ep.yaml",
