@@ -8,7 +8,7 @@ import torch
 
 from detcon_d2 import d2
 from detcon_d2.engine import load_config
-from detcon_d2.methods.pretext.patches import standardise
+from detcon_d2.methods.tiles.patches import standardise
 from detcon_d2.views.geometry import ViewAugmentation
 from detcon_d2.views.patches import PROJECTION, OverlappingPatches, Patches, PatchGrid, grid_side
 from detcon_d2.views.photometric import PhotometricAugmentation

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from detcon_d2 import d2
-from detcon_d2.methods.pretext.patches import PatchModel
+from detcon_d2.methods.tiles.patches import PatchModel
 from detcon_d2.modeling.backbone import feature_channels
 from detcon_d2.modeling.heads import normalise_rows
 from detcon_d2.modeling.metrics import projection_std, share_right

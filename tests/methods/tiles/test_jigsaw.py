@@ -14,8 +14,8 @@ from detcon_d2.views.patches import Patches
 from detcon_d2.views.permutations import permutations
 from tests.conftest import write_photos
 from tests.data.test_mapper import assert_equal_samples
-from tests.methods.pretext import cheats
 from tests.methods.test_contract import batch_of, build
+from tests.methods.tiles import cheats
 
 PLUS = {"DETCON__JIGSAW__FOREIGN_TILES": 2}
 COUNT = 60

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from detcon_d2 import d2
-from detcon_d2.methods.pretext.relative_position import CENTER, EDGES, NEIGHBOURS
-from tests.methods.pretext import cheats
+from detcon_d2.methods.tiles.relative_position import CENTER, EDGES, NEIGHBOURS
 from tests.methods.test_contract import batch_of, build
+from tests.methods.tiles import cheats
 
 NAME = "RelativePosition"
 COUNT = 60

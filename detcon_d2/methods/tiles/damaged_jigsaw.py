@@ -12,8 +12,8 @@ from torch import nn
 
 from detcon_d2 import d2
 from detcon_d2.methods.pretext.colorization import GRAY
-from detcon_d2.methods.pretext.jigsaw import Jigsaw, ShuffledPatches
-from detcon_d2.methods.pretext.patches import standardise
+from detcon_d2.methods.tiles.jigsaw import Jigsaw, ShuffledPatches
+from detcon_d2.methods.tiles.patches import standardise
 from detcon_d2.modeling.backbone import feature_channels
 from detcon_d2.modeling.color_bins import AB_BINS, cell_targets, soft_ab
 from detcon_d2.modeling.heads import CellHead
