@@ -1,7 +1,7 @@
 """Egomotion on still images, after Agrawal et al. 2015: how does the camera move from one view to the other?
 
 The movement is synthetic: a small shift, turn and zoom. The paper takes pairs of frames with the odometry of a car.
-Letters: N images per process, K bins, S pixels per side of a view, C feature channels.
+Letters: N images per process, K bins, S pixels per side of a view, C feature channels, P feature cells of a view.
 """
 
 from dataclasses import replace
@@ -26,6 +26,8 @@ from detcon_d2.views.samplers import OneView, to_planes
 MOVEMENTS = ("right", "down", "turn", "zoom")
 LARGEST = np.array([0.1, 0.1, np.deg2rad(12), 0.12])
 """Of each movement between the views: in parts of the side, radians, and the logarithm of the factor."""
+CELL_DIM = 32
+"""Numbers that the head keeps of each cell."""
 _MARGIN = 1.5
 """Side of what a movement needs around a view, in parts of its own."""
 
@@ -84,20 +86,23 @@ class MovedViews(OneView):
 
 @d2.META_ARCH_REGISTRY.register()
 class Egomotion(PretrainingModel):
-    """An MLP on the means of both views side by side; a classifier for each movement."""
+    """An MLP sees each cell of both views side by side, another one all cells at their places; a classifier for each movement.
+
+    The places are needed: means over the cells of a view hardly tell how it was moved.
+    """
 
     Samples = MovedViews
     online_keys = ("logits",)
 
     @d2.configurable
-    def __init__(self, *, classifier: nn.Module, bins: int, **kwargs):
+    def __init__(self, *, heads: dict[str, nn.Module], bins: int, **kwargs):
         """
         Args:
-            classifier: maps 2 C to 4 K.
+            heads: ``cells`` maps 2 C to CELL_DIM, ``classifier`` P CELL_DIM to 4 K.
             bins: K.
             **kwargs: as for :class:`PretrainingModel`, without ``heads``.
         """
-        super().__init__(heads={"heads": nn.ModuleDict({"classifier": classifier})}, **kwargs)
+        super().__init__(heads={"heads": nn.ModuleDict(heads)}, **kwargs)
         self.bins = bins
 
     @classmethod
@@ -106,7 +111,7 @@ class Egomotion(PretrainingModel):
         node.EGOMOTION = d2.CfgNode()
         # Bins of each movement; the paper has 20 for driving.
         node.EGOMOTION.BINS = 7
-        # Of the layer before the classifiers.
+        # Of the layer before the cells' numbers, and of that before the classifiers.
         node.EGOMOTION.HIDDEN_DIM = 1024
 
     @classmethod
@@ -122,14 +127,19 @@ class Egomotion(PretrainingModel):
     def from_config(cls, cfg: "d2.CfgNode") -> dict:
         """Arguments of the constructor from a config."""
         args, keys = super().from_config(cfg), cfg.DETCON.EGOMOTION
-        dims = [2 * feature_channels(cfg, args["encoder"]), keys.HIDDEN_DIM, len(MOVEMENTS) * keys.BINS]
-        return args | {"classifier": MLP(dims, norm=cfg.DETCON.HEAD_NORM), "bins": keys.BINS}
+        side = -(-cfg.DETCON.VIEWS.SIZE // args["encoder"].output_shape()[args["in_feature"]].stride)
+        dims = {
+            "cells": [2 * feature_channels(cfg, args["encoder"]), keys.HIDDEN_DIM, CELL_DIM],
+            "classifier": [side**2 * CELL_DIM, keys.HIDDEN_DIM, len(MOVEMENTS) * keys.BINS],
+        }
+        heads = {name: MLP(one, norm=cfg.DETCON.HEAD_NORM) for name, one in dims.items()}
+        return args | {"heads": heads, "bins": keys.BINS}
 
     def embed(self, batch: list[dict], with_targets: bool = True) -> dict[str, torch.Tensor]:
         """``logits`` (N, 4, K), ``labels`` (N, 4) int64, ``features`` (N, C) of the first view."""
         features = self.encoder(torch.cat(self.images_of(batch)))[self.in_feature]
-        pairs = torch.cat(features.mean((2, 3)).chunk(2), dim=1)
-        logits = self.heads["classifier"](pairs).unflatten(1, (len(MOVEMENTS), self.bins))
+        pairs = torch.cat(features.flatten(2).chunk(2), dim=1).mT
+        logits = self.heads["classifier"](self.heads["cells"](pairs).flatten(1)).unflatten(1, (len(MOVEMENTS), self.bins))
         labels = self.to_device(torch.stack([sample["movement"] for sample in batch]))
         return {"logits": logits, "labels": labels, "features": LinearProbe.pool(features.chunk(2)[0])}
 
