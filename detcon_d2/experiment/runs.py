@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from detcon_d2.engine.setup import load_config
+from detcon_d2.engine.setup import check_pretraining_config, load_config
 from detcon_d2.evaluation.labelled import list_labelled
 from detcon_d2.experiment.plan import Budget, Method, Plan, Words
 from detcon_d2.io.annotated.dataset import AnnotatedData
@@ -83,7 +83,7 @@ class Experiment(NamedTuple):
             return ()
         folder = self._run(method, budget, seed)
         train = (
-            *("tools/train_net.py", "--config-file", method.config, "--resume", *self._inputs(method)),
+            *("tools/train_net.py", "--config-file", method.config, "--resume", *self.inputs(method)),
             *("DETCON.SOLVER.EPOCHS", "0.0", "SOLVER.MAX_ITER", str(self.iterations(method, budget)), "SEED", str(seed)),
             *("OUTPUT_DIR", str(folder / "pretrain"), *method.options),
         )
@@ -161,11 +161,12 @@ class Experiment(NamedTuple):
 
     def _calibration(self, method: Method) -> Command:
         folder = self.plan.output / method.name / "calibration"
-        words = calibration_words(method.config, folder, (*self._inputs(method), *method.options))
+        words = calibration_words(method.config, folder, (*self.inputs(method), *method.options))
         title = f"calibration: {method.name}"
         return Command(title, words, folder.with_name("stages") / "calibration.json", folder / "metrics.json")
 
-    def _inputs(self, method: Method) -> Words:
+    def inputs(self, method: Method) -> Words:
+        """Options of its pretraining for images and regions."""
         regions = ("DETCON.MASKS.ROOTS", repr((str(self._regions(method)),))) if method.regions else ()
         return ("DATASETS.TRAIN", repr((method.images,)), *regions)
 
@@ -197,7 +198,14 @@ def open_experiment(plan: Plan) -> Experiment:
     budgets = [budget.images for budget in plan.budgets if budget.images]
     if small := [f"{budget} (of {name})" for budget in budgets for name, batch in batches.items() if budget < batch]:
         raise ValueError(f"budgets: found {', '.join(small)}; expected at least a batch: {max(batches.values())} images")
-    return Experiment(plan, batches, divide_labels(plan) if len(plan.sweep) > 1 else None)
+    experiment = Experiment(plan, batches, divide_labels(plan) if len(plan.sweep) > 1 else None)
+    for method in pretrained:
+        words = (*experiment.inputs(method), *method.options, "DETCON.SOLVER.EPOCHS", "0.0")
+        try:
+            check_pretraining_config(load_config(method.config, list(words)), world_size=1)
+        except ValueError as error:
+            raise ValueError(f"methods: {method.name}: {error}") from None
+    return experiment
 
 
 def divide_labels(plan: Plan) -> Labels:

@@ -208,5 +208,8 @@ def test_mistakes_end_in_one_line(tmp_path):
         main([str(plan_file(tmp_path, seeds=["a"]))])
     with pytest.raises(SystemExit, match="are too few to keep"):
         main([str(plan_file(tmp_path, sweep=SWEEP, validation=0.01))])
+    methods = {"one": {"config": "quickstart/moco_R_18.yaml", "options": {"DETCON.MOCO.QUEUE": 65}}}
+    with pytest.raises(SystemExit, match=r"methods: one: DETCON.MOCO.QUEUE is 65; expected a positive multiple"):
+        main([str(plan_file(tmp_path, methods=methods))])
     with pytest.raises(SystemExit, match=r"budgets: found 63 \(of detcon\); expected at least a batch: 64"):
         main([str(plan_file(tmp_path, budgets=[63]))])
