@@ -109,26 +109,36 @@ def explain_failure(tool: str) -> Iterator[None]:
 def run_chains(chains: Mapping[str, Chain], jobs: int = 1, on_finished: Callable[[str], None] | None = None) -> None:
     """Run the chains in their order, ``jobs`` of them at the same time; they share the cores evenly.
 
-    Where several run at the same time, each line of output begins with the name of its chain. An interrupt stops the running commands;
-    their progress is kept as far as the tools keep it. ``on_finished`` is called in this thread with the name of each finished chain.
+    Where several run at the same time, each line of output begins with the name of its chain. A command that fails ends its chain; the
+    other chains go on. An interrupt stops the running commands; their progress is kept as far as the tools keep it. ``on_finished`` is
+    called in this thread with the name of each finished chain.
 
     Raises:
         ValueError: a folder holds results of other commands; found before anything runs.
-        subprocess.CalledProcessError: a command failed. Other running commands are stopped; all of them continue at the next call.
+        subprocess.CalledProcessError: a command failed; the other chains have ended. The next call continues with what is not finished.
     """
     pending = {name: chain for name, chain in chains.items() if not is_finished(chain)}
-    runner = _Runner(jobs)
+    runner, failed = _Runner(jobs), {}
     with ThreadPoolExecutor(jobs) as pool:
         futures = {pool.submit(runner.run_chain, name, chain): name for name, chain in pending.items()}
         try:
             for future in as_completed(futures):
-                future.result()
+                name = futures[future]
+                try:
+                    future.result()
+                except subprocess.CalledProcessError as error:
+                    failed[name] = error
+                    print(f"== {name} failed (exit code {error.returncode}); the others go on", flush=True)
+                    continue
                 if on_finished is not None:
-                    on_finished(futures[future])
+                    on_finished(name)
         except BaseException:
             runner.stop()
             pool.shutdown(cancel_futures=True)
             raise
+    if failed:
+        print(f"== failed: {'; '.join(failed)}", flush=True)
+        raise next(iter(failed.values()))
 
 
 class _Runner:
