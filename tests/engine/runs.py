@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import torch
@@ -64,15 +65,34 @@ def start(opts: list[str], *flags: str, config: str = BASE) -> PreparedTool:
     return PreparedTool([_TRAIN_NET, "--config-file", config, *flags, *opts], os.environ)
 
 
-def start_anew(opts: list[str], *flags: str, config: str = BASE, new_session: bool = False, **environ: str) -> subprocess.Popen:
+class NewTool(subprocess.Popen):
+    """Its output is read all the time: a job whose log fills the pipe would wait for a test that waits for the job."""
+
+    def __init__(self, command: list[str], **options: object):
+        super().__init__(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", **options)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        self._output = self.stdout.read()
+
+    def communicate(self, timeout: float) -> tuple[str, None]:
+        """Both outputs, when every process has closed them."""
+        self._reader.join(timeout)
+        if self._reader.is_alive():
+            raise subprocess.TimeoutExpired(self.args, timeout)
+        self.wait(timeout)
+        return self._output, None
+
+
+def start_anew(opts: list[str], *flags: str, config: str = BASE, new_session: bool = False, **environ: str) -> NewTool:
     """Start tools/train_net.py as users do, in a new interpreter, for tests of signals and of the environment."""
     command = [sys.executable, _TRAIN_NET, "--config-file", config, *flags, *opts]
     environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPO), *sys.path]), "OMP_NUM_THREADS": "1"} | environ
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, env=environ, start_new_session=new_session, **pipes)
+    return NewTool(command, env=environ, start_new_session=new_session)
 
 
-def output_of(process: subprocess.Popen | PreparedTool, code: int = 0) -> str:
+def output_of(process: NewTool | PreparedTool, code: int = 0) -> str:
     """What a process that ends with ``code`` printed."""
     try:
         output, _ = process.communicate(timeout=PATIENCE)
