@@ -16,7 +16,7 @@ from detcon_d2.quickstart.photos import generate_photos
 from detcon_d2.quickstart.results import read_series
 from detcon_d2.quickstart.runs import METHODS, VIDEO
 
-ITERATIONS, BATCH = 150, 32
+ITERATIONS, BATCH = 300, 32
 """Of a run: minutes on one core."""
 _TASKS = METHODS | VIDEO
 
