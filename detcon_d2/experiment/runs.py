@@ -184,8 +184,7 @@ def open_experiment(plan: Plan) -> Experiment:
 
     Raises ValueError: a config or a data set that cannot be read, a budget below a batch, or weights that do not exist.
     """
-    for spec in (plan.train, plan.test, *([plan.validation] if isinstance(plan.validation, str) else [])):
-        read_annotated(spec)
+    train, *_ = [read_annotated(spec) for spec in (plan.train, plan.test, plan.validation) if isinstance(spec, str)]
     for spec, use in zip(plan.knn or (), ("train", "test")):
         list_labelled(spec, use)
     if plan.knn and not any(method.config for method in plan.methods.values()):
@@ -194,25 +193,29 @@ def open_experiment(plan: Plan) -> Experiment:
     if absent := [name for name in names if not Path(name).is_file()]:
         raise ValueError(f"weights: there is no file {', '.join(absent)}; expected backbones that convert_to_d2 has written")
     pretrained = [method for method in plan.methods.values() if method.config]
-    batches = {method.name: load_config(method.config, list(method.options)).SOLVER.IMS_PER_BATCH for method in pretrained}
+    labels = divide_labels(plan, train) if len(plan.sweep) > 1 else None
+    experiment = Experiment(plan, {}, labels)
+    batches = {method.name: _checked_batch(method, experiment.inputs(method)) for method in pretrained}
     budgets = [budget.images for budget in plan.budgets if budget.images]
     if small := [f"{budget} (of {name})" for budget in budgets for name, batch in batches.items() if budget < batch]:
         raise ValueError(f"budgets: found {', '.join(small)}; expected at least a batch: {max(batches.values())} images")
-    experiment = Experiment(plan, batches, divide_labels(plan) if len(plan.sweep) > 1 else None)
-    for method in pretrained:
-        words = (*experiment.inputs(method), *method.options, "DETCON.SOLVER.EPOCHS", "0.0")
-        try:
-            check_pretraining_config(load_config(method.config, list(words)), world_size=1)
-        except ValueError as error:
-            raise ValueError(f"methods: {method.name}: {error}") from None
-    return experiment
+    return experiment._replace(batches=batches)
 
 
-def divide_labels(plan: Plan) -> Labels:
-    """The plan's validation set, or evenly spaced images of the training set. Raises ValueError: too few for both."""
+def _checked_batch(method: Method, inputs: Words) -> int:
+    """SOLVER.IMS_PER_BATCH of its pretraining, whose config is checked here, before hours of other runs."""
+    try:
+        cfg = load_config(method.config, [*inputs, *method.options])
+        check_pretraining_config(cfg, world_size=1)
+    except ValueError as error:
+        raise ValueError(f"methods: {method.name}: {error}") from None
+    return cfg.SOLVER.IMS_PER_BATCH
+
+
+def divide_labels(plan: Plan, data: AnnotatedData) -> Labels:
+    """The plan's validation set, or evenly spaced images of the training set ``data``. Raises ValueError: too few for both."""
     if isinstance(plan.validation, str):
         return Labels(plan.train, plan.validation)
-    data = read_annotated(plan.train)
     every = round(1 / plan.validation)
     parts = [[one for index, one in enumerate(data.records) if (index % every == every - 1) == chosen] for chosen in (False, True)]
     if not all(any(record["annotations"] for record in part) for part in parts):

@@ -17,10 +17,8 @@ def check_gaps(key: str, gaps: tuple[int, ...]) -> tuple[bool, str, object, str]
     return good, key, tuple(gaps), "(least, largest) gap in frames, 1 <= least <= largest; 0 for the largest: as the clip allows"
 
 
-class SteadyFrames(TwoViews):
-    """Frames as views with the same crop and the same colours, so that only what moves tells them apart."""
-
-    num_views: ClassVar[int]
+class Frames(TwoViews):
+    """Views of frames with gaps between them."""
 
     def __init__(self, *, frame_gaps: tuple[int, int], **kwargs):
         """
@@ -30,6 +28,12 @@ class SteadyFrames(TwoViews):
         """
         super().__init__(**kwargs)
         self.frame_gaps = frame_gaps
+
+
+class SteadyFrames(Frames):
+    """Frames as views with the same crop and the same colours, so that only what moves tells them apart."""
+
+    num_views: ClassVar[int]
 
     @classmethod
     def augmentations(cls, cfg: "d2.CfgNode") -> tuple[list[ViewAugmentation], list[PhotometricAugmentation]]:

@@ -8,24 +8,15 @@ import torch
 
 from detcon_d2 import d2
 from detcon_d2.methods.moco import MoCo
-from detcon_d2.methods.video.frames import check_gaps
+from detcon_d2.methods.video.frames import Frames, check_gaps
 from detcon_d2.views.position import Stream, position_rng
 from detcon_d2.views.samplers import ShuffledViews
 
 
-class FrameViews(ShuffledViews):
+class FrameViews(Frames, ShuffledViews):
     """One view of each of two frames, in random order."""
 
     needs_frames = 2
-
-    def __init__(self, *, frame_gaps: tuple[int, int], **kwargs):
-        """
-        Args:
-            frame_gaps: least and largest gap, see :class:`~detcon_d2.views.samplers.SampleMaker`.
-            **kwargs: as for :class:`ShuffledViews`.
-        """
-        super().__init__(**kwargs)
-        self.frame_gaps = frame_gaps
 
     @classmethod
     def from_config(cls, cfg: "d2.CfgNode", stride: int | None) -> "FrameViews":
