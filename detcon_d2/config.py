@@ -153,9 +153,10 @@ def add_detcon_config(cfg: "d2.CfgNode") -> None:
     cfg.DETCON.LOG_PERIOD = 20
 
     # Images that are not trained on, as in DATASETS.TRAIN: the method's metrics on IMAGES of them, in whole batches, are logged as
-    # held_out/* every PERIOD iterations and at the end. PERIOD 0: only at the end. Methods with regions need MASKS.SOURCE "grid".
+    # held_out/* every PERIOD iterations and at the end. PERIOD 0: only at the end. ROOTS are their label maps, as MASKS.ROOTS.
     cfg.DETCON.HELD_OUT = CN()
     cfg.DETCON.HELD_OUT.DATASETS = ()
+    cfg.DETCON.HELD_OUT.ROOTS = ()
     cfg.DETCON.HELD_OUT.IMAGES = 1000
     cfg.DETCON.HELD_OUT.PERIOD = 0
 

@@ -24,13 +24,18 @@ class HeldOutHook(d2.HookBase):
     """
 
     def __init__(self, cfg: "d2.CfgNode", model: PretrainingModel):
-        """``model`` is not wrapped by DDP. Raises ValueError: data sets that cannot be read, or smaller than a batch."""
-        keys = cfg.DETCON.HELD_OUT
+        """``model`` is not wrapped by DDP. Raises ValueError: data sets or label maps that cannot be read, or less than a batch of images."""
+        keys, regions = cfg.DETCON.HELD_OUT, type(model).Samples.uses_regions
+        if regions and cfg.DETCON.MASKS.SOURCE == "files" and len(keys.ROOTS) != len(keys.DATASETS):
+            raise ValueError(
+                f"DETCON.HELD_OUT.ROOTS has {len(keys.ROOTS)} folders ({', '.join(keys.ROOTS)}), DETCON.HELD_OUT.DATASETS "
+                f"{len(keys.DATASETS)} data sets; expected one folder of label maps for each data set, in the same order."
+            )
         cfg = cfg.clone()
         cfg.defrost()
-        cfg.DATASETS.TRAIN = keys.DATASETS
+        cfg.DATASETS.TRAIN, cfg.DETCON.MASKS.ROOTS = keys.DATASETS, keys.ROOTS
         self._cfg, self._model, self._period = cfg, model, keys.PERIOD
-        self._records = load_training_records(cfg, regions=type(model).Samples.uses_regions)
+        self._records = load_training_records(cfg, regions)
         self._batches = min(keys.IMAGES, len(self._records)) // cfg.SOLVER.IMS_PER_BATCH
         if not self._batches:
             raise ValueError(

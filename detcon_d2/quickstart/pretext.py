@@ -24,13 +24,14 @@ _TASKS = METHODS | VIDEO
 class Threshold(NamedTuple):
     """The metric that shows whether a task was learned, and the value that it must reach: at least that, or at most where less is better.
 
-    ``times_chance``: the value is in parts of the chance that is logged.
+    ``chance`` is the metric of a guess; ``times_chance``: the value is in parts of it.
     """
 
     metric: str
     value: float
     more: bool = True
     times_chance: bool = False
+    chance: str = "chance"
 
     def bound(self, chance: float | None) -> float:
         """The value that has to be reached."""
@@ -55,6 +56,7 @@ THRESHOLDS = {
     "vince": Threshold("accuracy", 10, times_chance=True),
     "shuffle_and_learn": Threshold("accuracy", 1.22, times_chance=True),
     "tracking_by_color": Threshold("accuracy", 1.02, times_chance=True),
+    "mask_prediction_clips": Threshold("iou", 1.0, times_chance=True, chance="iou_center"),
 }
 """For 1,000 held-out images at least seven standard deviations above chance; of the others what a solution has to reach."""
 
@@ -68,6 +70,8 @@ def run_pretext(output: Path, methods: Sequence[str], seeds: Sequence[int], jobs
         raise ValueError(f"--pretext found the methods {' '.join(unknown)}; expected some of {' '.join(THRESHOLDS)}")
     with lock_folder(output):
         data = {name: data_of(output, name) for name in methods}
+        regions = {one.title: [one] for name in methods for one in label_maps(output, name, data[name])}
+        run_chains(regions, jobs)
         runs = {f"{name}-{seed}": command(output / f"{name}-{seed}", name, seed, data[name]) for seed in seeds for name in methods}
         run_chains({name: [one] for name, one in runs.items()}, jobs)
         text = "\n".join(table([(name, seed, output / f"{name}-{seed}") for seed in seeds for name in methods]))
@@ -81,13 +85,24 @@ def data_of(output: Path, name: str) -> dict[str, str]:
     return {split: f"{kind}:{folder}" for split, folder in folders.items()}
 
 
+def label_maps(output: Path, name: str, data: dict[str, str]) -> Iterator[Command]:
+    """The commands that import the masks of a task's ``data``; none for a task without regions."""
+    for split, spec in data.items() if _TASKS[name].masks else ():
+        folder = output / f"clips-regions/{split}"
+        words = ("tools/generate_masks.py", spec, str(folder), "--generator", "imported", "--masks", str(output / f"clips/{split}-masks"))
+        yield Command(f"masks of the clips: {split}", words, output / f"stages/regions-{split}.json", folder)
+
+
 def command(folder: Path, name: str, seed: int, data: dict[str, str]) -> Command:
     """The run of a task with a seed on the ``data`` of :func:`data_of`."""
+    roots = [repr((str(one.product),)) for one in label_maps(folder.parent, name, data)]
+    regions = ("DETCON.MASKS.ROOTS", roots[0], "DETCON.HELD_OUT.ROOTS", roots[1]) if roots else ()
     words = (
         *("tools/train_net.py", "--config-file", f"configs/quickstart/{_TASKS[name].config}", "--resume"),
         *("DATASETS.TRAIN", repr((data["train"],)), "DETCON.HELD_OUT.DATASETS", repr((data["val"],))),
         *("SOLVER.IMS_PER_BATCH", str(BATCH), "DETCON.SOLVER.EPOCHS", "0.0", "SOLVER.MAX_ITER", str(ITERATIONS)),
         *("DETCON.SOLVER.WARMUP_EPOCHS", "0.0", "SOLVER.WARMUP_ITERS", "40", "SEED", str(seed), "OUTPUT_DIR", str(folder)),
+        *(*_TASKS[name].options, *regions),
     )
     return Command(f"{_TASKS[name].title}, seed {seed}", words, folder / "stages/pretrain.json", folder / "model_final.pth")
 
@@ -100,7 +115,7 @@ def table(runs: Sequence[tuple[str, int, Path]]) -> Iterator[str]:
         series = {key: points[-1][1] for key, points in read_series(folder / "metrics.json").items()}
         threshold, minutes = THRESHOLDS[name], json.loads((folder / "stages/pretrain.json").read_text("utf-8"))["seconds"] / 60
         found, trained = (series[f"{split}/{threshold.metric}"] for split in ("held_out", "learning"))
-        chance = series.get("held_out/chance")
+        chance = series.get(f"held_out/{threshold.chance}")
         bound = threshold.bound(chance)
         reached = found >= bound if threshold.more else found <= bound
         cells = [_TASKS[name].title, seed, threshold.metric, f"{found:.3f}", f"{trained:.3f}", "" if chance is None else f"{chance:.3f}"]

@@ -20,7 +20,7 @@ class Method(NamedTuple):
 
     Attributes:
         config: pretraining config, a file of ``configs/quickstart``; ``None``: random initialisation.
-        masks: the generator of its label maps, "fh" or "annotations"; ``None``: as config and options specify.
+        masks: the generator of its label maps, "fh", "annotations" or "imported"; ``None``: as config and options specify.
         crops: it is trained on annotated regions with their categories, instead of on images. Two regions per image, one view of each, are
             as many views as two of each image, so equal epochs are equal budgets.
         options: config options (KEY VALUE ...) of its pretraining.
@@ -65,6 +65,13 @@ VIDEO = {
     "vince": Method("vince", "VINCE", "vince_R_18.yaml"),
     "shuffle_and_learn": Method("shuffle_and_learn", "Shuffle and Learn", "shuffle_and_learn_R_18.yaml"),
     "tracking_by_color": Method("tracking_by_color", "Tracking by colour", "tracking_by_color_R_18.yaml"),
+    "mask_prediction_clips": Method(
+        "mask_prediction_clips",
+        "Mask prediction, objects of clips",
+        "mask_prediction_R_18.yaml",
+        "imported",
+        options=("DETCON.MASK_PREDICTION.TARGET", "foreground"),
+    ),
 }
 """Methods on clips, by name; they are not compared with those on images."""
 

@@ -8,6 +8,7 @@ import torch
 from detcon_d2 import d2
 from detcon_d2.data import build_pretraining_loader
 from detcon_d2.engine.held_out import HeldOutHook
+from tests.conftest import write_photos
 from tests.engine.runs import arguments, assert_same_state, final_state, metrics, pretrainer, run
 from tests.methods.test_contract import options
 
@@ -44,6 +45,20 @@ def test_the_values_are_the_methods_metrics_with_running_statistics(photos, tmp_
     with torch.no_grad(), d2.EventStorage():
         rows = [model.metrics(model.embed(next(loader))) for _ in range(hook._batches)]
     assert found == pytest.approx({name: sum(float(row[name]) for row in rows) / len(rows) for name in rows[0]}, rel=1e-5)
+
+
+def test_held_out_images_have_label_maps_of_their_own(photos, tmp_path, run_tool):
+    others = write_photos(tmp_path / "others", count=4, seed=5)
+    roots = [tmp_path / "masks", tmp_path / "other_masks"]
+    for folder, root in zip((photos, others), roots):
+        assert run_tool("generate_masks.py", f"folder:{folder}", root, "--generator", "grid").returncode == 0
+    keys = {"DETCON__MASKS__SOURCE": "files", "DETCON__MASKS__ROOTS": repr((str(roots[0]),))}
+    keys |= {"DETCON__HELD_OUT__DATASETS": f"('folder:{others}',)"}
+    run(arguments(held_out(photos, tmp_path / "run", "DetConS", **keys, DETCON__HELD_OUT__ROOTS=repr((str(roots[1]),)))))
+    written = [row for row in metrics(tmp_path / "run") if "held_out/regions_per_view" in row]
+    assert written and all(row["held_out/regions_per_view"] > 0 for row in written)
+    with pytest.raises(ValueError, match=r"DETCON\.HELD_OUT\.ROOTS has 0 folders \(\), .* 1 data sets; expected one folder"):
+        pretrainer(held_out(photos, tmp_path, "DetConS", **keys))
 
 
 def test_too_few_images_are_refused(photos, tmp_path):
