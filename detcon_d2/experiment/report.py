@@ -13,7 +13,7 @@ from detcon_d2.experiment.plan import Words
 from detcon_d2.experiment.runs import NO_BUDGET, Experiment, Setting
 from detcon_d2.io.charts import Line
 from detcon_d2.quickstart.gains import LEVEL, gain_text, mean_and_deviation, paired_gain
-from detcon_d2.quickstart.report.page import card, curves, legend, page, paragraph, table
+from detcon_d2.quickstart.report.page import bars, card, curves, legend, page, paragraph, table
 from detcon_d2.quickstart.results import Evaluation
 
 TASKS = {"bbox": "box", "segm": "mask"}
@@ -128,13 +128,14 @@ def note() -> str:
 
 
 def document(experiment: Experiment, rows: Sequence[Row]) -> str:
-    """The page: table, and AP over images seen, over seconds and over the fraction of the labels."""
+    """The page: table, AP of each method, and AP over images seen, over seconds and over the fraction of the labels."""
     plan = experiment.plan
     head, lines = table_of(rows, plan.baselines)
     most_labels, longest = max(plan.fractions), max(plan.budgets, default=NO_BUDGET)
     full = [row for row in rows if row.setting.fraction == most_labels]
     long = [row for row in rows if row.setting.budget in (NO_BUDGET, longest)]
     sections = [
+        ("AP of each method", _bars(rows)),
         ("AP over images seen", _charts(experiment, full, lambda row: row.images / 1000, "thousand images seen")),
         ("AP over seconds of pretraining", _charts(experiment, full, lambda row: row.seconds if row.images else 0.0, "seconds")),
         ("AP over labels", _charts(experiment, long, lambda row: 100 * row.setting.fraction, "percent of the labelled images")),
@@ -143,6 +144,20 @@ def document(experiment: Experiment, rows: Sequence[Row]) -> str:
     ]
     intro = table(list(map(escape, head)), [list(map(escape, line)) for line in lines]) + paragraph(escape(note()), soft=True)
     return page("Experiment", intro, [(heading, content) for heading, content in sections if content])
+
+
+def _bars(rows: Sequence[Row]) -> str:
+    """A chart for each task: the mean over seeds."""
+    names = [row.setting.method.name for row in rows]
+    labels = names if len(set(names)) == len(names) else [row.setting.title() for row in rows]
+    cards = []
+    for task, text in TASKS.items():
+        scores = [row.scores(task) if task in next(iter(row.runs.values())).metrics else {} for row in rows]
+        if any(scores):
+            values = [statistics.fmean(found.values()) if found else float("nan") for found in scores]
+            lines = [(label, index, value) for index, (label, value) in enumerate(zip(labels, values))]
+            cards.append(card(f"{text.capitalize()} AP", bars(lines)))
+    return f'<div class="cards">{"".join(cards)}</div>' if cards else ""
 
 
 def _charts(experiment: Experiment, rows: Sequence[Row], place: Callable[[Row], float], unit: str) -> str:

@@ -133,6 +133,8 @@ def test_the_table_has_gains_over_each_baseline_and_the_page_is_well_formed(tmp_
     root = ElementTree.fromstring(page.replace("<!DOCTYPE html>", "").replace("&nbsp;", " "))
     headings = [element.text for element in root.iter("h2")]
     assert "AP over images seen" in headings and "AP over labels" in headings
+    spoken = [element.get("alt") for element in root.iter("img")]
+    assert spoken[0].startswith("random, 50% of the labels 10.5, ") and "detcon, 260 images seen, 100% of the labels 20.5" in spoken[0]
     assert (experiment.plan.output / "experiment.md").read_text() in text
     rows = json.loads((experiment.plan.output / "experiment.json").read_text())
     assert len(rows) == 2 * (1 + 2) and rows[-1]["seeds"]["1"]["bbox"]["AP"] == 21
