@@ -24,7 +24,7 @@ class HeldOutHook(d2.HookBase):
     """
 
     def __init__(self, cfg: "d2.CfgNode", model: PretrainingModel):
-        """``model`` is not wrapped by DDP. Raises ValueError: data sets or label maps that cannot be read, or less than a batch of images."""
+        """``model`` is not wrapped by DDP. Raises ValueError: no label maps, data sets that cannot be read, or less than a batch."""
         keys, regions = cfg.DETCON.HELD_OUT, type(model).Samples.uses_regions
         if regions and cfg.DETCON.MASKS.SOURCE == "files" and len(keys.ROOTS) != len(keys.DATASETS):
             raise ValueError(

@@ -6,13 +6,14 @@ The settings of fine-tuning are chosen for every method by the same sweep, on im
 import argparse
 import os
 import shlex
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from detcon_d2.experiment.plan import read_plan
 from detcon_d2.experiment.report import document, markdown, read_rows, scores_json
-from detcon_d2.experiment.runs import Experiment, open_experiment
+from detcon_d2.experiment.runs import Experiment, Setting, open_experiment
 from detcon_d2.io.atomic import write_bytes_atomically
 from detcon_d2.quickstart.commands import Chain, explain_failure, is_finished, lock_folder, python_arguments, run_chains
 
@@ -75,19 +76,31 @@ def main(argv: list[str] | None = None) -> int | None:
 def run_experiment(experiment: Experiment, jobs: int) -> str:
     """Run what is not finished yet, ``jobs`` runs at the same time; returns the table, which is also written after each run.
 
-    Raises as :func:`~detcon_d2.quickstart.commands.run_chains`.
+    Raises as :func:`~detcon_d2.quickstart.commands.run_chains`; a run that fails after the calibrations ends only what needs its product.
     """
-    start, plan, settings = time.perf_counter(), experiment.plan, experiment.settings()
+    start, plan, failures = time.perf_counter(), experiment.plan, []
+
+    def run(headline: str, chains: dict[str, Chain], on_finished: Callable[[], object] | None = None) -> None:
+        try:
+            _run(headline, chains, jobs, start, on_finished)
+        except subprocess.CalledProcessError as error:
+            failures.append(error)
+
     run_chains({command.title: [command] for command in experiment.label_maps()})
     _run("calibrations", {command.title: [command] for command in experiment.calibrations()}, jobs, start)
     for seed in plan.seeds:
-        _run(f"seed {seed}: pretraining", _pretrainings(experiment, seed), jobs, start)
-        _run(f"seed {seed}: kNN", _neighbours(experiment, seed), jobs, start)
+        run(f"seed {seed}: pretraining", _pretrainings(experiment, seed))
+        settings = [setting for setting in experiment.settings() if experiment.has_weights(setting, seed)]
+        run(f"seed {seed}: kNN", _neighbours(experiment, settings, seed))
         if seed == plan.seeds[0]:
-            _run("sweep of fine-tuning", {one.title: [one] for setting in settings for one in experiment.sweep(setting)}, jobs, start)
-        detectors = [experiment.fine_tuning(setting, seed) for setting in settings]
-        _run(f"seed {seed}: detectors", {one.title: [one] for one in detectors}, jobs, start, lambda: write_results(experiment))
-    return write_results(experiment)
+            run("sweep of fine-tuning", {one.title: [one] for setting in settings for one in experiment.sweep(setting)})
+        detectors = [experiment.fine_tuning(setting, seed) for setting in settings if is_finished(experiment.sweep(setting))]
+        run(f"seed {seed}: detectors", {one.title: [one] for one in detectors}, lambda: write_results(experiment))
+    table = write_results(experiment)
+    if failures:
+        print(table)
+        raise failures[0]
+    return table
 
 
 def write_results(experiment: Experiment) -> str:
@@ -105,8 +118,8 @@ def _pretrainings(experiment: Experiment, seed: int) -> dict[str, Chain]:
     return {f"{method.name}{budget.text()}, seed {seed}": experiment.pretraining(method, budget, seed) for method, budget in runs}
 
 
-def _neighbours(experiment: Experiment, seed: int) -> dict[str, Chain]:
-    encoders = dict.fromkeys((setting.method, setting.budget) for setting in experiment.settings()) if experiment.plan.knn else ()
+def _neighbours(experiment: Experiment, settings: Sequence[Setting], seed: int) -> dict[str, Chain]:
+    encoders = dict.fromkeys((setting.method, setting.budget) for setting in settings) if experiment.plan.knn else ()
     commands = [experiment.knn(method, budget, seed) for method, budget in encoders]
     return {command.title: [command] for command in commands}
 
@@ -132,7 +145,7 @@ def _print_commands(experiment: Experiment) -> None:
     commands += calibrations
     if calibrated := is_finished(calibrations):
         for seed in plan.seeds:
-            chains = (*_pretrainings(experiment, seed).values(), *_neighbours(experiment, seed).values())
+            chains = (*_pretrainings(experiment, seed).values(), *_neighbours(experiment, settings, seed).values())
             commands += [command for chain in chains for command in chain]
     commands += [command for setting in settings for command in experiment.sweep(setting)]
     chosen = experiment.labels is not None

@@ -149,6 +149,10 @@ class Experiment(NamedTuple):
             return str(self._run(setting.method, setting.budget, seed) / "backbone.pth")
         return setting.method.weights.replace("{seed}", str(seed))
 
+    def has_weights(self, setting: Setting, seed: int) -> bool:
+        """Whether fine-tuning can start."""
+        return not (path := self.backbone(setting, seed)) or Path(path).is_file()
+
     def _fine_tuning(self, setting: Setting, seed: int, folder: Path, chosen: Words, train: str, test: str) -> Command:
         words = (
             *("tools/train_net.py", "--config-file", self.plan.detector, "--resume", "MODEL.WEIGHTS", self.backbone(setting, seed)),

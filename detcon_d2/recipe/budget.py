@@ -105,13 +105,13 @@ def plan(
     return Plan(epochs, iterations, seconds)
 
 
-def schedule_of_pretraining(epochs: float, images: int, batch: int, rate: float, speed: str) -> list[Choice]:
-    """Length, batch and rates."""
+def schedule_of_pretraining(epochs: float, images: int, batch: int, most: int, speed: str) -> list[Choice]:
+    """Length, batch and rates; ``most`` is the batch where there are enough images."""
     steps = max(int(epochs * images / batch), 1)
     warmup = min(30, max(steps // 10, 1))
     return [
-        Choice("SOLVER.IMS_PER_BATCH", batch, f"{images} images: at least four batches an epoch; contrast needs other images, too"),
-        Choice("SOLVER.BASE_LR", rate, f"AdamW, 1e-3 for a batch of 64, in proportion for {batch}"),
+        Choice("SOLVER.IMS_PER_BATCH", batch, f"{images} images: at least four batches an epoch, at most {most} in a batch"),
+        Choice("SOLVER.BASE_LR", 1e-3 * batch / most, f"AdamW, 1e-3 for a batch of {most}, in proportion for {batch}"),
         Choice("DETCON.SOLVER.EPOCHS", epochs, speed),
         Choice("DETCON.SOLVER.WARMUP_EPOCHS", round(warmup * batch / images, 4), f"{warmup} of {steps} iterations"),
         Choice("SOLVER.CHECKPOINT_PERIOD", max(steps // 10, 1), "ten times: what a stopped run loses at most"),

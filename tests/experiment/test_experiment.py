@@ -1,6 +1,7 @@
 """An experiment runs every part once, chooses on the validation images, and its table contains what has finished."""
 
 import json
+import subprocess
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -25,16 +26,22 @@ SWEEP = {"SOLVER.BASE_LR": [1e-3, 2e-3, 4e-3]}
 class Runner:
     """In place of ``run_chains``: writes what the commands would, with box AP by a function of the method, the seed and the rate."""
 
-    def __init__(self, box_ap):
-        self.box_ap, self.ran = box_ap, []
+    def __init__(self, box_ap, fails: str = "nothing"):
+        self.box_ap, self.ran, self.fails = box_ap, [], fails
 
     def __call__(self, chains, jobs=1, on_finished=None):
+        failed = False
         for name, chain in chains.items():
+            if any(self.fails in command.title for command in chain):
+                failed = True
+                continue
             for command in chain:
                 if not command.is_finished():
                     self.run(command)
             if on_finished is not None:
                 on_finished(name)
+        if failed:
+            raise subprocess.CalledProcessError(1, "train_net")
 
     def run(self, command: Command) -> None:
         self.ran.append(command)
@@ -74,8 +81,8 @@ def run(monkeypatch):
     monkeypatch.setattr(report, "read_metadata", lambda path: {"seconds": 60.0})
     report._metadata.cache_clear()
 
-    def start(path: Path, box_ap=by_method) -> tuple[Runner, Experiment, str]:
-        runner, experiment = Runner(box_ap), open_experiment(read_plan(path))
+    def start(path: Path, box_ap=by_method, fails: str = "nothing") -> tuple[Runner, Experiment, str]:
+        runner, experiment = Runner(box_ap, fails), open_experiment(read_plan(path))
         monkeypatch.setattr(experiment_command, "run_chains", runner)
         return runner, experiment, run_experiment(experiment, jobs=2)
 
@@ -139,6 +146,23 @@ def test_the_table_has_gains_over_each_baseline_and_the_page_is_well_formed(tmp_
     rows = json.loads((experiment.plan.output / "experiment.json").read_text())
     assert len(rows) == 2 * (1 + 2) and rows[-1]["seeds"]["1"]["bbox"]["AP"] == 21
     assert rows[-1]["box_ap_above"] == {"random": "yes"} and rows[0]["box_ap_above"] == {}
+
+
+@pytest.mark.parametrize(
+    "fails",
+    [
+        "pretraining: detcon, 130 images seen, seed 0",
+        "detector from detcon, 130 images seen, 100% of the labels, seed 0 SOLVER.BASE_LR 0.002",
+    ],
+)
+def test_a_run_that_fails_ends_only_what_needs_it(tmp_path, run, fails):
+    path = plan_file(tmp_path, sweep=SWEEP, validation=0.34)
+    with pytest.raises(subprocess.CalledProcessError):
+        run(path, fails=fails)
+    rows = read_rows(open_experiment(read_plan(path)))
+    assert [(row.setting.method.name, list(row.runs)) for row in rows] == [("random", [0, 1])]
+    runner, _, text = run(path)
+    assert "| detcon | 128 |" in text and not any("detector from random" in command.title for command in runner.ran)
 
 
 def test_what_has_not_finished_is_not_in_the_table(tmp_path):

@@ -160,5 +160,5 @@ def test_a_budget_that_is_too_small_is_refused_with_one_that_is_not():
 
 
 def test_batches_leave_several_in_an_epoch():
-    assert [batch_size(CPU, count) for count in (2000, 256, 100, 9)] == [64, 64, 16, 2]
+    assert [batch_size(CPU, count) for count in (2000, 256, 100, 9)] == [32, 32, 16, 2]
     assert batch_size(GPU, 2000) == 256
