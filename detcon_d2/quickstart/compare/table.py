@@ -45,10 +45,10 @@ def precisions(run: Run) -> dict[str, float]:
 
 
 def table_of(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows, all plain text: method, progress, budget, last loss, accuracies and average precision. A dash: unknown."""
+    """Head and rows, all plain text: method, average precision and accuracies, progress, budget, last loss. A dash: unknown."""
     scores = [accuracies(run) | precisions(run) for run in runs]
-    columns = sorted(dict.fromkeys(name for found in scores for name in found), key=lambda name: name in _METRICS)
-    head = ["run", "method", "iterations", "epochs", *BUDGET_HEAD, "loss", "online probe", *columns]
+    columns = sorted(dict.fromkeys(name for found in scores for name in found), key=lambda name: name not in _METRICS)
+    head = ["run", "method", *columns, "iterations", "epochs", *BUDGET_HEAD, "loss", "online probe"]
     rows = []
     for run, found in zip(runs, scores, strict=True):
         part = run.parts.get("pretraining")
@@ -58,7 +58,7 @@ def table_of(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
         last = [points[-1][1] if points else None for points in (loss_of(series), series.get("probe/accuracy", []))]
         loss, probe = ("–" if value is None else text.format(value) for text, value in zip(("{:.4g}", "{:.1%}"), last, strict=True))
         values = [f"{found[name]:.1f}" if name in found else "–" for name in columns]
-        rows.append([run.name, method_of(run), progress, epochs, *budget_cells(run.origin), loss, probe, *values])
+        rows.append([run.name, method_of(run), *values, progress, epochs, *budget_cells(run.origin), loss, probe])
     return head, rows
 
 

@@ -17,6 +17,8 @@ _MEANINGS = {
     "learning/regions_in_pixels": ("Regions per view, by pixels", None, "Different regions before each cell takes its most frequent one."),
     "learning/lost_regions": ("Lost regions", (0.0, 1.0), "Share of the regions in a view that lose all their cells."),
     "learning/constant_views": ("Nearly constant views", (0.0, 1.0), "Share of the views without contrast, of which nothing is learned."),
+    "learning/accuracy": ("Accuracy", None, "Share of right answers to the method's task."),
+    "learning/chance": ("Chance", None, "Accuracy of a guess."),
     "probe/accuracy": ("Online probe", (0.0, 1.0), "Share of training images that a linear layer on the encoder classifies correctly."),
     "bbox/AP": ("Box AP on the validation images", None, ""),
     "segm/AP": ("Mask AP on the validation images", None, ""),

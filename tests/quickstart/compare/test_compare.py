@@ -35,15 +35,15 @@ def page(folder, tmp_path_factory) -> ElementTree.Element:
 def test_the_table_has_every_number_of_every_run(folder):
     head, rows = table_of(read_runs([str(folder)]))
     assert head == [
-        *("run", "method", "iterations", "epochs", "images seen", "forwards per image", "forwards", "seconds", "parameters"),
-        *("loss", "online probe", "kNN", "probe (moco)", "box AP", "mask AP"),
+        *("run", "method", "box AP", "mask AP", "kNN", "probe (moco)", "iterations", "epochs", "images seen", "forwards per image"),
+        *("forwards", "seconds", "parameters", "loss", "online probe"),
     ]
     found = {row[0]: row[1:] for row in rows}
     counts = ["20", "2.0", "1,280"]
-    rest = ["100", "23.50 M + 4.20 M", "1.5", "47.5%", "61.5", "70.0"]
-    assert found["SimCLR/p"] == ["SimCLR", *counts, "2.00 + 0.00", "2,560 + 0", *rest, "30.2", "25.2"]
-    assert found["BYOL/p"] == ["BYOL", *counts, "2.00 + 2.00", "2,560 + 2,560", *rest, "33.0", "28.0"]
-    assert found["random"] == ["random initialisation", *["–"] * 11, "12.0", "7.0"]
+    rest, accuracies = ["100", "23.50 M + 4.20 M", "1.5", "47.5%"], ["61.5", "70.0"]
+    assert found["SimCLR/p"] == ["SimCLR", "30.2", "25.2", *accuracies, *counts, "2.00 + 0.00", "2,560 + 0", *rest]
+    assert found["BYOL/p"] == ["BYOL", "33.0", "28.0", *accuracies, *counts, "2.00 + 2.00", "2,560 + 2,560", *rest]
+    assert found["random"] == ["random initialisation", "12.0", "7.0", *["–"] * 11]
 
 
 def test_the_page_is_one_file_without_scripts(page):
@@ -124,7 +124,7 @@ def test_runs_of_earlier_versions_have_no_budget_and_are_named(tmp_path):
 def test_the_tool_writes_the_page_and_prints_the_table_and_the_notes(folder, tmp_path, run_tool):
     done = run_tool("compare.py", folder, "--output", tmp_path / "new/c.html")
     assert done.returncode == 0 and (tmp_path / "new/c.html").is_file()
-    assert re.search(r"\| BYOL/p +\| BYOL +\| 20 ", done.stdout) and "- Budgets are not equal in forward passes" in done.stdout
+    assert re.search(r"\| BYOL/p +\| BYOL +\| 33.0 ", done.stdout) and "- Budgets are not equal in forward passes" in done.stdout
     assert "pretraining, settings that differ: DETCON.VIEWS.SIZE" in done.stdout
     refused = run_tool("compare.py", tmp_path / "nothing")
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "There is no folder" in refused.stderr
