@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from detcon_d2.methods.pretext.egomotion import LARGEST
+from detcon_d2.methods.pretext.egomotion import LARGEST, similarities
 from tests.methods.test_contract import build
 
 PLAIN = {f"DETCON__AUG__{name}_PROB": "(0.0, 0.0)" for name in ("JITTER", "GRAY", "BLUR", "SOLARIZE")}
@@ -51,6 +51,16 @@ def test_no_movement_leaves_the_crop(photos):
         inner = np.pad(np.zeros((crop - 2, crop - 2)), 1, constant_values=1).astype(np.float32)
         border = samples._moved(torch.from_numpy(np.repeat(inner[None], 3, 0)), 0.75 * signs * LARGEST)
         assert border.max() < 1e-3 and found.isfinite().all()
+
+
+def test_a_cell_is_most_similar_to_the_one_that_shows_the_same():
+    features = torch.randn(2, 16, 4, 5, generator=torch.Generator().manual_seed(0))
+    found = similarities(features, features.roll(1, dims=3)).unflatten(2, (4, 5)).unflatten(1, (4, 5))
+    for row in range(4):
+        for column in range(5):
+            same = found[:, row, column, row, (column + 1) % 5]
+            torch.testing.assert_close(same, torch.ones(2))
+            assert (found[:, row, column].flatten(1).max(1).values == same).all()
 
 
 def sharpness(view: torch.Tensor) -> float:
