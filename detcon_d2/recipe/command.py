@@ -17,11 +17,11 @@ from detcon_d2.recipe.budget import Speed, calibrate, plan, schedule_of_detector
 from detcon_d2.recipe.config import Choice, chosen_config, write_config
 from detcon_d2.recipe.detector import choose_detector
 from detcon_d2.recipe.look import Images, Objects, look_at_images, look_at_objects
-from detcon_d2.recipe.regions import Candidate, sheet_rows, try_regions
+from detcon_d2.recipe.regions import FEW, Candidate, sheet_rows, try_regions
 from detcon_d2.recipe.results import gains_table
 from detcon_d2.recipe.script import write_script
 from detcon_d2.recipe.sheet import write_sheet
-from detcon_d2.recipe.views import CPU, GPU, Setup, choose_colors, choose_views
+from detcon_d2.recipe.views import CONTRAST, CPU, GPU, Setup, choose_colors, choose_views
 
 _EPILOG = """
 examples
@@ -81,6 +81,8 @@ def write_recipe(name: str, output: Path, train: str | None, test: str | None, h
     colors, figures = choose_colors(setup, images, objects, views)
     print(figures.line().partition(";")[0], flush=True)
     candidates, chosen = try_regions(chosen_config(setup.pretraining, views), images)
+    if setup is CPU and candidates[chosen].figures.kept < FEW:
+        setup = CONTRAST
     print(*(f"{'*' if index == chosen else ' '} {one.line()}" for index, one in enumerate(candidates)), sep="\n", flush=True)
     pretraining = [*_pretraining(setup, images, output, candidates, chosen), *views, *colors]
     detector = []
@@ -167,5 +169,5 @@ def _pretraining(setup: Setup, images: Images, output: Path, candidates: list[Ca
 
 def _workers(setup: Setup) -> list[Choice]:
     cores = available_cores()
-    number = min(cores - 1, 1) if setup is CPU else min(cores, 16)
+    number = min(cores, 16) if setup is GPU else min(cores - 1, 1)
     return [Choice("DATALOADER.NUM_WORKERS", number, f"{cores} cores; one process prepares views faster than a CPU trains on them")]

@@ -18,8 +18,8 @@ NEARLY_ALL = 0.85
 _PARTS = (8, 4, 2, 1)
 _SCALES = (3.0, 0.3)
 """FH's scale in units of min_size: that of configs/quickstart, and one that divides images of soft contrast."""
-_FEW = 2
-"""Regions with a cell per view. With fewer there is nothing to contrast within an image, and the smaller scale is tried."""
+FEW = 2
+"""Regions with a cell per view. With fewer there is nothing to learn within an image, and the smaller scale is tried."""
 
 
 class Candidate(NamedTuple):
@@ -48,7 +48,7 @@ def try_regions(cfg: "d2.CfgNode", images: Images) -> tuple[list[Candidate], int
     cell_area = sum(views.CROP_AREA) / 2 * images.height * images.width / cells**2
     candidates: list[Candidate] = []
     for scale in _SCALES:
-        if not any(one.figures.kept >= _FEW for one in candidates):
+        if not any(one.figures.kept >= FEW for one in candidates):
             sizes = [max(int(float(f"{cell_area / part:.2g}")), 4) for part in _PARTS]
             candidates = [_try(cfg, images, scale, size) for size in sizes] + candidates
     most = max(one.figures.kept for one in candidates)

@@ -47,6 +47,11 @@ CPU = Setup(
     32,
     "ResNet-18 up to res4, for a CPU",
 )
+CONTRAST = CPU._replace(
+    pretraining="quickstart/detcon_s_R_18.yaml",
+    method="DetCon also contrasts images with each other; where few regions of a view keep a cell, mask prediction has little to predict",
+)
+"""In place of CPU for images without regions."""
 GPU = Setup(
     "Base-DetCon_S.yaml",
     "DetCon's contrast of the same regions; mask prediction, which gains more in minutes of a CPU, was not measured at this length",

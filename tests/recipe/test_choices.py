@@ -110,7 +110,7 @@ def test_the_chosen_regions_are_the_largest_of_which_nearly_as_many_keep_a_cell(
 def test_a_smaller_scale_is_tried_where_few_regions_have_a_cell(monkeypatch):
     cfg, images = chosen_config(CPU.pretraining, []), images_of(patches(np.random.default_rng(0), 20, 250))
     usual, _ = try_regions(cfg, images)
-    monkeypatch.setattr("detcon_d2.recipe.regions._FEW", max(one.figures.kept for one in usual) + 1)
+    monkeypatch.setattr("detcon_d2.recipe.regions.FEW", max(one.figures.kept for one in usual) + 1)
     found, chosen = try_regions(cfg, images)
     ratios = [one.generator.params()["scale"] / one.generator.params()["min_size"] for one in found]
     assert ratios == pytest.approx([0.3] * 4 + [3.0] * 4)

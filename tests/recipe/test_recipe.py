@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from detcon_d2.engine.finetune.setup import check_finetuning_config
 from detcon_d2.engine.setup import check_pretraining_config, load_config
@@ -55,12 +56,21 @@ def test_the_configs_are_valid_and_every_chosen_key_has_its_reason(chain):
     pretraining, detector = (load_config(str(chain / name), []) for name in ("pretrain.yaml", "detector.yaml"))
     check_pretraining_config(pretraining, 1)
     check_finetuning_config(detector, 1)
+    assert pretraining.MODEL.META_ARCHITECTURE == "MaskPrediction" and pretraining.DETCON.MASK_PREDICTION.TARGET == "neighbours"
     assert detector.MODEL.ROI_HEADS.NUM_CLASSES == 8 and detector.MODEL.MASK_ON and pretraining.DETCON.SOLVER.EPOCHS >= 1
     assert pretraining.DETCON.MASKS.ROOTS == (str(chain / "masks"),)
     lines = (chain / "pretrain.yaml").read_text().splitlines()
     for key in ("SIZE", "OPERATORS", "EPOCHS", "BASE_LR", "IMS_PER_BATCH", "META_ARCHITECTURE", "ROOTS"):
         number = next(index for index, line in enumerate(lines) if line.strip().startswith(f"{key}:"))
         assert "  # " in lines[number] or lines[number - 1].strip().startswith("# "), key
+
+
+def test_images_without_regions_are_contrasted_with_each_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "calibrate", lambda config, folder, options=(): Speed(0.5, 5.0))
+    for number in range(4):
+        Image.new("RGB", (96, 96), (40 * number, 90, 120)).save(tmp_path / f"{number}.png")
+    assert command.main([str(tmp_path), "--output", str(tmp_path / "out"), "--hours", "0.5"]) == 0
+    assert load_config(str(tmp_path / "out/pretrain.yaml"), []).MODEL.META_ARCHITECTURE == "DetConS"
 
 
 def test_the_sheet_shows_images_choices_and_commands(chain):
