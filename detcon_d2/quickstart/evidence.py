@@ -54,7 +54,7 @@ _DEFAULT_METHODS = [method.name for method in METHODS.values() if not method.opt
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line of ``tools/evidence.py``."""
-    epilog = _EXAMPLES + "methods\n" + "\n".join(f"  {method.name:<16} {method.title}" for method in (METHODS | VIDEO).values())
+    epilog = _EXAMPLES + "methods\n" + "\n".join(f"  {method.name:<21} {method.title}" for method in (METHODS | VIDEO).values())
     parser = argparse.ArgumentParser(description=__doc__, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default="output/evidence", help="folder to write to (default: output/evidence)")
     about = "easy: the material mostly agrees with the category; hard: only by chance (default: both)"
