@@ -142,7 +142,9 @@ def document(experiment: Experiment, rows: Sequence[Row]) -> str:
         ("What the sweep chose", _chosen(rows)),
         ("The plan", _facts(experiment)),
     ]
-    intro = table(list(map(escape, head)), [list(map(escape, line)) for line in lines]) + paragraph(escape(note()), soft=True)
+    # The interval of a gain is a line of its own, so that the table fits the width of the page.
+    cells = [[escape(cell).replace(" [", "<br/>[") for cell in line] for line in lines]
+    intro = table(list(map(escape, head)), cells) + paragraph(escape(note()), soft=True)
     return page("Experiment", intro, [(heading, content) for heading, content in sections if content])
 
 
