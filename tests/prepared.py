@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import context, forkserver, reduction
+from typing import TextIO
 from unittest import mock
 
 import numpy as np
@@ -82,6 +83,26 @@ def launch(main: Callable[[argparse.Namespace], None], args: argparse.Namespace)
         LAUNCH_MODULE.launch(main, args)
 
 
+class Output:
+    """The text of a pipe, read all the time: a job whose log fills the pipe would wait for a test that waits for the job."""
+
+    def __init__(self, pipe: TextIO):
+        self._text, self._pipe = "", pipe
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        with self._pipe:
+            self._text = self._pipe.read()
+
+    def until_closed(self, timeout: float) -> str:
+        """All of it, when every process has closed the pipe; raises subprocess.TimeoutExpired."""
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            raise subprocess.TimeoutExpired("reading a job's output", timeout)
+        return self._text
+
+
 class PreparedTool:
     """A file of ``tools`` that runs as ``python PATH ARGUMENTS`` does, and starts its own processes by :data:`PREPARED`, too.
 
@@ -93,14 +114,8 @@ class PreparedTool:
         self._process = PREPARED.Process(target=_run_tool, args=(list(command),), outputs=(write, write), environ=environ)
         self._process.start()
         os.close(write)
-        self._output = ""
-        self._reader = threading.Thread(target=self._read, args=(read,), daemon=True)
-        self._reader.start()
+        self._output = Output(open(read, errors="replace"))  # noqa: SIM115  (closed at its end)
         self.pid, self.kill = self._process.pid, self._process.kill
-
-    def _read(self, read: int) -> None:
-        with open(read, errors="replace") as pipe:
-            self._output = pipe.read()
 
     @property
     def returncode(self) -> int | None:
@@ -109,11 +124,11 @@ class PreparedTool:
     poll = returncode.fget
 
     def communicate(self, timeout: float) -> tuple[str, None]:
-        self._reader.join(timeout)
+        text = self._output.until_closed(timeout)
         self._process.join(timeout)
-        if self.returncode is None or self._reader.is_alive():
+        if self.returncode is None:
             raise subprocess.TimeoutExpired(self._process.name, timeout)
-        return self._output, None
+        return text, None
 
 
 def _run_tool(command: list[str]) -> None:

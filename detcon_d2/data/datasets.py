@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 from itertools import groupby
+from operator import attrgetter
 
 from detcon_d2 import d2
 from detcon_d2.data.label_maps import attach_label_maps
@@ -14,13 +15,17 @@ from detcon_d2.io.tiles import tile_records
 logger = logging.getLogger(__name__)
 
 _TRAINING_KEYS = ("file_name", "image_id", "key", "height", "width", "label", "label_map_file_name", "tile", "clip")
+TRAINING = ("DATASETS.TRAIN", "DETCON.MASKS.ROOTS")
+HELD_OUT = ("DETCON.HELD_OUT.DATASETS", "DETCON.HELD_OUT.ROOTS")
+"""Config keys of data sets and of their label maps."""
 
 
-def load_records(name: str) -> list[dict]:
+def load_records(name: str, key: str = TRAINING[0]) -> list[dict]:
     """The images of one data set, as Detectron2 dataset dicts with ``key`` (POSIX path relative to the data set's root).
 
     Args:
         name: a spec (:mod:`detcon_d2.io.specs`) or a name in Detectron2's DatasetCatalog.
+        key: that has the name, for messages.
 
     Raises ValueError: an unknown name, or a data set without images.
     """
@@ -30,7 +35,7 @@ def load_records(name: str) -> list[dict]:
         records = d2.DatasetCatalog.get(name)
     except KeyError:
         raise ValueError(
-            f"DATASETS.TRAIN names {name!r}, which is no data set. Expected {SPEC_FORMS}, or a name in the catalog: "
+            f"{key} names {name!r}, which is no data set. Expected {SPEC_FORMS}, or a name in the catalog: "
             f"{', '.join(d2.DatasetCatalog.list()) or 'it is empty'}."
         ) from None
     if not records:
@@ -41,10 +46,11 @@ def load_records(name: str) -> list[dict]:
     return sorted(keyed, key=lambda record: record["key"])
 
 
-def load_training_records(cfg: "d2.CfgNode", regions: bool = True) -> list[dict]:
-    """All images of DATASETS.TRAIN, one data set after the other, each with its ``index`` in this list; an image larger than
-    DETCON.DATA.TILES is one record for each of its tiles. A frame of ``video:`` has ``clip``: the index of the first frame of its clip, and
-    the one after its last.
+def load_training_records(cfg: "d2.CfgNode", regions: bool = True, keys: tuple[str, str] = TRAINING) -> list[dict]:
+    """All images of ``keys``, :data:`TRAINING` or :data:`HELD_OUT`, one data set after the other, each with its ``index`` in this list.
+
+    An image larger than DETCON.DATA.TILES is one record for each of its tiles. A frame of ``video:`` has ``clip``: the index of the first
+    frame of its clip, and the one after its last.
 
     With ``regions``, records have their label maps where DETCON.MASKS.SOURCE is "files". ``label`` is kept only if every image of every
     data set has one and the data sets agree on the names of the classes (of class folders; elsewhere on the numbers themselves).
@@ -52,27 +58,27 @@ def load_training_records(cfg: "d2.CfgNode", regions: bool = True) -> list[dict]
 
     Raises ValueError: no data set, one that cannot be read, or label maps that are missing (with the command that makes them).
     """
-    names, source, roots = list(cfg.DATASETS.TRAIN), cfg.DETCON.MASKS.SOURCE, cfg.DETCON.MASKS.ROOTS
-    reading = reading_from_config(cfg)
+    names, roots = (list(attrgetter(key)(cfg)) for key in keys)
+    source, reading = cfg.DETCON.MASKS.SOURCE, reading_from_config(cfg)
     if not names:
-        raise ValueError("DATASETS.TRAIN is empty; expected data sets, for example '(\"folder:/path/to/images\",)'.")
-    datasets = [load_records(name) for name in names]
+        raise ValueError(f"{keys[0]} is empty; expected data sets, for example '(\"folder:/path/to/images\",)'.")
+    datasets = [load_records(name, keys[0]) for name in names]
     if regions and source not in ("files", "grid", "kmeans"):
         raise ValueError(f"DETCON.MASKS.SOURCE is {source!r}; expected 'files', 'grid' or 'kmeans'.")
     if regions and source == "files" and len(roots) != len(names):
         raise ValueError(
-            f"DETCON.MASKS.ROOTS has {len(roots)} folders ({', '.join(roots)}), DATASETS.TRAIN {len(names)} data sets; expected one "
+            f"{keys[1]} has {len(roots)} folders ({', '.join(roots)}), {keys[0]} {len(names)} data sets; expected one "
             "folder of label maps for each data set, in the same order (or DETCON.MASKS.SOURCE grid, which needs none)."
         )
     datasets = [tile_records(records, reading, progress=d2.comm.is_main_process()) for records in datasets]
     if regions and source == "files":
-        options = cfg.DETCON.MASKS.LAYER, reading.tiles, cfg.DETCON.ON_BAD_IMAGE == "skip"
+        options = cfg.DETCON.MASKS.LAYER, reading.tiles, cfg.DETCON.ON_BAD_IMAGE == "skip", keys[1]
         datasets = [attach_label_maps(*entry, *options) for entry in zip(datasets, roots, names)]
     _set_spans(datasets)
     # Annotations are not used here, and those of COCO would take gigabytes in every process.
     records = [{key: record[key] for key in _TRAINING_KEYS if key in record} for dataset in datasets for record in dataset]
     if any("label" in record for record in records) and not _labels_agree(names, datasets):
-        logger.warning("The labels of DATASETS.TRAIN are dropped: some images have none, or the data sets disagree on the classes.")
+        logger.warning("The labels of %s are dropped: some images have none, or the data sets disagree on the classes.", keys[0])
         records = [{key: value for key, value in record.items() if key != "label"} for record in records]
     return [{**record, "index": index} for index, record in enumerate(records)]
 

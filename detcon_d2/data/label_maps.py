@@ -23,7 +23,9 @@ logger = logging.getLogger(__name__)
 _NAMED_EXAMPLES = 5
 
 
-def attach_label_maps(records: list[dict], root: str, name: str, layer: int = -1, tiles: int = 0, skip_failed: bool = False) -> list[dict]:
+def attach_label_maps(
+    records: list[dict], root: str, name: str, layer: int = -1, tiles: int = 0, skip_failed: bool = False, key: str = "DETCON.MASKS.ROOTS"
+) -> list[dict]:
     """Copies of ``records`` with ``label_map_file_name``: a reference to a file or into a tar (:class:`LabelMapReference`).
 
     Args:
@@ -33,6 +35,7 @@ def attach_label_maps(records: list[dict], root: str, name: str, layer: int = -1
         layer: that training uses, or -1.
         tiles: DETCON.DATA.TILES, by which the records were cut.
         skip_failed: leave out the images that generate_masks lists as unreadable, unless that is all of them.
+        key: that has ``root``, for messages.
 
     Raises:
         ValueError: no such folder, no index in it, no such layer, or label maps missing: how many, the first of them, and the command that
@@ -41,7 +44,7 @@ def attach_label_maps(records: list[dict], root: str, name: str, layer: int = -1
     if not os.path.isfile(os.path.join(root, "index.json")):
         found = "has no index.json" if os.path.isdir(root) else "does not exist"
         raise ValueError(
-            f"DETCON.MASKS.ROOTS names {root!r}, which {found}; expected a folder of label maps for {name!r}. "
+            f"{key} names {root!r}, which {found}; expected a folder of label maps for {name!r}. "
             f"Make them with: {generate_command(name, root, tiles=tiles)}"
         )
     store = open_store(root)
@@ -71,7 +74,7 @@ def attach_label_maps(records: list[dict], root: str, name: str, layer: int = -1
             raise ValueError(
                 f"DETCON.DATA.TILES is {tiles}, but {root!r} has label maps of {describe_tiles(made)}; expected those of "
                 f"{describe_tiles(tiles)}: {len(missing)} of {len(records)} are missing, such as {examples}. Set DETCON.DATA.TILES "
-                f"{made}, or make others and set DETCON.MASKS.ROOTS to their folder: {other}"
+                f"{made}, or make others and set {key} to their folder: {other}"
             )
         unmerged = len(store.keys().intersection(missing))
         raise ValueError(

@@ -9,6 +9,7 @@ from torch import nn
 
 from detcon_d2 import d2
 from detcon_d2.data import build_pretraining_loader, load_training_records
+from detcon_d2.data.datasets import HELD_OUT
 from detcon_d2.engine.generators import kept_generators
 from detcon_d2.methods.base import PretrainingModel
 from detcon_d2.modeling.backbone import evaluating
@@ -25,17 +26,9 @@ class HeldOutHook(d2.HookBase):
 
     def __init__(self, cfg: "d2.CfgNode", model: PretrainingModel):
         """``model`` is not wrapped by DDP. Raises ValueError: no label maps, data sets that cannot be read, or less than a batch."""
-        keys, regions = cfg.DETCON.HELD_OUT, type(model).Samples.uses_regions
-        if regions and cfg.DETCON.MASKS.SOURCE == "files" and len(keys.ROOTS) != len(keys.DATASETS):
-            raise ValueError(
-                f"DETCON.HELD_OUT.ROOTS has {len(keys.ROOTS)} folders ({', '.join(keys.ROOTS)}), DETCON.HELD_OUT.DATASETS "
-                f"{len(keys.DATASETS)} data sets; expected one folder of label maps for each data set, in the same order."
-            )
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.DATASETS.TRAIN, cfg.DETCON.MASKS.ROOTS = keys.DATASETS, keys.ROOTS
+        keys = cfg.DETCON.HELD_OUT
         self._cfg, self._model, self._period = cfg, model, keys.PERIOD
-        self._records = load_training_records(cfg, regions)
+        self._records = load_training_records(cfg, type(model).Samples.uses_regions, HELD_OUT)
         self._batches = min(keys.IMAGES, len(self._records)) // cfg.SOLVER.IMS_PER_BATCH
         if not self._batches:
             raise ValueError(

@@ -68,9 +68,14 @@ def baseline_of(row: Row, name: str, rows: Sequence[Row]) -> Row | None:
     return None
 
 
+def tasks_of(rows: Sequence[Row]) -> list[str]:
+    """Those of :data:`TASKS` that a detector was evaluated for."""
+    return [task for task in TASKS if any(task in run.metrics for row in rows for run in row.runs.values())]
+
+
 def table_of(rows: Sequence[Row], baselines: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     """Head and rows as plain text: mean and standard deviation over seeds, and the gain over each baseline."""
-    tasks = [task for task in TASKS if any(task in run.metrics for row in rows for run in row.runs.values())]
+    tasks = tasks_of(rows)
     head = ["method", "images seen", "seconds", "labels", "seeds", *(f"{TASKS[task]} AP" for task in tasks), "box AP50", "box AP75"]
     has_knn = any(row.knn for row in rows)
     head += ["kNN top-1"] if has_knn else []
@@ -153,12 +158,9 @@ def _bars(rows: Sequence[Row]) -> str:
     names = [row.setting.method.name for row in rows]
     labels = names if len(set(names)) == len(names) else [row.setting.title() for row in rows]
     cards = []
-    for task, text in TASKS.items():
-        scores = [row.scores(task) if task in next(iter(row.runs.values())).metrics else {} for row in rows]
-        if any(scores):
-            values = [statistics.fmean(found.values()) if found else float("nan") for found in scores]
-            lines = [(label, index, value) for index, (label, value) in enumerate(zip(labels, values))]
-            cards.append(card(f"{text.capitalize()} AP", bars(lines)))
+    for task in tasks_of(rows):
+        lines = [(label, index, statistics.fmean(row.scores(task).values())) for index, (label, row) in enumerate(zip(labels, rows))]
+        cards.append(card(f"{TASKS[task].capitalize()} AP", bars(lines)))
     return f'<div class="cards">{"".join(cards)}</div>' if cards else ""
 
 

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import torch
@@ -15,7 +14,7 @@ from detcon_d2.checkpoint import load_checkpoint_file
 from detcon_d2.engine import DetConTrainer, FinetuneTrainer, setup_finetuning, setup_pretraining
 from tests import detectors
 from tests.conftest import PATIENCE, REPO
-from tests.prepared import PreparedTool
+from tests.prepared import Output, PreparedTool
 
 BASE = str(REPO / "configs" / "Base-DetCon.yaml")
 _TRAIN_NET = str(REPO / "tools" / "train_net.py")
@@ -66,23 +65,17 @@ def start(opts: list[str], *flags: str, config: str = BASE) -> PreparedTool:
 
 
 class NewTool(subprocess.Popen):
-    """Its output is read all the time: a job whose log fills the pipe would wait for a test that waits for the job."""
+    """A new process; its ``communicate`` waits until all processes that have its output end."""
 
     def __init__(self, command: list[str], **options: object):
         super().__init__(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", **options)
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        self._output = self.stdout.read()
+        self._output = Output(self.stdout)
 
     def communicate(self, timeout: float) -> tuple[str, None]:
         """Both outputs, when every process has closed them."""
-        self._reader.join(timeout)
-        if self._reader.is_alive():
-            raise subprocess.TimeoutExpired(self.args, timeout)
+        text = self._output.until_closed(timeout)
         self.wait(timeout)
-        return self._output, None
+        return text, None
 
 
 def start_anew(opts: list[str], *flags: str, config: str = BASE, new_session: bool = False, **environ: str) -> NewTool:

@@ -59,6 +59,8 @@ def test_held_out_images_have_label_maps_of_their_own(photos, tmp_path, run_tool
     assert written and all(row["held_out/regions_per_view"] > 0 for row in written)
     with pytest.raises(ValueError, match=r"DETCON\.HELD_OUT\.ROOTS has 0 folders \(\), .* 1 data sets; expected one folder"):
         pretrainer(held_out(photos, tmp_path, "DetConS", **keys))
+    with pytest.raises(ValueError, match=r"DETCON\.HELD_OUT\.ROOTS names '/none', which does not exist"):
+        pretrainer(held_out(photos, tmp_path, "DetConS", **keys, DETCON__HELD_OUT__ROOTS="('/none',)"))
 
 
 def test_too_few_images_are_refused(photos, tmp_path):
