@@ -134,7 +134,7 @@ class DetConBase(PretrainingModel):
         samples = OneRegionView if _view1_only(cfg) else RegionViews
         if self.learned_regions is None:
             return samples.from_config(cfg, self.stride)
-        return samples.from_config(cfg, None, self.learned_regions.whole_image_of_samples)
+        return samples.from_config(cfg, None, whole_image=self.learned_regions.whole_image_of_samples)
 
     def hooks(self, cfg: "d2.CfgNode", records: list[dict]) -> list[MethodHook]:
         """The hook of learned regions."""

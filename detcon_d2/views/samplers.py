@@ -242,9 +242,9 @@ class RegionViews(TwoViews):
         return self.stride is not None
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, stride: int | None, whole_image: WholeImage | None = None) -> "RegionViews":
+    def from_config(cls, cfg: CfgNode, stride: int | None, /, **arguments) -> "RegionViews":
         """As :meth:`TwoViews.from_config`, with DETCON.NUM_SAMPLES."""
-        return super().from_config(cfg, stride, num_samples=cfg.DETCON.NUM_SAMPLES, stride=stride, whole_image=whole_image)
+        return super().from_config(cfg, stride, num_samples=cfg.DETCON.NUM_SAMPLES, stride=stride, **arguments)
 
     def __call__(self, image: np.ndarray, label_map: np.ndarray | None, position: int) -> dict:
         """Each view also has ``draws`` float32 (M,) in [0, 1) and, with a label map, ``cells`` int32 (h, w): the most frequent id of each

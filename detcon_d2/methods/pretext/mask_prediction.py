@@ -1,10 +1,10 @@
 """Mask prediction (after Pathak et al. 2017, who segment by motion): which part of each cell does the foreground of a still image cover?
 
-The masks are those of any source of regions. Where regions have no foreground, the task is which neighbouring cells share a region.
-Letters: N images per process, C feature channels, (h, w) feature cells, K outputs per cell.
+The masks are those of any source of regions. Where regions have no foreground, the task is which cells share a region with others nearby.
+Letters: N images per process, C feature channels, (h, w) cells of the prediction, s of them per side of a feature cell, K outputs each.
 """
 
-from functools import partial
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -22,23 +22,49 @@ from detcon_d2.modeling.metrics import projection_std, share_right
 from detcon_d2.modeling.probe import LinearProbe
 from detcon_d2.views.samplers import OneRegionView
 
-TARGETS = {"foreground": 1, "neighbours": 2}
-"""Values of DETCON.MASK_PREDICTION.TARGET, and K."""
+TARGETS = ("foreground", "neighbours")
+"""Values of DETCON.MASK_PREDICTION.TARGET."""
 _WITH_FOREGROUND = ("annotations", "imported")
 
 
-class ForegroundView(OneRegionView):
-    """View 1 with its regions and the share of foreground of each cell."""
+class MaskView(OneRegionView):
+    """View 1 with its regions, reduced to the cells of the prediction."""
+
+    def __init__(self, *, target: str, parts: int, **kwargs):
+        """
+        Args:
+            target: one of :data:`TARGETS`.
+            parts: s.
+            **kwargs: as for :class:`OneRegionView`.
+        """
+        super().__init__(**kwargs)
+        self.target, self.parts = target, parts
+
+    @classmethod
+    def from_config(cls, cfg: "d2.CfgNode", stride: int) -> "MaskView":
+        """As :meth:`OneRegionView.from_config`, with DETCON.MASK_PREDICTION. Raises ValueError if a cell would have less than a pixel."""
+        keys, size = cfg.DETCON.MASK_PREDICTION, cfg.DETCON.VIEWS.SIZE
+        if keys.PARTS * -(-size // stride) > size:
+            raise ValueError(
+                f"DETCON.MASK_PREDICTION.PARTS is {keys.PARTS}, where a view of {size} pixels has a feature cell for {stride} of them along "
+                "each side; expected at least one pixel for each part of a cell. Lower it, or raise DETCON.VIEWS.SIZE."
+            )
+        return super().from_config(cfg, stride, target=keys.TARGET, parts=keys.PARTS)
 
     def __call__(self, image: np.ndarray, label_map: np.ndarray | None, position: int) -> dict:
-        """As :meth:`OneRegionView.__call__`; the view also has ``foreground`` float32 (h, w) in [0, 1]: the share of a cell's pixels that
-        belong to a region other than 0, which is the background of annotations and of imported masks."""
+        """As :meth:`OneRegionView.__call__`; the view also has ``foreground`` float32 (h, w) in [0, 1], the share of a cell's pixels that
+        belong to a region other than 0, which is the background of annotations and of imported masks; or ``neighbours`` int32 (h, w), the
+        most frequent region of each cell."""
         sample = super().__call__(image, label_map, position)
         (transform,), (view,) = self.sample_geometry(position, *image.shape[:2]), sample["views"]
-        regions = transform.apply_segmentation(label_map)
-        foreground = ((regions != 0) & (regions != NO_REGION)).astype(np.float32)
-        size = view["cells"].shape
-        view["foreground"] = torch.from_numpy(cv2.resize(foreground, (size[1], size[0]), interpolation=cv2.INTER_AREA).reshape(size))
+        height, width = (self.parts * side for side in view["cells"].shape)
+        if self.target == "neighbours":
+            found, _ = transform.apply_cells(label_map, (height, width))
+        else:
+            regions = transform.apply_segmentation(label_map)
+            foreground = ((regions != 0) & (regions != NO_REGION)).astype(np.float32)
+            found = cv2.resize(foreground, (width, height), interpolation=cv2.INTER_AREA).reshape(height, width)
+        view[self.target] = torch.from_numpy(found)
         return sample
 
 
@@ -46,28 +72,34 @@ class ForegroundView(OneRegionView):
 class MaskPrediction(PretrainingModel):
     """A :class:`CellHead` on the feature cells of one view."""
 
-    Samples = ForegroundView
+    Samples = MaskView
     online_keys = ("logits",)
 
     @d2.configurable
-    def __init__(self, *, head: nn.Module, target: str, positive_weight: float, **kwargs):
+    def __init__(self, *, head: nn.Module, target: str, parts: int, distances: Sequence[int], positive_weight: float, **kwargs):
         """
         Args:
-            head: maps (N, C, h, w) to (N, K, h, w).
+            head: maps feature cells with C channels to K s s outputs each.
             target: one of :data:`TARGETS`.
+            parts: s.
+            distances: of the neighbours, in cells of the prediction.
             positive_weight: of the foreground, or of pairs that share a region.
             **kwargs: as for :class:`PretrainingModel`, without ``heads``.
         """
         super().__init__(heads={"heads": nn.ModuleDict({"cells": head})}, **kwargs)
-        self.target, self.positive_weight = target, positive_weight
+        self.target, self.parts, self.distances, self.positive_weight = target, parts, tuple(distances), positive_weight
 
     @classmethod
     def add_config(cls, node: "d2.CfgNode") -> None:
         """MaskPrediction's keys; the masks are those of DETCON.MASKS, crop, flip and colours those of view 1. None is published."""
         node.MASK_PREDICTION = d2.CfgNode()
         # "foreground": the share of a cell that is foreground, for annotations and imported masks, whose region 0 is the background;
-        # "neighbours": whether a cell shares its region with the cell to its right and with the one below, for every other source.
+        # "neighbours": whether a cell shares its region with cells to its right and below, for every other source.
         node.MASK_PREDICTION.TARGET = "foreground"
+        # Predicted cells per side of a feature cell: 4 at stride 16 is a quarter of the view's resolution, as in the paper.
+        node.MASK_PREDICTION.PARTS = 1
+        # How far away the neighbours are, in predicted cells.
+        node.MASK_PREDICTION.DISTANCES = (1,)
         # Weight of the positive part of the cross-entropy.
         node.MASK_PREDICTION.POSITIVE_WEIGHT = 2.0
         # Channels of the head's hidden layer.
@@ -79,6 +111,8 @@ class MaskPrediction(PretrainingModel):
         keys, source, name = cfg.DETCON.MASK_PREDICTION, cfg.DETCON.MASKS.SOURCE, "DETCON.MASK_PREDICTION"
         return [
             (keys.TARGET in TARGETS, f"{name}.TARGET", keys.TARGET, " or ".join(map(repr, TARGETS))),
+            (keys.PARTS > 0, f"{name}.PARTS", keys.PARTS, "at least 1"),
+            (bool(keys.DISTANCES) and min(keys.DISTANCES) > 0, f"{name}.DISTANCES", keys.DISTANCES, "one or more numbers of at least 1"),
             (keys.POSITIVE_WEIGHT > 0, f"{name}.POSITIVE_WEIGHT", keys.POSITIVE_WEIGHT, "a number > 0"),
             (keys.HIDDEN_DIM > 0, f"{name}.HIDDEN_DIM", keys.HIDDEN_DIM, "at least 1"),
             (source in ("files", "grid"), "DETCON.MASKS.SOURCE", source, "'files' or 'grid': masks that do not change while training"),
@@ -99,8 +133,11 @@ class MaskPrediction(PretrainingModel):
     def from_config(cls, cfg: "d2.CfgNode") -> dict:
         """Arguments of the constructor from a config."""
         args, keys = super().from_config(cfg), cfg.DETCON.MASK_PREDICTION
-        head = partial(CellHead, feature_channels(cfg, args["encoder"]), keys.HIDDEN_DIM, norm=cfg.DETCON.HEAD_NORM)
-        return args | {"head": head(out_dim=TARGETS[keys.TARGET]), "target": keys.TARGET, "positive_weight": keys.POSITIVE_WEIGHT}
+        outputs = 2 * len(keys.DISTANCES) if keys.TARGET == "neighbours" else 1
+        channels = feature_channels(cfg, args["encoder"])
+        head = CellHead(channels, keys.HIDDEN_DIM, outputs * keys.PARTS**2, norm=cfg.DETCON.HEAD_NORM)
+        names = ("target", "parts", "distances", "positive_weight")
+        return args | {"head": head} | {name: keys[name.upper()] for name in names}
 
     def describe(self, cfg: "d2.CfgNode") -> dict[str, str]:
         """With the target, and the masks' generator and parameters."""
@@ -110,10 +147,9 @@ class MaskPrediction(PretrainingModel):
         """``logits`` and ``targets`` (N, K, h, w), targets in [0, 1] or, without a neighbour, -1; ``features`` (N, C)."""
         (view,) = self.images_of(batch)
         features = self.encoder(view)[self.in_feature]
-        found = {"logits": self.heads["cells"](features), "features": LinearProbe.pool(features)}
-        if self.target == "foreground":
-            return found | {"targets": self.stacked(batch, 0, "foreground")[:, None]}
-        return found | {"targets": neighbours(self.stacked(batch, 0, "cells"))}
+        logits, targets = F.pixel_shuffle(self.heads["cells"](features), self.parts), self.stacked(batch, 0, self.target)
+        targets = targets[:, None] if self.target == "foreground" else neighbours(targets, self.distances)
+        return {"logits": logits, "targets": targets, "features": LinearProbe.pool(features)}
 
     def criterion(self, embeddings: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Binary cross-entropy with soft targets, mean over all outputs; those without a target count as 0."""
@@ -141,11 +177,13 @@ class MaskPrediction(PretrainingModel):
         }
 
 
-def neighbours(cells: torch.Tensor) -> torch.Tensor:
-    """Whether cells int32 (N, h, w) share their region with the one to the right and the one below: float32 (N, 2, h, w), 1 or 0; -1 in the
-    last column and row, and where one of the two has no region."""
-    found = torch.full((len(cells), 2, *cells.shape[1:]), -1.0, device=cells.device)
-    pairs = ((found[:, 0, :, :-1], cells[:, :, :-1], cells[:, :, 1:]), (found[:, 1, :-1], cells[:, :-1], cells[:, 1:]))
-    for part, one, other in pairs:
-        part.copy_(torch.where((one == NO_REGION) | (other == NO_REGION), -1.0, (one == other).float()))
+def neighbours(cells: torch.Tensor, distances: Sequence[int] = (1,)) -> torch.Tensor:
+    """Whether cells int32 (N, h, w) share their region with the one that is a distance to the right, and with the one below: float32 (N, 2 D,
+    h, w) for D distances, 1 or 0; -1 where there is no such cell, and where one of the two has no region."""
+    found = torch.full((len(cells), 2 * len(distances), *cells.shape[1:]), -1.0, device=cells.device)
+    for k, distance in enumerate(distances):
+        right = found[:, 2 * k, :, :-distance], cells[:, :, :-distance], cells[:, :, distance:]
+        below = found[:, 2 * k + 1, :-distance], cells[:, :-distance], cells[:, distance:]
+        for part, one, other in (right, below):
+            part.copy_(torch.where((one == NO_REGION) | (other == NO_REGION), -1.0, (one == other).float()))
     return found

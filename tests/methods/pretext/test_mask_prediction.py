@@ -11,7 +11,9 @@ from detcon_d2.methods.pretext.mask_prediction import neighbours
 from tests.methods.test_contract import batch_of, build
 
 PLAIN = {f"DETCON__AUG__{name}_PROB": "(0.0, 0.0)" for name in ("JITTER", "GRAY", "BLUR", "SOLARIZE")}
+PARTS = {"DETCON__MASK_PREDICTION__PARTS": 4}
 NEIGHBOURS = {"DETCON__MASK_PREDICTION__TARGET": "neighbours"}
+FINE_NEIGHBOURS = NEIGHBOURS | PARTS | {"DETCON__MASK_PREDICTION__DISTANCES": "(1, 3)"}
 
 
 def blobs(seed: int) -> np.ndarray:
@@ -24,8 +26,9 @@ def blobs(seed: int) -> np.ndarray:
     return found
 
 
-def test_the_target_is_the_foreground_that_the_view_shows(photos):
-    _, _, samples, _ = build("MaskPrediction", photos, **PLAIN)
+@pytest.mark.parametrize(("overrides", "interpolation"), [({}, 0.06), (PARTS, 0.25)], ids=["cells", "parts"])
+def test_the_target_is_the_foreground_that_the_view_shows(overrides, interpolation, photos):
+    _, _, samples, _ = build("MaskPrediction", photos, **PLAIN, **overrides)
     flips = set()
     for position in range(24):
         regions = blobs(position)
@@ -33,7 +36,7 @@ def test_the_target_is_the_foreground_that_the_view_shows(photos):
         (view,) = samples(painted, regions, position)["views"]
         shown = F.adaptive_avg_pool2d(view["image"][:1], view["foreground"].shape)[0]
         # A crop or a flip of the one without the other would be off by whole cells.
-        assert (view["foreground"] - shown).abs().max() < 0.06
+        assert (view["foreground"] - shown).abs().max() < interpolation
         flips.add(view["flip"])
     assert flips == {False, True}
 
@@ -54,7 +57,18 @@ def test_neighbours_share_a_region_or_not_and_edges_have_none():
     assert below == [[1, 0, 1], [-1, 1, 0], [-1, -1, -1]]
 
 
-@pytest.mark.parametrize("overrides", [{}, NEIGHBOURS], ids=["foreground", "neighbours"])
+def test_neighbours_at_a_distance():
+    cells = torch.tensor([[[1, 1, 2, 2], [1, 3, 2, 1], [4, 3, 3, 1]]], dtype=torch.int32)
+    near, far = neighbours(cells)[0], neighbours(cells, (2,))[0]
+    assert far.tolist() == [
+        [[0, 0, -1, -1], [0, 0, -1, -1], [0, 0, -1, -1]],
+        [[0, 0, 0, 0], [-1] * 4, [-1] * 4],
+    ]
+    assert neighbours(cells, (1, 2))[0].equal(torch.cat([near, far]))
+    assert (neighbours(cells, (5,)) == -1).all()
+
+
+@pytest.mark.parametrize("overrides", [{}, PARTS, NEIGHBOURS, FINE_NEIGHBOURS], ids=["foreground", "parts", "neighbours", "fine_neighbours"])
 def test_the_loss_is_the_weighted_cross_entropy_of_known_cells(overrides, photos):
     model, batch = batch_of("MaskPrediction", photos, 4, **overrides)
     with d2.EventStorage():
@@ -64,11 +78,16 @@ def test_the_loss_is_the_weighted_cross_entropy_of_known_cells(overrides, photos
     losses = -2 * targets * positive.log() - (1 - targets) * (1 - positive).log()
     expected = losses[targets >= 0].sum() / targets.numel()
     torch.testing.assert_close(model.criterion(found)["loss_mask_prediction"].double(), expected, rtol=1e-4, atol=1e-6)
-    assert (targets >= 0).all() == (not overrides)
+    assert (targets >= 0).all() == ("DETCON__MASK_PREDICTION__TARGET" not in overrides)
+
+
+def test_parts_without_a_pixel_are_refused(photos):
+    with pytest.raises(ValueError, match=r"MASK_PREDICTION.PARTS is 40, where a view of \d+ pixels .*Lower it, or raise DETCON.VIEWS.SIZE"):
+        build("MaskPrediction", photos, DETCON__MASK_PREDICTION__PARTS=40)
 
 
 def test_neighbours_train_through_every_parameter(photos):
-    model, batch = batch_of("MaskPrediction", photos, 4, **NEIGHBOURS)
+    model, batch = batch_of("MaskPrediction", photos, 4, **FINE_NEIGHBOURS)
     with d2.EventStorage():
         model.criterion(model.embed(batch))["loss_mask_prediction"].backward()
     for name, parameter in model.named_parameters():
