@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -107,8 +108,9 @@ def write_sheet(cfg: "d2.CfgNode", output: str, num_images: int, start_position:
     if num_images < 1 or start_position < 0:
         raise ValueError(f"{num_images} images from position {start_position}; expected at least 1 image and a position >= 0.")
     overlay.picture_format(output)  # before the work
-    rows = list(collect_rows(cfg, num_images, start_position))
-    figures = measure_views(collect_rows(cfg, FIGURE_IMAGES, start_position))
+    found = collect_rows(cfg, max(num_images, FIGURE_IMAGES), start_position)
+    rows = list(islice(found, num_images))
+    figures = measure_views(islice(chain(rows, found), FIGURE_IMAGES))
     regions = describe_masks(cfg) if rows[0].label_map is not None else ""
     sheet = render_sheet(rows, f"{figures.line()}   {', '.join(cfg.DATASETS.TRAIN)}   {regions}")
     overlay.write_sheet(sheet, output)

@@ -61,20 +61,20 @@ def draw_sheet(title: str, headings: Sequence[str], rows: Sequence[Sequence[tupl
     """Pictures in rows and columns with captions below them: uint8 (height, width, 3) RGB.
 
     Args:
-        title: first line, shortened if it is too long.
-        headings: of the columns; if one is too long, it continues in another line.
+        title: above the columns.
+        headings: of the columns; like the title, one that is too long continues in another line.
         rows: at least one; of each column a picture uint8 (H, W, 3) and its caption.
         side: width of a column and largest width of a picture, pixels.
     """
-    # Most characters are narrower than 0.6 of the size of the font; longer lines are cut.
-    wrapped = [[shorten(line, side, _HEADING) for line in textwrap.wrap(text, side * 5 // 3 // _HEADING)] for text in headings]
-    line_height, below = _HEADING + 5, _CAPTION + 8 + _GAP
-    header = _MARGIN + _TITLE + 12 + line_height * max(map(len, wrapped)) + 4
+    width = 2 * _MARGIN + len(headings) * (side + _GAP) - _GAP
+    titles, wrapped = _wrapped(title, width - 2 * _MARGIN, _TITLE), [_wrapped(text, side, _HEADING) for text in headings]
+    title_height, line_height, below = _TITLE + 5, _HEADING + 5, _CAPTION + 8 + _GAP
+    header = _MARGIN + title_height * len(titles) + 7 + line_height * max(map(len, wrapped)) + 4
     heights = [max(picture.shape[0] for picture, _ in row) for row in rows]
-    size = 2 * _MARGIN + len(headings) * (side + _GAP) - _GAP, header + sum(heights) + below * len(rows) + _MARGIN - _GAP
-    sheet = Image.new("RGB", size, _BACKGROUND)
+    sheet = Image.new("RGB", (width, header + sum(heights) + below * len(rows) + _MARGIN - _GAP), _BACKGROUND)
     draw = ImageDraw.Draw(sheet)
-    draw.text((_MARGIN, _MARGIN - 4), shorten(title, sheet.width - 2 * _MARGIN, _TITLE), fill=_INK, font=font(_TITLE))
+    for index, text in enumerate(titles):
+        draw.text((_MARGIN, _MARGIN - 4 + title_height * index), text, fill=_INK, font=font(_TITLE))
     for column, lines in enumerate(wrapped):
         for index, text in enumerate(lines):
             position = _MARGIN + column * (side + _GAP), header - 4 - line_height * (len(lines) - index)
@@ -87,6 +87,12 @@ def draw_sheet(title: str, headings: Sequence[str], rows: Sequence[Sequence[tupl
             draw.text((left, top + height + 2), shorten(caption, side, _CAPTION), fill=_PALE, font=font(_CAPTION))
         top += height + below
     return np.asarray(sheet)
+
+
+def _wrapped(text: str, width: int, size: int) -> list[str]:
+    """The text in lines of this width in pixels, for a font of this size."""
+    # Most characters are narrower than 0.6 of the size of the font; longer lines are cut.
+    return [shorten(line, width, size) for line in textwrap.wrap(text, width * 5 // 3 // size)]
 
 
 def write_sheet(sheet: np.ndarray, path: str | Path) -> None:
