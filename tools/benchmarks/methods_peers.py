@@ -33,10 +33,11 @@ class PeerMethod(nn.Module):
         self.backbone = nn.Sequential(*parts[:-1], nn.Flatten())
         self.dense_backbone = nn.Sequential(*parts[:-2])
 
-    def add_targets(self) -> None:
-        """EMA copies ``target_NAME`` of the modules in ``momentum_modules``."""
+    def add_targets(self, **built: nn.Module) -> None:
+        """EMA copies ``target_NAME`` of the modules in ``momentum_modules``; ``built`` has new ones of those that Python cannot copy."""
         for name in self.momentum_modules:
-            target = copy.deepcopy(getattr(self, name))
+            target = built[name] if name in built else copy.deepcopy(getattr(self, name))
+            target.load_state_dict(getattr(self, name).state_dict())
             deactivate_requires_grad(target)
             self.add_module(f"target_{name}", target)
 
@@ -121,9 +122,9 @@ class DINO(PeerMethod):
 
     def __init__(self, depth: int):
         super().__init__(depth)
-        self.head = modules.DINOProjectionHead(self.channels, HIDDEN, OUT, DINO_OUT)
+        self.head, target = (modules.DINOProjectionHead(self.channels, HIDDEN, OUT, DINO_OUT) for _ in range(2))
         self.criterion = losses.DINOLoss(output_dim=DINO_OUT)
-        self.add_targets()
+        self.add_targets(head=target)
 
     def forward(self, views: list[torch.Tensor]) -> torch.Tensor:
         self.update_targets()
