@@ -31,12 +31,7 @@ class MaskView(OneRegionView):
     """View 1 with its regions, reduced to the cells of the prediction."""
 
     def __init__(self, *, target: str, parts: int, **kwargs):
-        """
-        Args:
-            target: one of :data:`TARGETS`.
-            parts: s.
-            **kwargs: as for :class:`OneRegionView`.
-        """
+        """``target`` is one of :data:`TARGETS`, ``parts`` is s; the others as for :class:`OneRegionView`."""
         super().__init__(**kwargs)
         self.target, self.parts = target, parts
 
@@ -46,7 +41,7 @@ class MaskView(OneRegionView):
         keys, size = cfg.DETCON.MASK_PREDICTION, cfg.DETCON.VIEWS.SIZE
         if keys.PARTS * -(-size // stride) > size:
             raise ValueError(
-                f"DETCON.MASK_PREDICTION.PARTS is {keys.PARTS}, where a view of {size} pixels has a feature cell for {stride} of them along "
+                f"DETCON.MASK_PREDICTION.PARTS is {keys.PARTS}, with views of {size} pixels and a feature cell for {stride} of them along "
                 "each side; expected at least one pixel for each part of a cell. Lower it, or raise DETCON.VIEWS.SIZE."
             )
         return super().from_config(cfg, stride, target=keys.TARGET, parts=keys.PARTS)
@@ -80,8 +75,7 @@ class MaskPrediction(PretrainingModel):
         """
         Args:
             head: maps feature cells with C channels to K s s outputs each.
-            target: one of :data:`TARGETS`.
-            parts: s.
+            target, parts: as for :class:`MaskView`.
             distances: of the neighbours, in cells of the prediction.
             positive_weight: of the foreground, or of pairs that share a region.
             **kwargs: as for :class:`PretrainingModel`, without ``heads``.
@@ -94,7 +88,7 @@ class MaskPrediction(PretrainingModel):
         """MaskPrediction's keys; the masks are those of DETCON.MASKS, crop, flip and colours those of view 1. None is published."""
         node.MASK_PREDICTION = d2.CfgNode()
         # "foreground": the share of a cell that is foreground, for annotations and imported masks, whose region 0 is the background;
-        # "neighbours": whether a cell shares its region with cells to its right and below, for every other source.
+        # "neighbours": whether a cell shares its region with others to its right and below, for every other source.
         node.MASK_PREDICTION.TARGET = "foreground"
         # Predicted cells per side of a feature cell: 4 at stride 16 is a quarter of the view's resolution, as in the paper.
         node.MASK_PREDICTION.PARTS = 1
@@ -133,11 +127,9 @@ class MaskPrediction(PretrainingModel):
     def from_config(cls, cfg: "d2.CfgNode") -> dict:
         """Arguments of the constructor from a config."""
         args, keys = super().from_config(cfg), cfg.DETCON.MASK_PREDICTION
-        outputs = 2 * len(keys.DISTANCES) if keys.TARGET == "neighbours" else 1
-        channels = feature_channels(cfg, args["encoder"])
-        head = CellHead(channels, keys.HIDDEN_DIM, outputs * keys.PARTS**2, norm=cfg.DETCON.HEAD_NORM)
-        names = ("target", "parts", "distances", "positive_weight")
-        return args | {"head": head} | {name: keys[name.upper()] for name in names}
+        outputs = (2 * len(keys.DISTANCES) if keys.TARGET == "neighbours" else 1) * keys.PARTS**2
+        head = CellHead(feature_channels(cfg, args["encoder"]), keys.HIDDEN_DIM, outputs, norm=cfg.DETCON.HEAD_NORM)
+        return args | {"head": head} | {name: keys[name.upper()] for name in ("target", "parts", "distances", "positive_weight")}
 
     def describe(self, cfg: "d2.CfgNode") -> dict[str, str]:
         """With the target, and the masks' generator and parameters."""
@@ -159,9 +151,8 @@ class MaskPrediction(PretrainingModel):
         return {"loss_mask_prediction": (losses * (targets >= 0)).mean()}
 
     def metrics(self, embeddings: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Collapse, the share of cells with the right side of one half, that of the more frequent side as ``chance``; and intersection over
-        union of the cells that are answered and those that are true, next to that of a guess: the central half of the view's height and
-        width."""
+        """Collapse, the share of cells with the right side of one half, that of the more frequent side as ``chance``; intersection over
+        union of the answered cells with the true ones, and that of a guess: the central half of the view's height and width."""
         targets = embeddings["targets"]
         known, true, guess = targets >= 0, targets > 0.5, embeddings["logits"] > 0
         positive = share_right(true, known)
@@ -178,8 +169,8 @@ class MaskPrediction(PretrainingModel):
 
 
 def neighbours(cells: torch.Tensor, distances: Sequence[int] = (1,)) -> torch.Tensor:
-    """Whether cells int32 (N, h, w) share their region with the one that is a distance to the right, and with the one below: float32 (N, 2 D,
-    h, w) for D distances, 1 or 0; -1 where there is no such cell, and where one of the two has no region."""
+    """Whether cells int32 (N, h, w) share their region with the one that is a distance to the right, and with the one below: 1 or 0,
+    float32 (N, 2 D, h, w) for D distances; -1 where there is no such cell, and where one of the two has no region."""
     found = torch.full((len(cells), 2 * len(distances), *cells.shape[1:]), -1.0, device=cells.device)
     for k, distance in enumerate(distances):
         right = found[:, 2 * k, :, :-distance], cells[:, :, :-distance], cells[:, :, distance:]

@@ -60,15 +60,12 @@ def test_neighbours_share_a_region_or_not_and_edges_have_none():
 def test_neighbours_at_a_distance():
     cells = torch.tensor([[[1, 1, 2, 2], [1, 3, 2, 1], [4, 3, 3, 1]]], dtype=torch.int32)
     near, far = neighbours(cells)[0], neighbours(cells, (2,))[0]
-    assert far.tolist() == [
-        [[0, 0, -1, -1], [0, 0, -1, -1], [0, 0, -1, -1]],
-        [[0, 0, 0, 0], [-1] * 4, [-1] * 4],
-    ]
+    assert far.tolist() == [[[0, 0, -1, -1], [0, 0, -1, -1], [0, 0, -1, -1]], [[0, 0, 0, 0], [-1] * 4, [-1] * 4]]
     assert neighbours(cells, (1, 2))[0].equal(torch.cat([near, far]))
     assert (neighbours(cells, (5,)) == -1).all()
 
 
-@pytest.mark.parametrize("overrides", [{}, PARTS, NEIGHBOURS, FINE_NEIGHBOURS], ids=["foreground", "parts", "neighbours", "fine_neighbours"])
+@pytest.mark.parametrize("overrides", [{}, PARTS, NEIGHBOURS, FINE_NEIGHBOURS], ids=["foreground", "parts", "neighbours", "fine"])
 def test_the_loss_is_the_weighted_cross_entropy_of_known_cells(overrides, photos):
     model, batch = batch_of("MaskPrediction", photos, 4, **overrides)
     with d2.EventStorage():
@@ -82,7 +79,7 @@ def test_the_loss_is_the_weighted_cross_entropy_of_known_cells(overrides, photos
 
 
 def test_parts_without_a_pixel_are_refused(photos):
-    with pytest.raises(ValueError, match=r"MASK_PREDICTION.PARTS is 40, where a view of \d+ pixels .*Lower it, or raise DETCON.VIEWS.SIZE"):
+    with pytest.raises(ValueError, match=r"MASK_PREDICTION.PARTS is 40, with views of \d+ pixels .*Lower it, or raise DETCON.VIEWS.SIZE"):
         build("MaskPrediction", photos, DETCON__MASK_PREDICTION__PARTS=40)
 
 
