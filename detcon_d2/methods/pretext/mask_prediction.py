@@ -1,10 +1,8 @@
 """Mask prediction (after Pathak et al. 2017, who segment by motion): which part of each cell does the foreground of a still image cover?
 
-The masks are those of any source of regions. Where regions have no foreground, the task is which cells share a region with others nearby.
+The masks are those of any source of regions. Where regions have no foreground, the task is which neighbouring cells share a region.
 Letters: N images per process, C feature channels, (h, w) cells of the prediction, s of them per side of a feature cell, K outputs each.
 """
-
-from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -22,8 +20,8 @@ from detcon_d2.modeling.metrics import projection_std, share_right
 from detcon_d2.modeling.probe import LinearProbe
 from detcon_d2.views.samplers import OneRegionView
 
-TARGETS = ("foreground", "neighbours")
-"""Values of DETCON.MASK_PREDICTION.TARGET."""
+TARGETS = {"foreground": 1, "neighbours": 2}
+"""Values of DETCON.MASK_PREDICTION.TARGET, and K."""
 _WITH_FOREGROUND = ("annotations", "imported")
 
 
@@ -71,29 +69,26 @@ class MaskPrediction(PretrainingModel):
     online_keys = ("logits",)
 
     @d2.configurable
-    def __init__(self, *, head: nn.Module, target: str, parts: int, distances: Sequence[int], positive_weight: float, **kwargs):
+    def __init__(self, *, head: nn.Module, target: str, parts: int, positive_weight: float, **kwargs):
         """
         Args:
             head: maps feature cells with C channels to K s s outputs each.
             target, parts: as for :class:`MaskView`.
-            distances: of the neighbours, in cells of the prediction.
             positive_weight: of the foreground, or of pairs that share a region.
             **kwargs: as for :class:`PretrainingModel`, without ``heads``.
         """
         super().__init__(heads={"heads": nn.ModuleDict({"cells": head})}, **kwargs)
-        self.target, self.parts, self.distances, self.positive_weight = target, parts, tuple(distances), positive_weight
+        self.target, self.parts, self.positive_weight = target, parts, positive_weight
 
     @classmethod
     def add_config(cls, node: "d2.CfgNode") -> None:
         """MaskPrediction's keys; the masks are those of DETCON.MASKS, crop, flip and colours those of view 1. None is published."""
         node.MASK_PREDICTION = d2.CfgNode()
         # "foreground": the share of a cell that is foreground, for annotations and imported masks, whose region 0 is the background;
-        # "neighbours": whether a cell shares its region with others to its right and below, for every other source.
+        # "neighbours": whether a cell shares its region with the cell to its right and with the one below, for every other source.
         node.MASK_PREDICTION.TARGET = "foreground"
         # Predicted cells per side of a feature cell: 4 at stride 16 is a quarter of the view's resolution, as in the paper.
         node.MASK_PREDICTION.PARTS = 1
-        # How far away the neighbours are, in predicted cells.
-        node.MASK_PREDICTION.DISTANCES = (1,)
         # Weight of the positive part of the cross-entropy.
         node.MASK_PREDICTION.POSITIVE_WEIGHT = 2.0
         # Channels of the head's hidden layer.
@@ -106,7 +101,6 @@ class MaskPrediction(PretrainingModel):
         return [
             (keys.TARGET in TARGETS, f"{name}.TARGET", keys.TARGET, " or ".join(map(repr, TARGETS))),
             (keys.PARTS > 0, f"{name}.PARTS", keys.PARTS, "at least 1"),
-            (bool(keys.DISTANCES) and min(keys.DISTANCES) > 0, f"{name}.DISTANCES", keys.DISTANCES, "one or more numbers of at least 1"),
             (keys.POSITIVE_WEIGHT > 0, f"{name}.POSITIVE_WEIGHT", keys.POSITIVE_WEIGHT, "a number > 0"),
             (keys.HIDDEN_DIM > 0, f"{name}.HIDDEN_DIM", keys.HIDDEN_DIM, "at least 1"),
             (source in ("files", "grid"), "DETCON.MASKS.SOURCE", source, "'files' or 'grid': masks that do not change while training"),
@@ -127,9 +121,9 @@ class MaskPrediction(PretrainingModel):
     def from_config(cls, cfg: "d2.CfgNode") -> dict:
         """Arguments of the constructor from a config."""
         args, keys = super().from_config(cfg), cfg.DETCON.MASK_PREDICTION
-        outputs = (2 * len(keys.DISTANCES) if keys.TARGET == "neighbours" else 1) * keys.PARTS**2
+        outputs = TARGETS[keys.TARGET] * keys.PARTS**2
         head = CellHead(feature_channels(cfg, args["encoder"]), keys.HIDDEN_DIM, outputs, norm=cfg.DETCON.HEAD_NORM)
-        return args | {"head": head} | {name: keys[name.upper()] for name in ("target", "parts", "distances", "positive_weight")}
+        return args | {"head": head} | {name: keys[name.upper()] for name in ("target", "parts", "positive_weight")}
 
     def describe(self, cfg: "d2.CfgNode") -> dict[str, str]:
         """With the target, and the masks' generator and parameters."""
@@ -140,7 +134,7 @@ class MaskPrediction(PretrainingModel):
         (view,) = self.images_of(batch)
         features = self.encoder(view)[self.in_feature]
         logits, targets = F.pixel_shuffle(self.heads["cells"](features), self.parts), self.stacked(batch, 0, self.target)
-        targets = targets[:, None] if self.target == "foreground" else neighbours(targets, self.distances)
+        targets = targets[:, None] if self.target == "foreground" else neighbours(targets)
         return {"logits": logits, "targets": targets, "features": LinearProbe.pool(features)}
 
     def criterion(self, embeddings: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -168,13 +162,11 @@ class MaskPrediction(PretrainingModel):
         }
 
 
-def neighbours(cells: torch.Tensor, distances: Sequence[int] = (1,)) -> torch.Tensor:
-    """Whether cells int32 (N, h, w) share their region with the one that is a distance to the right, and with the one below: 1 or 0,
-    float32 (N, 2 D, h, w) for D distances; -1 where there is no such cell, and where one of the two has no region."""
-    found = torch.full((len(cells), 2 * len(distances), *cells.shape[1:]), -1.0, device=cells.device)
-    for k, distance in enumerate(distances):
-        right = found[:, 2 * k, :, :-distance], cells[:, :, :-distance], cells[:, :, distance:]
-        below = found[:, 2 * k + 1, :-distance], cells[:, :-distance], cells[:, distance:]
-        for part, one, other in (right, below):
-            part.copy_(torch.where((one == NO_REGION) | (other == NO_REGION), -1.0, (one == other).float()))
+def neighbours(cells: torch.Tensor) -> torch.Tensor:
+    """Whether cells int32 (N, h, w) share their region with the one to the right and the one below: float32 (N, 2, h, w), 1 or 0; -1 in the
+    last column and row, and where one of the two has no region."""
+    found = torch.full((len(cells), 2, *cells.shape[1:]), -1.0, device=cells.device)
+    pairs = ((found[:, 0, :, :-1], cells[:, :, :-1], cells[:, :, 1:]), (found[:, 1, :-1], cells[:, :-1], cells[:, 1:]))
+    for part, one, other in pairs:
+        part.copy_(torch.where((one == NO_REGION) | (other == NO_REGION), -1.0, (one == other).float()))
     return found

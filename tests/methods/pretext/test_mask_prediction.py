@@ -13,7 +13,6 @@ from tests.methods.test_contract import batch_of, build
 PLAIN = {f"DETCON__AUG__{name}_PROB": "(0.0, 0.0)" for name in ("JITTER", "GRAY", "BLUR", "SOLARIZE")}
 PARTS = {"DETCON__MASK_PREDICTION__PARTS": 4}
 NEIGHBOURS = {"DETCON__MASK_PREDICTION__TARGET": "neighbours"}
-FINE_NEIGHBOURS = NEIGHBOURS | PARTS | {"DETCON__MASK_PREDICTION__DISTANCES": "(1, 3)"}
 
 
 def blobs(seed: int) -> np.ndarray:
@@ -57,15 +56,7 @@ def test_neighbours_share_a_region_or_not_and_edges_have_none():
     assert below == [[1, 0, 1], [-1, 1, 0], [-1, -1, -1]]
 
 
-def test_neighbours_at_a_distance():
-    cells = torch.tensor([[[1, 1, 2, 2], [1, 3, 2, 1], [4, 3, 3, 1]]], dtype=torch.int32)
-    near, far = neighbours(cells)[0], neighbours(cells, (2,))[0]
-    assert far.tolist() == [[[0, 0, -1, -1], [0, 0, -1, -1], [0, 0, -1, -1]], [[0, 0, 0, 0], [-1] * 4, [-1] * 4]]
-    assert neighbours(cells, (1, 2))[0].equal(torch.cat([near, far]))
-    assert (neighbours(cells, (5,)) == -1).all()
-
-
-@pytest.mark.parametrize("overrides", [{}, PARTS, NEIGHBOURS, FINE_NEIGHBOURS], ids=["foreground", "parts", "neighbours", "fine"])
+@pytest.mark.parametrize("overrides", [{}, NEIGHBOURS, NEIGHBOURS | PARTS], ids=["foreground", "neighbours", "parts"])
 def test_the_loss_is_the_weighted_cross_entropy_of_known_cells(overrides, photos):
     model, batch = batch_of("MaskPrediction", photos, 4, **overrides)
     with d2.EventStorage():
@@ -84,7 +75,7 @@ def test_parts_without_a_pixel_are_refused(photos):
 
 
 def test_neighbours_train_through_every_parameter(photos):
-    model, batch = batch_of("MaskPrediction", photos, 4, **FINE_NEIGHBOURS)
+    model, batch = batch_of("MaskPrediction", photos, 4, **NEIGHBOURS, **PARTS)
     with d2.EventStorage():
         model.criterion(model.embed(batch))["loss_mask_prediction"].backward()
     for name, parameter in model.named_parameters():
