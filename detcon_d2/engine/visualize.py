@@ -17,6 +17,7 @@ from detcon_d2.engine.view_figures import ViewFigures, view_warnings
 from detcon_d2.masks import overlay
 from detcon_d2.masks.cells import NO_REGION
 from detcon_d2.methods import pretraining_class, pretraining_names
+from detcon_d2.modeling.backbone import feature_strides
 from detcon_d2.modeling.metrics import constant_views, mean_distinct_regions
 from detcon_d2.views.geometry import ViewTransform
 
@@ -57,7 +58,7 @@ def collect_rows(cfg: "d2.CfgNode", num_images: int, start_position: int = 0) ->
     cfg.defrost()
     # The sheet shows finished colours; the views are the same up to rounding.
     cfg.DETCON.AUG.MODE, cfg.DETCON.AUG.WHERE = "exact", "worker"
-    samples = method.Samples.from_config(cfg, feature_stride(cfg))
+    samples = method.Samples.from_config(cfg, feature_strides(cfg)[cfg.DETCON.IN_FEATURE])
     mapper = PretrainingMapper.from_config(cfg, samples)
     sampler = PositionSampler(len(records), seed=cfg.SEED, batch_size=1)
 
@@ -80,12 +81,6 @@ def measure_views(rows: Iterable[SheetRow]) -> ViewFigures:
                 regions.append(view["regions"].float())
                 kept.append(mean_distinct_regions(view["cells"][None]))
     return ViewFigures(*(float(torch.stack(values).mean()) if values else None for values in (constant, crops, regions, kept)))
-
-
-def feature_stride(cfg: "d2.CfgNode") -> int:
-    """Pixels per cell of the feature DETCON.IN_FEATURE."""
-    with torch.device("meta"):
-        return d2.build_backbone(cfg).output_shape()[cfg.DETCON.IN_FEATURE].stride
 
 
 def render_sheet(rows: list[SheetRow], title: str) -> np.ndarray:

@@ -38,6 +38,12 @@ def feature_channels(cfg: "d2.CfgNode", encoder: nn.Module) -> int:
     return encoder.output_shape()[cfg.DETCON.IN_FEATURE].channels
 
 
+def feature_strides(cfg: "d2.CfgNode") -> dict[str, int]:
+    """Pixels per cell of each output of the backbone, by its name."""
+    with torch.device("meta"):
+        return {name: shape.stride for name, shape in d2.build_backbone(cfg).output_shape().items()}
+
+
 def last_stage(cfg: "d2.CfgNode") -> int:
     """Number of the ResNet's last stage, which MODEL.RESNETS.OUT_FEATURES sets: 5 for res5, 1 for the stem alone."""
     return max(int(name[3:]) if name.startswith("res") else 1 for name in cfg.MODEL.RESNETS.OUT_FEATURES)

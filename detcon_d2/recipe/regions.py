@@ -7,9 +7,10 @@ import numpy as np
 
 from detcon_d2 import d2
 from detcon_d2.engine.view_figures import ViewFigures
-from detcon_d2.engine.visualize import SheetRow, feature_stride, measure_views
+from detcon_d2.engine.visualize import SheetRow, measure_views
 from detcon_d2.masks.generators.base import RegionGenerator
 from detcon_d2.masks.generators.registry import build_generator
+from detcon_d2.modeling.backbone import feature_strides
 from detcon_d2.recipe.look import Images
 from detcon_d2.recipe.views import view_rows
 
@@ -44,7 +45,7 @@ def try_regions(cfg: "d2.CfgNode", images: Images) -> tuple[list[Candidate], int
     configs/quickstart. Where that leaves fewer than two regions with a cell, as in images of soft contrast, a smaller scale is tried.
     """
     views = cfg.DETCON.VIEWS
-    cells = -(-views.SIZE // feature_stride(cfg))
+    cells = -(-views.SIZE // feature_strides(cfg)[cfg.DETCON.IN_FEATURE])
     cell_area = sum(views.CROP_AREA) / 2 * images.height * images.width / cells**2
     candidates: list[Candidate] = []
     for scale in _SCALES:

@@ -8,9 +8,10 @@ import numpy as np
 
 from detcon_d2 import d2
 from detcon_d2.engine.view_figures import ViewFigures
-from detcon_d2.engine.visualize import SheetRow, feature_stride, measure_views
+from detcon_d2.engine.visualize import SheetRow, measure_views
 from detcon_d2.masks.generators.base import RegionGenerator
 from detcon_d2.methods import pretraining_class
+from detcon_d2.modeling.backbone import feature_strides
 from detcon_d2.recipe.config import Choice, chosen_config
 from detcon_d2.recipe.look import Images, Objects
 
@@ -104,7 +105,7 @@ def view_rows(cfg: "d2.CfgNode", images: Images, generator: RegionGenerator | No
     """The sample of images as a training with this config sees them; without a generator each image is one region."""
     cfg = cfg.clone()
     cfg.DETCON.AUG.MODE, cfg.DETCON.AUG.WHERE = "exact", "worker"
-    maker = pretraining_class(cfg.MODEL.META_ARCHITECTURE).Samples.from_config(cfg, feature_stride(cfg))
+    maker = pretraining_class(cfg.MODEL.META_ARCHITECTURE).Samples.from_config(cfg, feature_strides(cfg)[cfg.DETCON.IN_FEATURE])
     rng = np.random.default_rng(0)
     for position, (image, name) in enumerate(zip(images.sample, images.names, strict=True)):
         label_map = np.zeros(image.shape[:2], np.uint16) if generator is None else generator(image, rng)

@@ -11,8 +11,8 @@ from detcon_d2.methods.pretext.mask_prediction import neighbours
 from tests.methods.test_contract import batch_of, build
 
 PLAIN = {f"DETCON__AUG__{name}_PROB": "(0.0, 0.0)" for name in ("JITTER", "GRAY", "BLUR", "SOLARIZE")}
-PARTS = {"DETCON__MASK_PREDICTION__PARTS": 4}
 NEIGHBOURS = {"DETCON__MASK_PREDICTION__TARGET": "neighbours"}
+LEVELS = {"MODEL__RESNETS__OUT_FEATURES": "('res2', 'res3', 'res4', 'res5')"}
 
 
 def blobs(seed: int) -> np.ndarray:
@@ -25,17 +25,19 @@ def blobs(seed: int) -> np.ndarray:
     return found
 
 
-@pytest.mark.parametrize(("overrides", "interpolation"), [({}, 0.06), (PARTS, 0.25)], ids=["cells", "parts"])
-def test_the_target_is_the_foreground_that_the_view_shows(overrides, interpolation, photos):
-    _, _, samples, _ = build("MaskPrediction", photos, **PLAIN, **overrides)
+def test_the_target_is_the_foreground_that_the_view_shows(photos):
+    _, _, samples, _ = build("MaskPrediction", photos, **PLAIN, **LEVELS)
     flips = set()
     for position in range(24):
         regions = blobs(position)
         painted = np.repeat(np.where((regions > 0) & (regions != NO_REGION), 255, 0).astype(np.uint8)[:, :, None], 3, axis=2)
         (view,) = samples(painted, regions, position)["views"]
-        shown = F.adaptive_avg_pool2d(view["image"][:1], view["foreground"].shape)[0]
-        # A crop or a flip of the one without the other would be off by whole cells.
-        assert (view["foreground"] - shown).abs().max() < interpolation
+        # A crop or a flip of the one without the other would be off by whole cells; pixels at an edge are a larger part of small ones.
+        for stride, interpolation in ((4, 0.3), (8, 0.15), (16, 0.1), (32, 0.06)):
+            target = view[f"target_res{stride.bit_length() - 1}"]
+            shown = F.adaptive_avg_pool2d(view["image"][:1], target.shape[1:])
+            assert target.shape == (1, *[-(-view["image"].shape[1] // stride)] * 2)
+            assert (target - shown).abs().max() < interpolation, stride
         flips.add(view["flip"])
     assert flips == {False, True}
 
@@ -46,36 +48,35 @@ def test_shares_sum_to_the_area_of_the_mask(photos):
     regions = np.kron(blobs(0)[:65, :65], np.ones((1, 1), np.uint16))
     (view,) = samples(np.zeros((65, 65, 3), np.uint8), regions, 0)["views"]
     area = ((regions > 0) & (regions != NO_REGION)).mean()
-    assert view["foreground"].shape == (3, 3) and view["foreground"].mean().item() == pytest.approx(area, abs=1e-5)
+    assert view["target_res5"].shape == (1, 3, 3) and view["target_res5"].mean().item() == pytest.approx(area, abs=1e-5)
 
 
 def test_neighbours_share_a_region_or_not_and_edges_have_none():
-    cells = torch.tensor([[[1, 1, 2], [1, 3, 2], [NO_REGION, 3, 3]]], dtype=torch.int32)
-    right, below = neighbours(cells)[0].tolist()
+    cells = torch.tensor([[1, 1, 2], [1, 3, 2], [NO_REGION, 3, 3]], dtype=torch.int32)
+    right, below = neighbours(cells).tolist()
     assert right == [[1, 0, -1], [0, 0, -1], [-1, 1, -1]]
     assert below == [[1, 0, 1], [-1, 1, 0], [-1, -1, -1]]
 
 
-@pytest.mark.parametrize("overrides", [{}, NEIGHBOURS, NEIGHBOURS | PARTS], ids=["foreground", "neighbours", "parts"])
+@pytest.mark.parametrize("overrides", [{}, NEIGHBOURS, NEIGHBOURS | LEVELS], ids=["foreground", "neighbours", "levels"])
 def test_the_loss_is_the_weighted_cross_entropy_of_known_cells(overrides, photos):
     model, batch = batch_of("MaskPrediction", photos, 4, **overrides)
     with d2.EventStorage():
         found = model.embed(batch)
-    logits, targets = found["logits"].double(), found["targets"].double()
-    positive = logits.sigmoid()
-    losses = -2 * targets * positive.log() - (1 - targets) * (1 - positive).log()
-    expected = losses[targets >= 0].sum() / targets.numel()
+    assert len(model.heads) == (4 if LEVELS.items() <= overrides.items() else 1)
+    expected = []
+    for name in model.heads:
+        logits, targets = found[f"logits_{name}"].double(), found[f"targets_{name}"].double()
+        positive = logits.sigmoid()
+        losses = -2 * targets * positive.log() - (1 - targets) * (1 - positive).log()
+        expected.append(losses[targets >= 0].sum() / targets.numel())
+        assert (targets >= 0).all() == (not overrides)
+    expected = torch.stack(expected).mean()
     torch.testing.assert_close(model.criterion(found)["loss_mask_prediction"].double(), expected, rtol=1e-4, atol=1e-6)
-    assert (targets >= 0).all() == ("DETCON__MASK_PREDICTION__TARGET" not in overrides)
-
-
-def test_parts_without_a_pixel_are_refused(photos):
-    with pytest.raises(ValueError, match=r"MASK_PREDICTION.PARTS is 40, with views of \d+ pixels .*Lower it, or raise DETCON.VIEWS.SIZE"):
-        build("MaskPrediction", photos, DETCON__MASK_PREDICTION__PARTS=40)
 
 
 def test_neighbours_train_through_every_parameter(photos):
-    model, batch = batch_of("MaskPrediction", photos, 4, **NEIGHBOURS, **PARTS)
+    model, batch = batch_of("MaskPrediction", photos, 4, **NEIGHBOURS, **LEVELS)
     with d2.EventStorage():
         model.criterion(model.embed(batch))["loss_mask_prediction"].backward()
     for name, parameter in model.named_parameters():
@@ -86,9 +87,9 @@ def test_figures_of_an_answer_and_of_a_guess(photos):
     _, model, _, _ = build("MaskPrediction", photos)
     targets = torch.zeros(1, 1, 4, 4)
     targets[0, 0, 1:3, 2:4] = 1  # half of it in the central 2 x 2 cells
-    found = model.metrics({"logits": targets - 0.5, "targets": targets, "features": torch.ones(1, 2)})
+    found = model.metrics({"logits_res5": targets - 0.5, "targets_res5": targets, "features": torch.ones(1, 2)})
     assert (found["accuracy"], found["iou"], found["chance"]) == (1, 1, 0.75) and found["iou_center"] == pytest.approx(2 / 6)
-    unknown = model.metrics({"logits": targets, "targets": targets - 1, "features": torch.ones(1, 2)})
+    unknown = model.metrics({"logits_res5": targets, "targets_res5": targets - 1, "features": torch.ones(1, 2)})
     assert unknown["chance"] == 1 and unknown["iou"] == 0
 
 
