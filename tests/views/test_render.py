@@ -8,7 +8,8 @@ from PIL import Image
 
 from detcon_d2 import d2
 from detcon_d2.data import load_training_records
-from detcon_d2.engine.visualize import collect_rows, feature_stride
+from detcon_d2.engine.visualize import collect_rows
+from detcon_d2.modeling.backbone import feature_strides
 from detcon_d2.views.photometric_device import apply_photometric
 from tests.data.samples import mapper_of
 from tests.data.test_loader import batches
@@ -110,9 +111,8 @@ def test_the_cells_are_those_of_the_features(make_cfg, backbone, feature, dilati
     cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = cfg.MODEL.FPN.OUT_CHANNELS = 8
     cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 8
     features = d2.build_backbone(cfg).to("cpu")(torch.zeros(1, 3, size, size))[feature]
-    view = mapper_of(cfg, feature_stride(cfg)).samples(np.zeros((size, size, 3), np.uint8), np.zeros((size, size), np.uint16), 0)["views"][
-        0
-    ]
+    samples = mapper_of(cfg, feature_strides(cfg)[cfg.DETCON.IN_FEATURE]).samples
+    view = samples(np.zeros((size, size, 3), np.uint8), np.zeros((size, size), np.uint16), 0)["views"][0]
     assert view["cells"].shape == features.shape[2:]
 
 
