@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int | None:
 
 
 def quickstart_training(seed: int, fast_bf16: bool) -> Training:
-    """What takes less than ten minutes on two cores. Pretraining takes five times as long on a CPU without instructions for bf16."""
+    """What takes 6 to 15 minutes on two cores. Pretraining takes five times as long on a CPU without instructions for bf16."""
     return Training(seed, 12.0, 300) if fast_bf16 else Training(seed, 3.5, 160)
 
 
@@ -73,7 +73,7 @@ def run_quickstart(output: Path, training: Training) -> None:
     data_set = DataSet(output.resolve(), ShapesConfig(seed=training.seed))
     plan = quickstart_plan(data_set, training)
     lengths = f"{training.pretrain_epochs:g} epochs of pretraining, {training.finetune_iterations} iterations of fine-tuning"
-    print(f"{lengths}: what this kind of CPU does in less than ten minutes on two cores", flush=True)
+    print(f"{lengths}: what this kind of CPU does in 6 to 15 minutes on two cores", flush=True)
     with lock_folder(data_set.folder):
         print(f"\n[1/{len(plan) + 1}] built-in images of textured shapes", flush=True)
         data_set.generate()
