@@ -12,7 +12,7 @@ def samples_of(cfg: "d2.CfgNode", stride: int = 1) -> RegionViews:
     learned = LearnedRegions.build(cfg, {cfg.DETCON.IN_FEATURE: d2.ShapeSpec(channels=1, stride=1)})
     if learned is None:
         return RegionViews.from_config(cfg, stride)
-    return RegionViews.from_config(cfg, None, learned.whole_image_of_samples)
+    return RegionViews.from_config(cfg, None, whole_image=learned.whole_image_of_samples)
 
 
 def mapper_of(cfg: "d2.CfgNode", stride: int = 1) -> PretrainingMapper:
