@@ -14,7 +14,7 @@ example:
   %(prog)s --config-file configs/DetCon/detcon_b_R_50_in1k_300ep.yaml --output sheet.png \\
       DATASETS.TRAIN '("folder:/data/photos",)' DETCON.MASKS.ROOTS '("/data/photos_fh",)'
 
-The sheet shows exactly what training with this config (SEED included) shows at these positions. Its first line, which is printed too, tells
+The sheet shows exactly what training with this config (SEED included) shows at these positions. Its title, which is printed too, tells
 of more images how many views are nearly constant and how many regions keep a cell; a warning names the key to change.
 """
 

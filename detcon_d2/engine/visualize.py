@@ -84,7 +84,7 @@ def measure_views(rows: Iterable[SheetRow]) -> ViewFigures:
 
 
 def render_sheet(rows: list[SheetRow], title: str) -> np.ndarray:
-    """The sheet of at least one row, all of one method: uint8 (height, width, 3) RGB, with the title as its first line.
+    """The sheet of at least one row, all of one method: uint8 (height, width, 3) RGB, with the title above the columns.
 
     Captions: size of image and crops in pixels; regions in the label map and, for views, how many are left after each feature cell took its
     most frequent one, which are the ids that training samples from.

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from detcon_d2 import d2
 from detcon_d2.data.label_maps import describe_masks
-from detcon_d2.masks.cells import NO_REGION, label_map_to_cells
+from detcon_d2.masks.cells import NO_REGION
 from detcon_d2.methods.base import PretrainingModel
 from detcon_d2.modeling.backbone import feature_strides
 from detcon_d2.modeling.heads import CellHead
@@ -51,15 +51,15 @@ class MaskView(OneRegionView):
         pixels that belong to a region other than 0, which is the background of annotations and of imported masks, or :func:`neighbours`."""
         sample = super().__call__(image, label_map, position)
         (transform,), (view,) = self.sample_geometry(position, *image.shape[:2]), sample["views"]
-        regions = transform.apply_segmentation(label_map)
-        foreground = ((regions != 0) & (regions != NO_REGION)).astype(np.float32)
-        for name, stride in self.strides.items():
-            side = -(-transform.size // stride)
-            if self.target == "neighbours":
-                view[f"target_{name}"] = neighbours(torch.from_numpy(label_map_to_cells(regions, (side, side))))
-            else:
-                shares = cv2.resize(foreground, (side, side), interpolation=cv2.INTER_AREA)
-                view[f"target_{name}"] = torch.from_numpy(shares.reshape(1, side, side))
+        sides = {name: -(-transform.size // stride) for name, stride in self.strides.items()}
+        if self.target == "neighbours":
+            found = {name: neighbours(torch.from_numpy(transform.apply_cells(label_map, (side, side))[0])) for name, side in sides.items()}
+        else:
+            regions = transform.apply_segmentation(label_map)
+            foreground = ((regions != 0) & (regions != NO_REGION)).astype(np.float32)
+            shares = {name: cv2.resize(foreground, (side, side), interpolation=cv2.INTER_AREA) for name, side in sides.items()}
+            found = {name: torch.from_numpy(values)[None] for name, values in shares.items()}
+        view |= {f"target_{name}": target for name, target in found.items()}
         return sample
 
 
@@ -142,10 +142,9 @@ class MaskPrediction(PretrainingModel):
     def criterion(self, embeddings: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Binary cross-entropy with soft targets, mean over all outputs of a feature, those without a target as 0; the mean over the
         features."""
-        losses = []
+        losses, weight = [], torch.tensor(self.positive_weight, device=embeddings["features"].device)
         for name in self.heads:
             logits, targets = embeddings[f"logits_{name}"].float(), embeddings[f"targets_{name}"]
-            weight = torch.tensor(self.positive_weight, device=logits.device)
             entropies = F.binary_cross_entropy_with_logits(logits, targets.clamp(min=0), pos_weight=weight, reduction="none")
             losses.append((entropies * (targets >= 0)).mean())
         return {"loss_mask_prediction": sum(losses) / len(losses)}
