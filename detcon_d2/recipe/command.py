@@ -80,7 +80,7 @@ def write_recipe(name: str, output: Path, train: str | None, test: str | None, h
     views = choose_views(setup, objects)
     colors, figures = choose_colors(setup, images, objects, views)
     print(figures.line().partition(";")[0], flush=True)
-    candidates, chosen = try_regions(chosen_config(setup.pretraining, views), images)
+    candidates, chosen = try_regions(chosen_config(setup.pretraining, views), images, objects)
     if setup is CPU and candidates[chosen].figures.kept < FEW:
         setup = CONTRAST
     print(*(f"{'*' if index == chosen else ' '} {one.line()}" for index, one in enumerate(candidates)), sep="\n", flush=True)

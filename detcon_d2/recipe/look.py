@@ -17,6 +17,7 @@ from detcon_d2.masks.generate import evenly_spaced
 
 _SAMPLE = 48
 _COLORED = 200  # images in which the colours of objects are measured
+_COVERED = 24  # images whose objects regions are compared with
 _LEFT_OUT = 0.1
 
 
@@ -58,6 +59,7 @@ class Objects(NamedTuple):
         color_accuracy: share of objects whose class their mean colour tells, each class counting the same; chance is 1 / classes. NaN with
             one class.
         findings: lines on what is odd.
+        sample: evenly spaced training images with objects, uint8 (H, W, 3) RGB, each with its boxes, float32 (n, 4): x0, y0, x1, y1, pixels.
     """
 
     train: str
@@ -72,6 +74,7 @@ class Objects(NamedTuple):
     coded: bool
     color_accuracy: float
     findings: list[str]
+    sample: list[tuple[np.ndarray, np.ndarray]]
 
     def sizes(self) -> np.ndarray:
         """Root of the area of each box, pixels: float64 (n,)."""
@@ -110,7 +113,7 @@ def look_at_objects(train: str, test: str, output: Path) -> Objects:
         other = AnnotatedData(data.name, data.records[::5], data.categories)
         data = AnnotatedData(data.name, [one for index, one in enumerate(data.records) if index % 5], data.categories, data.findings)
         names = tuple(write_coco(part, output / "labels" / f"{name}.json") for name, part in (("train", data), ("test", other)))
-    things = [(one, record) for record in data.records for one in record["annotations"] if not one["iscrowd"] and min(one["bbox"][2:]) > 0]
+    things = [(one, record) for record in data.records for one in _usable(record)]
     if not things or not other.annotations():
         raise ValueError(f"{train}: found {len(things)} objects to train on and {len(other.annotations())} to test on; expected both")
     boxes = np.array([(*one["bbox"][2:], record["width"], record["height"]) for one, record in things], float)
@@ -128,7 +131,17 @@ def look_at_objects(train: str, test: str, output: Path) -> Objects:
         coded=any(isinstance(mask, dict) for mask in masks),
         color_accuracy=_color_accuracy(data),
         findings=[finding.line() for finding in data.findings],
+        sample=[(read_record(record), _corners(record)) for record in evenly_spaced([one for one in data.records if _usable(one)], _COVERED)],
     )
+
+
+def _usable(record: dict) -> list[dict]:
+    return [one for one in record["annotations"] if not one["iscrowd"] and min(one["bbox"][2:]) > 0]
+
+
+def _corners(record: dict) -> np.ndarray:
+    boxes = np.array([one["bbox"] for one in _usable(record)], np.float32)
+    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 
 def _read(spec: str) -> AnnotatedData:

@@ -1,69 +1,100 @@
-"""The generator whose regions keep the most cells: tried on a sample of the images, in the views of the run."""
+"""The generator whose regions follow the annotated objects best, or without objects keep the most cells: tried on a sample of the images."""
 
 import time
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from scipy.ndimage import find_objects
+from torchvision.ops import box_iou
 
 from detcon_d2 import d2
 from detcon_d2.engine.view_figures import ViewFigures
 from detcon_d2.engine.visualize import SheetRow, measure_views
+from detcon_d2.masks.cells import NO_REGION
 from detcon_d2.masks.generators.base import RegionGenerator
 from detcon_d2.masks.generators.registry import build_generator
 from detcon_d2.modeling.backbone import feature_strides
-from detcon_d2.recipe.look import Images
+from detcon_d2.recipe.look import Images, Objects
 from detcon_d2.recipe.views import view_rows
 
 NEARLY_ALL = 0.85
 """Share of the largest number of regions with a cell that the chosen regions keep."""
 _PARTS = (8, 4, 2, 1)
-_SCALES = (3.0, 0.3)
-"""FH's scale in units of min_size: that of configs/quickstart, and one that divides images of soft contrast."""
+_SCALES = (3.0, 0.3, 0.1)
+"""FH's scale in units of min_size: that of configs/quickstart, and such that divide images of soft contrast."""
 FEW = 2
 """Regions with a cell per view. With fewer there is nothing to learn within an image, and the smaller scale is tried."""
 
 
 class Candidate(NamedTuple):
-    """A generator, the figures of views with its regions, and the seconds that it takes for an image."""
+    """A generator, the figures of views with its regions, the seconds that it takes for an image, and how well its regions follow the
+    annotated objects: :func:`box_overlaps`, the mean over the objects; None without objects."""
 
     generator: RegionGenerator
     figures: ViewFigures
     seconds: float
+    overlap: float | None
 
     def line(self) -> str:
         """The candidate and its figures in words."""
         text = " ".join(f"{name} {value:g}" for name, value in self.generator.params().items())
         regions, kept, lost = self.figures.regions, self.figures.kept, self.figures.lost
-        return f"{self.generator.name} {text}: {regions:.1f} regions per view, {kept:.1f} keep a cell ({lost:.0%} lost)"
+        text = f"{self.generator.name} {text}: {regions:.1f} regions per view, {kept:.1f} keep a cell ({lost:.0%} lost)"
+        return text if self.overlap is None else f"{text}; overlap with the objects {self.overlap:.2f}"
 
 
-def try_regions(cfg: "d2.CfgNode", images: Images) -> tuple[list[Candidate], int]:
-    """FH at several sizes of regions, finest first, and the index of the choice: the largest regions of which nearly as many keep a cell as
-    of any others. Finer ones mix in the cells and give hardly more to contrast.
+def try_regions(cfg: "d2.CfgNode", images: Images, objects: Objects | None) -> tuple[list[Candidate], int]:
+    """FH at several sizes of regions, finest first, and the index of the choice.
+
+    With annotated objects that is the generator whose regions overlap with them best, of those with :data:`FEW` regions with a cell. Without,
+    it is the largest regions of which nearly as many keep a cell as of any others: finer ones mix in the cells and give hardly more to
+    contrast.
 
     The size of regions is in parts of what a cell covers in the mean crop of the median image, with the ratio of scale and min_size of
-    configs/quickstart. Where that leaves fewer than two regions with a cell, as in images of soft contrast, a smaller scale is tried.
+    configs/quickstart. Smaller scales are tried where there are objects to judge by, or where fewer than two regions have a cell.
     """
     views = cfg.DETCON.VIEWS
     cells = -(-views.SIZE // feature_strides(cfg)[cfg.DETCON.IN_FEATURE])
     cell_area = sum(views.CROP_AREA) / 2 * images.height * images.width / cells**2
     candidates: list[Candidate] = []
     for scale in _SCALES:
-        if not any(one.figures.kept >= FEW for one in candidates):
+        if objects is not None or not any(one.figures.kept >= FEW for one in candidates):
             sizes = [max(int(float(f"{cell_area / part:.2g}")), 4) for part in _PARTS]
-            candidates = [_try(cfg, images, scale, size) for size in sizes] + candidates
+            candidates = [_try(cfg, images, objects, scale, size) for size in sizes] + candidates
     most = max(one.figures.kept for one in candidates)
-    return candidates, max(index for index, one in enumerate(candidates) if one.figures.kept >= NEARLY_ALL * most)
+    if objects is None:
+        return candidates, max(index for index, one in enumerate(candidates) if one.figures.kept >= NEARLY_ALL * most)
+    enough = [index for index, one in enumerate(candidates) if one.figures.kept >= min(FEW, most)]
+    return candidates, max(enough, key=lambda index: candidates[index].overlap)
 
 
-def _try(cfg: "d2.CfgNode", images: Images, scale: float, size: int) -> Candidate:
+def _try(cfg: "d2.CfgNode", images: Images, objects: Objects | None, scale: float, size: int) -> Candidate:
     generator = build_generator("fh", scale=scale * size, sigma=0.8, min_size=size)
     generator.prepare()
-    some, start = images.sample[:8], time.perf_counter()
+    some, start, overlap = images.sample[:8], time.perf_counter(), None
     for image in some:
         generator(image, np.random.default_rng(0))
     seconds = (time.perf_counter() - start) / len(some)
-    return Candidate(generator, measure_views(view_rows(cfg, images, generator)), seconds)
+    if objects is not None:
+        found = [box_overlaps(generator(image, np.random.default_rng(0)), boxes) for image, boxes in objects.sample]
+        overlap = float(np.concatenate(found).mean())
+    return Candidate(generator, measure_views(view_rows(cfg, images, generator)), seconds, overlap)
+
+
+def box_overlaps(label_map: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Intersection over union of every box with the box around the region that fits it best.
+
+    Args:
+        label_map: integer (H, W), ids in 0..65535.
+        boxes: float (objects, 4): x0, y0, x1, y1, pixels.
+
+    Returns:
+        float32 (objects,), in 0..1; 0 if there is no region.
+    """
+    found = [one for one in find_objects(np.where(label_map == NO_REGION, 0, label_map.astype(np.int32) + 1)) if one]
+    corners = [(columns.start, rows.start, columns.stop, rows.stop) for rows, columns in found] or [(0, 0, 0, 0)]
+    return box_iou(torch.tensor(boxes, dtype=torch.float32), torch.tensor(corners, dtype=torch.float32)).amax(1).numpy()
 
 
 def sheet_rows(cfg: "d2.CfgNode", images: Images, generator: RegionGenerator, count: int) -> list[SheetRow]:

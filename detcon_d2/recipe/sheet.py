@@ -69,10 +69,11 @@ def _candidates(candidates: Sequence[Candidate], chosen: int) -> str:
             f"{one.figures.regions:.1f}",
             f"{one.figures.kept:.1f}",
             f"{one.figures.lost:.0%}",
+            "" if one.overlap is None else f"{one.overlap:.2f}",
         )
         for index, one in enumerate(candidates)
     ]
-    return table(("", "scale", "min_size", "regions per view", "with a cell", "lost"), lines)
+    return table(("", "scale", "min_size", "regions per view", "with a cell", "lost", "overlap with the objects"), lines)
 
 
 def _choices(choices: Sequence[Choice]) -> str:

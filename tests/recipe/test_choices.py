@@ -11,7 +11,7 @@ from detcon_d2.recipe.command import batch_size
 from detcon_d2.recipe.config import Choice, chosen_config, write_config
 from detcon_d2.recipe.detector import MATCH, choose_anchors, choose_detector, choose_scale
 from detcon_d2.recipe.look import Images, Objects, nearest_mean_accuracy
-from detcon_d2.recipe.regions import NEARLY_ALL, try_regions
+from detcon_d2.recipe.regions import FEW, NEARLY_ALL, box_overlaps, try_regions
 from detcon_d2.recipe.views import CPU, GPU, HALF_A_CELL, cells_across, choose_colors, choose_views
 
 NAN = float("nan")
@@ -22,7 +22,7 @@ def objects_of(side: float = 40, image: float = 200, **values: object) -> Object
     boxes = np.tile(np.array([side, side, image, image], float), (50, 1))
     known = {"train": "coco:a,b", "test": "coco:c,b", "classes": ["one", "two"], "train_images": 10, "test_images": 5, "boxes": boxes}
     known["labels"] = np.arange(50) % 2
-    return Objects(**known | {"most": 8, "masks": True, "coded": False, "color_accuracy": NAN, "findings": []} | values)
+    return Objects(**known | {"most": 8, "masks": True, "coded": False, "color_accuracy": NAN, "findings": [], "sample": []} | values)
 
 
 def images_of(*sample: np.ndarray, grey: float = 0.0) -> Images:
@@ -100,7 +100,7 @@ def test_the_nearest_mean_tells_classes_by_colour_only_where_it_can():
 def test_the_chosen_regions_are_the_largest_of_which_nearly_as_many_keep_a_cell():
     rng = np.random.default_rng(0)
     images = images_of(*(patches(rng, 20, 250) for _ in range(4)))
-    candidates, chosen = try_regions(chosen_config(CPU.pretraining, []), images)
+    candidates, chosen = try_regions(chosen_config(CPU.pretraining, []), images, None)
     kept = [one.figures.kept for one in candidates]
     assert kept[chosen] >= NEARLY_ALL * max(kept) > max([0, *kept[chosen + 1 :]])
     sizes = [one.generator.params()["min_size"] for one in candidates]
@@ -109,12 +109,32 @@ def test_the_chosen_regions_are_the_largest_of_which_nearly_as_many_keep_a_cell(
 
 def test_a_smaller_scale_is_tried_where_few_regions_have_a_cell(monkeypatch):
     cfg, images = chosen_config(CPU.pretraining, []), images_of(patches(np.random.default_rng(0), 20, 250))
-    usual, _ = try_regions(cfg, images)
+    usual, _ = try_regions(cfg, images, None)
     monkeypatch.setattr("detcon_d2.recipe.regions.FEW", max(one.figures.kept for one in usual) + 1)
-    found, chosen = try_regions(cfg, images)
+    found, chosen = try_regions(cfg, images, None)
     ratios = [one.generator.params()["scale"] / one.generator.params()["min_size"] for one in found]
-    assert ratios == pytest.approx([0.3] * 4 + [3.0] * 4)
+    assert ratios == pytest.approx([0.1] * 4 + [0.3] * 4 + [3.0] * 4)
     assert found[chosen].figures.kept >= NEARLY_ALL * max(one.figures.kept for one in found)
+
+
+def test_the_chosen_regions_are_those_that_follow_the_objects():
+    """Soft discs on a soft ground: at the usual scale they are one region with it."""
+    y, x = np.mgrid[:128, :128]
+    boxes = np.array([(16, 16, 48, 48), (72, 20, 104, 52), (40, 76, 72, 108)], np.float32)
+    light = sum(np.clip(16 - np.hypot(x - (x0 + x1) / 2, y - (y0 + y1) / 2), 0, 4) for x0, y0, x1, y1 in boxes)
+    image = (150 + y / 8 + 2 * light + np.random.default_rng(0).normal(0, 2, (128, 128))).astype(np.uint8)[..., None].repeat(3, 2)
+    candidates, chosen = try_regions(chosen_config(CPU.pretraining, []), images_of(image), objects_of(sample=[(image, boxes)]))
+    overlaps = [one.overlap for one in candidates if one.figures.kept >= FEW]
+    assert len(candidates) == 12 and candidates[chosen].overlap == max(overlaps) > 0.8 > 0.3 > candidates[-1].overlap
+    assert f"{max(overlaps):.2f}" in candidates[chosen].line()
+
+
+def test_a_box_overlaps_with_the_box_around_a_region():
+    label_map = np.full((20, 20), 65535, np.uint16)
+    label_map[2:6, 3:9], label_map[10:14, 10:12], label_map[12:14, 12:18] = 7, 0, 0
+    boxes = np.array([(3, 2, 9, 6), (10, 10, 18, 12), (0, 16, 4, 20)], np.float32)
+    assert box_overlaps(label_map, boxes) == pytest.approx([1, 0.5, 0])
+    assert (box_overlaps(np.full((20, 20), 65535, np.uint16), boxes) == 0).all()
 
 
 def test_anchors_fit_the_boxes_at_the_size_of_the_input():
