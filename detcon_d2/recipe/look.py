@@ -59,7 +59,7 @@ class Objects(NamedTuple):
         color_accuracy: share of objects whose class their mean colour tells, each class counting the same; chance is 1 / classes. NaN with
             one class.
         findings: lines on what is odd.
-        sample: evenly spaced training images with objects, uint8 (H, W, 3) RGB, each with its boxes, float32 (n, 4): x0, y0, x1, y1, pixels.
+        sample: evenly spaced training images that have objects, uint8 (H, W, 3) RGB, each with its boxes, float32 (n, 4): x0, y0, x1, y1.
     """
 
     train: str
@@ -116,6 +116,7 @@ def look_at_objects(train: str, test: str, output: Path) -> Objects:
     things = [(one, record) for record in data.records for one in _usable(record)]
     if not things or not other.annotations():
         raise ValueError(f"{train}: found {len(things)} objects to train on and {len(other.annotations())} to test on; expected both")
+    compared = evenly_spaced([record for record in data.records if _usable(record)], _COVERED)
     boxes = np.array([(*one["bbox"][2:], record["width"], record["height"]) for one, record in things], float)
     masks = [one.get("segmentation") for one, _ in things]
     return Objects(
@@ -131,7 +132,7 @@ def look_at_objects(train: str, test: str, output: Path) -> Objects:
         coded=any(isinstance(mask, dict) for mask in masks),
         color_accuracy=_color_accuracy(data),
         findings=[finding.line() for finding in data.findings],
-        sample=[(read_record(record), _corners(record)) for record in evenly_spaced([one for one in data.records if _usable(one)], _COVERED)],
+        sample=[(read_record(record), _corners(record)) for record in compared],
     )
 
 

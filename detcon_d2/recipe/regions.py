@@ -1,4 +1,4 @@
-"""The generator whose regions follow the annotated objects best, or without objects keep the most cells: tried on a sample of the images."""
+"""The generator whose regions follow the objects best, or without annotations keep the most cells: tried on a sample of the images."""
 
 import time
 from typing import NamedTuple
@@ -47,9 +47,9 @@ class Candidate(NamedTuple):
 def try_regions(cfg: "d2.CfgNode", images: Images, objects: Objects | None) -> tuple[list[Candidate], int]:
     """FH at several sizes of regions, finest first, and the index of the choice.
 
-    With annotated objects that is the generator whose regions overlap with them best, of those with :data:`FEW` regions with a cell. Without,
-    it is the largest regions of which nearly as many keep a cell as of any others: finer ones mix in the cells and give hardly more to
-    contrast.
+    With annotated objects that is the generator whose regions overlap with them best, of those with :data:`FEW` regions with a cell.
+    Without, it is the largest regions of which nearly as many keep a cell as of any others: finer ones mix in the cells and give hardly
+    more to contrast.
 
     The size of regions is in parts of what a cell covers in the mean crop of the median image, with the ratio of scale and min_size of
     configs/quickstart. Smaller scales are tried where there are objects to judge by, or where fewer than two regions have a cell.
