@@ -121,7 +121,7 @@ def write_all(
             speeds.append(calibrate(Path(folder, f"{number}.yaml"), Path(folder, str(number)), options))
             print(f"{'detector' if number else 'pretraining'}: {speeds[-1].iteration:.2f} s an iteration here", flush=True)
     labelled, tested = (objects.train_images, objects.test_images) if objects else (0, 0)
-    masks = len(images.records) * one.seconds / workers
+    masks = len(images.records) * one.seconds(images) / workers
     found = plan(hours, len(images.records), batch, speeds[0], masks, speeds[1] if objects else None, labelled, tested)
     speed = f"what {hours:g} hours leave at {batch / speeds[0].iteration:.0f} images/s, measured here"
     pretraining = [*pretraining, *schedule_of_pretraining(found.epochs, len(images.records), batch, setup.batch, speed)]

@@ -43,6 +43,10 @@ class Images(NamedTuple):
     grey: float
     brightness: float
 
+    def limited(self, count: int) -> "Images":
+        """The same with ``count`` images in the sample, or all if there are fewer."""
+        return self._replace(sample=evenly_spaced(self.sample, count), names=evenly_spaced(self.names, count))
+
 
 class Objects(NamedTuple):
     """The annotated objects of the training set, crowds left out.

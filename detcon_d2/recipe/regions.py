@@ -7,11 +7,13 @@ import numpy as np
 import torch
 from scipy.ndimage import find_objects
 from torchvision.ops import box_iou
+from tqdm import tqdm
 
 from detcon_d2 import d2
 from detcon_d2.engine.view_figures import ViewFigures
 from detcon_d2.engine.visualize import SheetRow, measure_views
 from detcon_d2.masks.cells import NO_REGION
+from detcon_d2.masks.generate import evenly_spaced
 from detcon_d2.masks.generators.base import RegionGenerator
 from detcon_d2.masks.generators.registry import build_generator
 from detcon_d2.modeling.backbone import feature_strides
@@ -29,17 +31,19 @@ _PARTS = (8, 4, 2, 1)
 _FINEST = 16  # parts, where the overlap with objects decides
 _SCALES = (3.0, 0.3, 0.1)
 """FH's scale in units of min_size: that of configs/quickstart, and such that divide images of soft contrast."""
+_SIGMA = 0.8
+_PIXELS, _TIMED = 16e6, 4
+"""Of the images that regions are tried on, and the fewest of them: a minute or two."""
 FEW = 2
 """Regions with a cell per view. With fewer there is nothing to learn within an image, and the smaller scale is tried."""
 
 
 class Candidate(NamedTuple):
-    """A generator, the figures of views with its regions, the seconds that it takes for an image, and how well its regions follow the
-    annotated objects: :func:`box_overlaps`, the mean over the objects; None without objects."""
+    """A generator, the figures of views with its regions, and how well these follow the annotated objects: :func:`box_overlaps`, the mean
+    over the objects; None without objects."""
 
     generator: RegionGenerator
     figures: ViewFigures
-    seconds: float
     overlap: float | None
 
     def line(self) -> str:
@@ -48,6 +52,14 @@ class Candidate(NamedTuple):
         regions, kept, lost = self.figures.regions, self.figures.kept, self.figures.lost
         text = f"{self.generator.name} {text}: {regions:.1f} regions per view, {kept:.1f} keep a cell ({lost:.0%} lost)"
         return text if self.overlap is None else f"{text}; overlap with the objects {self.overlap:.2f}"
+
+    def seconds(self, images: Images) -> float:
+        """That the generator takes for an image."""
+        some = images.limited(_TIMED).sample
+        start = time.perf_counter()
+        for image in some:
+            self.generator(image, np.random.default_rng(0))
+        return (time.perf_counter() - start) / len(some)
 
 
 def try_regions(cfg: "d2.CfgNode", images: Images, objects: Objects | None) -> tuple[list[Candidate], int]:
@@ -68,7 +80,7 @@ def try_regions(cfg: "d2.CfgNode", images: Images, objects: Objects | None) -> t
         if objects is not None or not any(one.figures.kept >= FEW for one in candidates):
             parts = _PARTS if objects is None else (_FINEST, *_PARTS)
             sizes = [max(int(float(f"{cell_area / part:.2g}")), 4) for part in parts]
-            candidates = [_try(cfg, images, objects, scale, size) for size in sizes] + candidates
+            candidates = _try(cfg, images, objects, scale, sizes) + candidates
     if objects is None:
         most = max(one.figures.kept for one in candidates)
         return candidates, max(index for index, one in enumerate(candidates) if one.figures.kept >= NEARLY_ALL * most)
@@ -78,17 +90,24 @@ def try_regions(cfg: "d2.CfgNode", images: Images, objects: Objects | None) -> t
     return candidates, min(near, key=lambda index: candidates[index].figures.regions)
 
 
-def _try(cfg: "d2.CfgNode", images: Images, objects: Objects | None, scale: float, size: int) -> Candidate:
-    generator = build_generator("fh", scale=scale * size, sigma=0.8, min_size=size)
-    generator.prepare()
-    some, start, overlap = images.sample[:8], time.perf_counter(), None
-    for image in some:
-        generator(image, np.random.default_rng(0))
-    seconds = (time.perf_counter() - start) / len(some)
-    if objects is not None:
-        found = [box_overlaps(generator(image, np.random.default_rng(0)), boxes) for image, boxes in objects.sample]
-        overlap = float(np.concatenate(found).mean())
-    return Candidate(generator, measure_views(view_rows(cfg, images, generator)), seconds, overlap)
+def _try(cfg: "d2.CfgNode", images: Images, objects: Objects | None, scale: float, sizes: list[int]) -> list[Candidate]:
+    """A candidate for each size. The label maps of an image are made together, which takes little more time than one of them."""
+    scales, rng = [scale * size for size in sizes], np.random.default_rng(0)
+    together = build_generator("fh_scales", scales=tuple(scales), sigma=_SIGMA, min_sizes=tuple(sizes))
+    together.prepare()
+    some = images.limited(max(int(_PIXELS / (images.height * images.width)), _TIMED))
+    compared = [] if objects is None else evenly_spaced(objects.sample, len(some.sample))
+    bar = tqdm([*some.sample, *(image for image, _ in compared)], desc="regions", unit=" images")
+    label_maps = [together(image, rng) for image in bar]
+    overlaps = [[box_overlaps(one, boxes) for one in layers] for layers, (_, boxes) in zip(label_maps[len(some.sample) :], compared)]
+    return [
+        Candidate(
+            build_generator("fh", scale=scales[index], sigma=_SIGMA, min_size=size),
+            measure_views(view_rows(cfg, some, [layers[index] for layers in label_maps[: len(some.sample)]])),
+            None if objects is None else float(np.concatenate([layers[index] for layers in overlaps]).mean()),
+        )
+        for index, size in enumerate(sizes)
+    ]
 
 
 def box_overlaps(label_map: np.ndarray, boxes: np.ndarray) -> np.ndarray:
@@ -108,5 +127,5 @@ def box_overlaps(label_map: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 def sheet_rows(cfg: "d2.CfgNode", images: Images, generator: RegionGenerator, count: int) -> list[SheetRow]:
     """Evenly spaced rows for a sheet."""
-    rows = list(view_rows(cfg, images, generator))
-    return [rows[index] for index in np.unique(np.linspace(0, len(rows) - 1, count).astype(int))]
+    some = images.limited(count)
+    return list(view_rows(cfg, some, [generator(image, np.random.default_rng(0)) for image in some.sample]))

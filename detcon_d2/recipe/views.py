@@ -9,7 +9,6 @@ import numpy as np
 from detcon_d2 import d2
 from detcon_d2.engine.view_figures import ViewFigures
 from detcon_d2.engine.visualize import SheetRow, measure_views
-from detcon_d2.masks.generators.base import RegionGenerator
 from detcon_d2.methods import pretraining_class
 from detcon_d2.modeling.backbone import feature_strides
 from detcon_d2.recipe.config import Choice, chosen_config
@@ -101,15 +100,14 @@ def _words(size: int, area: tuple[float, float], stride: int) -> str:
     return f"with {size} px, crops of {area[0]:.0%} to {area[1]:.0%} and a stride of {stride}"
 
 
-def view_rows(cfg: "d2.CfgNode", images: Images, generator: RegionGenerator | None = None) -> Iterator[SheetRow]:
-    """The sample of images as a training with this config sees them; without a generator each image is one region."""
+def view_rows(cfg: "d2.CfgNode", images: Images, label_maps: Sequence[np.ndarray] | None = None) -> Iterator[SheetRow]:
+    """The sample of images as a training with this config sees them, with their label maps, uint16 (H, W); without, each image is one
+    region."""
     cfg = cfg.clone()
     cfg.DETCON.AUG.MODE, cfg.DETCON.AUG.WHERE = "exact", "worker"
     maker = pretraining_class(cfg.MODEL.META_ARCHITECTURE).Samples.from_config(cfg, feature_strides(cfg)[cfg.DETCON.IN_FEATURE])
-    rng = np.random.default_rng(0)
-    for position, (image, name) in enumerate(zip(images.sample, images.names, strict=True)):
-        label_map = np.zeros(image.shape[:2], np.uint16) if generator is None else generator(image, rng)
-        label_map = label_map if label_map.ndim == 2 else label_map[0]
+    label_maps = [np.zeros(image.shape[:2], np.uint16) for image in images.sample] if label_maps is None else label_maps
+    for position, (image, name, label_map) in enumerate(zip(images.sample, images.names, label_maps, strict=True)):
         sample = maker(image, label_map, position) | {"file_name": name}
         yield SheetRow(image, label_map, sample, maker.sample_geometry(position, *image.shape[:2]))
 
