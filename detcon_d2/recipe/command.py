@@ -146,7 +146,7 @@ def batch_size(setup: Setup, images: int) -> int:
 
 
 def _pretraining(setup: Setup, images: Images, output: Path, candidates: list[Candidate], chosen: int) -> list[Choice]:
-    others = "; ".join(one.line() for index, one in enumerate(candidates) if index != chosen)
+    tried = f"{candidates[chosen].line()}. recipe.html has the {len(candidates)} that were tried"
     choices = [
         *_workers(setup),
         Choice("MODEL.META_ARCHITECTURE", chosen_config(setup.pretraining, []).MODEL.META_ARCHITECTURE, setup.method),
@@ -154,7 +154,7 @@ def _pretraining(setup: Setup, images: Images, output: Path, candidates: list[Ca
         Choice(
             "DATASETS.TRAIN", (images.spec,), f"all {len(images.records)} images, also those of the detector, without their annotations"
         ),
-        Choice("DETCON.MASKS.ROOTS", (str(output / "masks"),), f"{candidates[chosen].line()}. Also tried: {others}"),
+        Choice("DETCON.MASKS.ROOTS", (str(output / "masks"),), tried),
     ]
     if setup is GPU:
         adam = "weights trained by LARS have norms that usual rates of fine-tuning do not fit"

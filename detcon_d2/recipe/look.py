@@ -18,6 +18,7 @@ from detcon_d2.masks.generate import evenly_spaced
 _SAMPLE = 48
 _COLORED = 200  # images in which the colours of objects are measured
 _COVERED = 24  # images whose objects regions are compared with
+_PIXELS, _FEWEST = 16e6, 4  # of the images that regions are tried on, and the least number of these
 _LEFT_OUT = 0.1
 
 
@@ -63,7 +64,7 @@ class Objects(NamedTuple):
         color_accuracy: share of objects whose class their mean colour tells, each class counting the same; chance is 1 / classes. NaN with
             one class.
         findings: lines on what is odd.
-        sample: evenly spaced training images that have objects, uint8 (H, W, 3) RGB, each with its boxes, float32 (n, 4): x0, y0, x1, y1.
+        sample: some evenly spaced training images with objects, uint8 (H, W, 3) RGB, each with its boxes, float32 (n, 4): x0, y0, x1, y1.
     """
 
     train: str
@@ -120,9 +121,10 @@ def look_at_objects(train: str, test: str, output: Path) -> Objects:
     things = [(one, record) for record in data.records for one in _usable(record)]
     if not things or not other.annotations():
         raise ValueError(f"{train}: found {len(things)} objects to train on and {len(other.annotations())} to test on; expected both")
-    compared = evenly_spaced([record for record in data.records if _usable(record)], _COVERED)
     boxes = np.array([(*one["bbox"][2:], record["width"], record["height"]) for one, record in things], float)
     masks = [one.get("segmentation") for one, _ in things]
+    count = min(affordable(*np.median(boxes[:, 2:], axis=0)), _COVERED)
+    compared = evenly_spaced([record for record in data.records if _usable(record)], count)
     return Objects(
         train=names[0],
         test=names[1],
@@ -138,6 +140,11 @@ def look_at_objects(train: str, test: str, output: Path) -> Objects:
         findings=[finding.line() for finding in data.findings],
         sample=[(read_record(record), _corners(record)) for record in compared],
     )
+
+
+def affordable(height: float, width: float) -> int:
+    """How many images of this size regions can be tried on in a minute or two."""
+    return max(int(_PIXELS / (height * width)), _FEWEST)
 
 
 def _usable(record: dict) -> list[dict]:

@@ -13,11 +13,10 @@ from detcon_d2 import d2
 from detcon_d2.engine.view_figures import ViewFigures
 from detcon_d2.engine.visualize import SheetRow, measure_views
 from detcon_d2.masks.cells import NO_REGION
-from detcon_d2.masks.generate import evenly_spaced
 from detcon_d2.masks.generators.base import RegionGenerator
 from detcon_d2.masks.generators.registry import build_generator
 from detcon_d2.modeling.backbone import feature_strides
-from detcon_d2.recipe.look import Images, Objects
+from detcon_d2.recipe.look import Images, Objects, affordable
 from detcon_d2.recipe.views import view_rows
 
 NEARLY_ALL = 0.85
@@ -32,8 +31,7 @@ _FINEST = 16  # parts, where the overlap with objects decides
 _SCALES = (3.0, 0.3, 0.1)
 """FH's scale in units of min_size: that of configs/quickstart, and such that divide images of soft contrast."""
 _SIGMA = 0.8
-_PIXELS, _TIMED = 16e6, 4
-"""Of the images that regions are tried on, and the fewest of them: a minute or two."""
+_TIMED = 4  # images
 FEW = 2
 """Regions with a cell per view. With fewer there is nothing to learn within an image, and the smaller scale is tried."""
 
@@ -63,7 +61,7 @@ class Candidate(NamedTuple):
 
 
 def try_regions(cfg: "d2.CfgNode", images: Images, objects: Objects | None) -> tuple[list[Candidate], int]:
-    """FH at several sizes of regions, finest first, and the index of the choice.
+    """FH at several scales and sizes of regions, at each scale the finest first, and the index of the choice.
 
     With annotated objects that is the generator with the fewest regions of those that have :data:`MOST` of the best overlap with them, and
     :data:`FEW` regions with a cell. Without, it is the largest regions of which nearly as many keep a cell as of any others: finer ones mix
@@ -95,15 +93,16 @@ def _try(cfg: "d2.CfgNode", images: Images, objects: Objects | None, scale: floa
     scales, rng = [scale * size for size in sizes], np.random.default_rng(0)
     together = build_generator("fh_scales", scales=tuple(scales), sigma=_SIGMA, min_sizes=tuple(sizes))
     together.prepare()
-    some = images.limited(max(int(_PIXELS / (images.height * images.width)), _TIMED))
-    compared = [] if objects is None else evenly_spaced(objects.sample, len(some.sample))
-    bar = tqdm([*some.sample, *(image for image, _ in compared)], desc="regions", unit=" images")
-    label_maps = [together(image, rng) for image in bar]
-    overlaps = [[box_overlaps(one, boxes) for one in layers] for layers, (_, boxes) in zip(label_maps[len(some.sample) :], compared)]
+    some, compared = images.limited(affordable(images.height, images.width)), [] if objects is None else objects.sample
+    label_maps = [together(image, rng) for image in tqdm(some.sample, "regions", unit=" images")]
+    overlaps = [
+        [box_overlaps(one, boxes) for one in together(image, rng)]
+        for image, boxes in tqdm(compared, "overlap with objects", unit=" images", disable=objects is None)
+    ]
     return [
         Candidate(
             build_generator("fh", scale=scales[index], sigma=_SIGMA, min_size=size),
-            measure_views(view_rows(cfg, some, [layers[index] for layers in label_maps[: len(some.sample)]])),
+            measure_views(view_rows(cfg, some, [layers[index] for layers in label_maps])),
             None if objects is None else float(np.concatenate([layers[index] for layers in overlaps]).mean()),
         )
         for index, size in enumerate(sizes)
