@@ -4,7 +4,6 @@ The settings of fine-tuning are chosen for every method by the same sweep, on im
 """
 
 import argparse
-import os
 import shlex
 import subprocess
 import time
@@ -15,6 +14,7 @@ from detcon_d2.experiment.plan import read_plan
 from detcon_d2.experiment.report import document, markdown, read_rows, scores_json
 from detcon_d2.experiment.runs import Experiment, Setting, open_experiment
 from detcon_d2.io.atomic import write_bytes_atomically
+from detcon_d2.masks.worker import available_cores
 from detcon_d2.quickstart.commands import Chain, explain_failure, is_finished, lock_folder, python_arguments, run_chains
 
 _EPILOG = """
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int | None:
     """``tools/experiment.py``."""
     parser = argparse.ArgumentParser(description=__doc__, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("plan", type=Path, metavar="PLAN.yaml", help="what is compared")
-    jobs = max(1, min(8, os.cpu_count() or 1))
+    jobs = min(8, available_cores())
     parser.add_argument("--jobs", type=int, default=jobs, help=f"runs at the same time; they share the cores (default here: {jobs})")
     parser.add_argument("--dry-run", action="store_true", help="print the commands only")
     args = parser.parse_args(argv)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from detcon_d2.io.atomic import write_bytes_atomically
+from detcon_d2.masks.worker import available_cores
 
 
 class Command(NamedTuple):
@@ -145,7 +146,8 @@ class _Runner:
     """Starts commands, prints their output, and stops all of them together."""
 
     def __init__(self, jobs: int):
-        environ = {**python_environ(), "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
+        # More threads than cores wait for each other: two of them on one core made a step thirteen times as slow.
+        environ = {**python_environ(), "OMP_NUM_THREADS": str(max(1, available_cores() // jobs))}
         # Several commands share the terminal line by line. A single one writes to it directly, with its progress bars.
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"} if jobs > 1 else {}
         self._settings = {"env": environ, "close_fds": False, **pipes}

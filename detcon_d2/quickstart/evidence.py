@@ -6,12 +6,12 @@ the same command continues run by run, and the table contains the runs that have
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from detcon_d2.io.atomic import write_bytes_atomically
+from detcon_d2.masks.worker import available_cores
 from detcon_d2.quickstart.clips import generate_clips
 from detcon_d2.quickstart.commands import explain_failure, is_finished, lock_folder, run_chains
 from detcon_d2.quickstart.gains import gain_text, mean_and_deviation, paired_gain
@@ -69,7 +69,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--draw", action="store_true", help=about)
     parser.add_argument("--seeds", nargs="+", type=int, help="of pretraining and fine-tuning (default: 0 1 2)")
     parser.add_argument("--epochs", type=float, help=f"of pretraining (default: {PRETRAIN_EPOCHS:g}; with --knn {KNN_EPOCHS:g})")
-    jobs = max(1, min(8, os.cpu_count() or 1))
+    jobs = min(8, available_cores())
     parser.add_argument("--jobs", type=int, default=jobs, help=f"runs at the same time; they share the cores (default here: {jobs})")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config options of every pretraining, after --: KEY VALUE ...")
     args = parser.parse_args(argv)

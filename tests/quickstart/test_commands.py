@@ -65,6 +65,14 @@ def test_chains_at_the_same_time_have_prefixes_and_only_the_last_state_of_a_prog
     assert sorted(finished) == ["a", "b"]
 
 
+@pytest.mark.parametrize(("cores", "jobs", "threads"), [(6, 2, 3), (1, 1, 1), (2, 4, 1)])
+def test_commands_share_the_cores_that_this_process_may_use(tmp_path, monkeypatch, cores, jobs, threads):
+    monkeypatch.setattr("detcon_d2.quickstart.commands.available_cores", lambda: cores)
+    code = f"import os; open({str(tmp_path / 'threads')!r}, 'w').write(os.environ['OMP_NUM_THREADS'])"
+    run_chains({"one": [append(tmp_path, "a", code=code)]}, jobs=jobs)
+    assert (tmp_path / "threads").read_text() == str(threads)
+
+
 _DRIVER = """
 import sys
 from pathlib import Path
