@@ -52,6 +52,8 @@ class Runner:
             content = json.dumps({"backend": "subset", "iteration": 1, "results": {"test": tasks}})
         elif command.product.name == "metrics.json":
             content = json.dumps({"iteration": 11, "time": 2.0 if "/detcon/" in str(command.product) else 4.0})
+            command.product.parent.mkdir(parents=True)
+            command.product.with_name("model_final.pth").write_text("weights after twelve iterations")
         elif command.product.name == "evaluation.json":
             content = json.dumps({"knn": [{"k": 20, "top1": 30.0 + len(command.words)}]})
         else:
@@ -203,6 +205,7 @@ def test_equal_seconds_are_as_many_iterations_as_the_calibration_of_each_method_
     assert main([str(path), "--dry-run"]) is None and "iterations the calibrations decide" in capsys.readouterr().out
     runner, experiment, text = run(path)
     assert [command.title for command in runner.ran[1:3]] == ["calibration: detcon", "calibration: slow"]
+    assert not any(command.product.with_name("model_final.pth").exists() for command in runner.ran[1:3])
     lengths = [options(command)["SOLVER.MAX_ITER"] for command in runner.ran if command.title.startswith("pretraining")]
     assert lengths == ["4", "2"]  # 9 seconds, of 2 and 4 an iteration
     assert [row.images for row in read_rows(experiment)] == [0, 256, 128]
