@@ -7,6 +7,8 @@ from typing import Any
 
 from detcon_d2 import d2
 from detcon_d2.checkpoint.convert.key_maps import BRANCHES, grouped
+from detcon_d2.checkpoint.convert.pyramid import CHANNELS, NORM
+from detcon_d2.checkpoint.convert.pyramid import KEYS as PYRAMID_KEYS
 from detcon_d2.checkpoint.convert.spec import BATCH_NORMS, IMAGE_KEYS, KEYS, BackboneSpec
 from detcon_d2.checkpoint.metadata import network_metadata, with_defaults
 from detcon_d2.checkpoint.safe_load.files import load_checkpoint_file
@@ -117,6 +119,13 @@ def disagreements(cfg: "d2.CfgNode", metadata: Mapping[str, Any]) -> dict[str, s
         pairs |= {f"MODEL.RESNETS.{k}": (channels[k], value) for k, value in expected.channels.items() if channels[k] != value}
     if found.last_stage > expected.last_stage:
         pairs[KEYS["last_stage"]] = list(cfg.MODEL.RESNETS.OUT_FEATURES), list(expected.stage_names)
+    if "fpn" in cfg.MODEL.BACKBONE.NAME and (pyramid := {name: metadata[name] for name in PYRAMID_KEYS if name in metadata}):
+        # The pyramid was pretrained, too. Detectron2 would leave out tensors of other shapes.
+        width, norm = cfg.MODEL.FPN.OUT_CHANNELS, cfg.MODEL.FPN.NORM
+        if width != pyramid[CHANNELS]:
+            pairs[PYRAMID_KEYS[CHANNELS]] = width, pyramid[CHANNELS]
+        if norm != pyramid[NORM] and not {norm, pyramid[NORM]} <= {*BATCH_NORMS}:
+            pairs[PYRAMID_KEYS[NORM]] = norm, pyramid[NORM]
     if found.norm not in (*BATCH_NORMS, metadata.get("norm")):
         # FrozenBN keeps statistics that fit pretraining only: training diverges within iterations.
         pairs[KEYS["norm"]] = found.norm, "SyncBN"

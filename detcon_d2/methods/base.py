@@ -54,6 +54,11 @@ class PretrainingModel(SampleInputs):
             raise ValueError(
                 f"DETCON.IN_FEATURE is {detcon.IN_FEATURE!r}, but the backbone gives {sorted(found)}. Add it to RESNETS.OUT_FEATURES."
             )
+        if (step := encoder.size_divisibility) > 1 and detcon.VIEWS.SIZE % step:
+            raise ValueError(
+                f"DETCON.VIEWS.SIZE is {detcon.VIEWS.SIZE}; expected a multiple of {step} pixels, so that the levels of the feature "
+                f"pyramid fit each other. Set it to {-(-detcon.VIEWS.SIZE // step) * step}."
+            )
         if detcon.ZERO_INIT_RESIDUAL:
             zero_init_residual(encoder)
         return {

@@ -83,6 +83,7 @@ def write_recipe(name: str, output: Path, train: str | None, test: str | None, h
     candidates, chosen = try_regions(chosen_config(setup.pretraining, views), images, objects)
     if setup is CPU and candidates[chosen].figures.kept < FEW:
         setup = CONTRAST
+        views = choose_views(setup, objects)
     print(*(f"{'*' if index == chosen else ' '} {one.line()}" for index, one in enumerate(candidates)), sep="\n", flush=True)
     pretraining = [*_pretraining(setup, images, output, candidates, chosen), *views, *colors]
     detector = []

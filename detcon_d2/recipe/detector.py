@@ -8,7 +8,7 @@ import numpy as np
 from detcon_d2.recipe.budget import DETECTOR_BATCH
 from detcon_d2.recipe.config import Choice
 from detcon_d2.recipe.look import Images, Objects
-from detcon_d2.recipe.views import CPU, GPU, Setup
+from detcon_d2.recipe.views import GPU, Setup
 
 _FACTORS = (0.25, 0.375, 0.5, 0.75, 1.0, 1.5, 2.0)
 _SMALL, _MEDIAN = 8, 16
@@ -32,7 +32,7 @@ def choose_detector(setup: Setup, images: Images, objects: Objects) -> list[Choi
     """All but schedule and batch."""
     factor, reason = choose_scale(objects)
     short, long = (max(round(side * factor), 32) for side in sorted((images.height, images.width)))
-    levels = 4 if setup is CPU else 5
+    levels = 5 if setup is GPU else 4
     anchors = choose_anchors(objects.boxes[:, :2] * factor, levels)
     mean = len(objects.boxes) / objects.train_images
     sampled = min(max(2 ** math.ceil(math.log2(8 * mean + 1)), 32), 256)

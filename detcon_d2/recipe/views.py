@@ -24,13 +24,16 @@ _TELLING = 0.7
 
 
 class Setup(NamedTuple):
-    """What a kind of machine is offered: base configs, why the first one's method, sides of views that have 5, 7, ... cells, the first
-    strength of the colours, and the most images of a batch."""
+    """What a kind of machine is offered: base configs, why the first one's method, DETCON.IN_FEATURE, the feature in which an object should
+    have half a cell and its possible strides, sides of views, the first strength of the colours, and the most images of a batch."""
 
     pretraining: str
     method: str
     detector: str
     boxes: str
+    feature: str
+    finest: str
+    strides: tuple[int, ...]
     sides: tuple[int, ...]
     strength: float
     batch: int
@@ -38,11 +41,14 @@ class Setup(NamedTuple):
 
 
 CPU = Setup(
-    "quickstart/mask_prediction_R_18.yaml",
+    "quickstart/mask_prediction_R_18_FPN.yaml",
     "measured on nuclei: +5.9 box AP over random weights after 1100 iterations, three seeds; image-level contrast +0.5 after ten minutes",
     "quickstart/mask_rcnn_R_18_FPN.yaml",
     "quickstart/mask_rcnn_R_18_FPN.yaml",
-    (65, 97, 129),
+    "p4",
+    "p3",
+    (8,),
+    (64, 96, 128),
     0.5,
     32,
     "ResNet-18 up to res4, for a CPU",
@@ -50,6 +56,10 @@ CPU = Setup(
 CONTRAST = CPU._replace(
     pretraining="quickstart/detcon_s_R_18.yaml",
     method="DetCon also contrasts images with each other; where few regions of a view keep a cell, mask prediction has little to predict",
+    feature="res4",
+    finest="res4",
+    strides=(16,),
+    sides=(65, 97, 129),
 )
 """In place of CPU for images without regions."""
 GPU = Setup(
@@ -57,6 +67,9 @@ GPU = Setup(
     "DetCon's contrast of the same regions; mask prediction, which gains more in minutes of a CPU, was not measured at this length",
     "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_standard_1x.yaml",
     "COCO-Detection/faster_rcnn_R_50_FPN_standard_1x.yaml",
+    "res5",
+    "res5",
+    (32, 16),
     (224,),
     1.0,
     256,
@@ -66,14 +79,12 @@ GPU = Setup(
 
 def choose_views(setup: Setup, objects: Objects | None) -> list[Choice]:
     """Side of the views, area of the crops, and for a GPU the stride, so that the median object covers at least half a cell."""
-    feature = "res4" if setup is CPU else "res5"
-    stride = 16 if setup is CPU else 32
     if objects is None:
         reason = "no annotated objects to choose by"
-        return [Choice("DETCON.VIEWS.SIZE", setup.sides[0], reason), Choice("DETCON.IN_FEATURE", feature, reason)]
+        return [Choice("DETCON.VIEWS.SIZE", setup.sides[0], reason), Choice("DETCON.IN_FEATURE", setup.feature, reason)]
     share = float(np.median(objects.shares()))
     # Smaller crops cost nothing, larger views their area; a dilated res5 costs four times its own time.
-    options = [(size, area, step) for step in {CPU: (16,), GPU: (32, 16)}[setup] for size in setup.sides for area in _CROPS]
+    options = [(size, area, step) for step in setup.strides for size in setup.sides for area in _CROPS]
     fitting = [one for one in options if cells_across(share, *one) >= HALF_A_CELL]
     size, area, stride = fitting[0] if fitting else options[-1]
     across = cells_across(share, size, area, stride)
@@ -86,9 +97,9 @@ def choose_views(setup: Setup, objects: Objects | None) -> list[Choice]:
     choices = [
         Choice("DETCON.VIEWS.SIZE", size, f"{text}; larger views cost their area"),
         Choice("DETCON.VIEWS.CROP_AREA", area, f"with views of {size} px {text}"),
-        Choice("DETCON.IN_FEATURE", feature, f"{feature} has a cell per {stride} pixels: {text}"),
+        Choice("DETCON.IN_FEATURE", setup.feature, f"{setup.finest} has a cell per {stride} pixels: {text}"),
     ]
-    return choices if stride == 32 or setup is CPU else [*choices, Choice("MODEL.RESNETS.RES5_DILATION", 2, f"stride 16: {text}")]
+    return choices if stride == setup.strides[0] else [*choices, Choice("MODEL.RESNETS.RES5_DILATION", 2, f"stride 16: {text}")]
 
 
 def cells_across(share: float, size: int, area: tuple[float, float], stride: int) -> float:

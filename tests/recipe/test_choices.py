@@ -12,7 +12,7 @@ from detcon_d2.recipe.config import Choice, chosen_config, write_config
 from detcon_d2.recipe.detector import MATCH, choose_anchors, choose_detector, choose_scale
 from detcon_d2.recipe.look import Images, Objects, nearest_mean_accuracy
 from detcon_d2.recipe.regions import FEW, MOST, NEARLY_ALL, box_overlaps, try_regions
-from detcon_d2.recipe.views import CPU, GPU, HALF_A_CELL, cells_across, choose_colors, choose_views
+from detcon_d2.recipe.views import CONTRAST, CPU, GPU, HALF_A_CELL, cells_across, choose_colors, choose_views
 
 NAN = float("nan")
 
@@ -58,17 +58,16 @@ def test_a_written_config_is_the_chosen_one_with_each_reason_beside_its_key(tmp_
     assert max(map(len, text.splitlines())) <= 140 and text.replace("\n    # ", " ").count("a long reason") == 20
 
 
-@pytest.mark.parametrize("setup", [CPU, GPU])
+@pytest.mark.parametrize("setup", [CPU, CONTRAST, GPU])
 @pytest.mark.parametrize("side", [2, 10, 20, 40, 150])
 def test_the_median_object_has_half_a_cell_in_the_cheapest_views_that_give_it(setup, side):
     found = values(choose_views(setup, objects_of(side)))
-    stride = 16 if setup is CPU or "MODEL.RESNETS.RES5_DILATION" in found else 32
+    stride = 16 if "MODEL.RESNETS.RES5_DILATION" in found else setup.strides[0]
     across = cells_across(side / 200, found["DETCON.VIEWS.SIZE"], found["DETCON.VIEWS.CROP_AREA"], stride)
     assert (across >= HALF_A_CELL) == (side > 2)
     if side == 150:
-        assert (found["DETCON.VIEWS.SIZE"], found["DETCON.VIEWS.CROP_AREA"]) == (setup.sides[0], (0.15, 1.0)) and stride == (
-            16 if setup is CPU else 32
-        )
+        assert (found["DETCON.VIEWS.SIZE"], found["DETCON.VIEWS.CROP_AREA"]) == (setup.sides[0], (0.15, 1.0))
+        assert stride == setup.strides[0]
 
 
 def test_colors_are_weaker_where_they_would_make_views_constant():

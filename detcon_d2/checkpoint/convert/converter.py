@@ -13,7 +13,9 @@ import yaml
 
 from detcon_d2 import d2
 from detcon_d2.checkpoint.convert.key_maps import TARGETS, target_keys
-from detcon_d2.checkpoint.convert.readers import read_checkpoint
+from detcon_d2.checkpoint.convert.pyramid import KEYS as PYRAMID_KEYS
+from detcon_d2.checkpoint.convert.pyramid import pyramid_metadata
+from detcon_d2.checkpoint.convert.readers import Backbone, read_checkpoint
 from detcon_d2.checkpoint.convert.rescale import rescale
 from detcon_d2.checkpoint.convert.spec import ASSUMED, IMAGE_KEYS, KEYS, BackboneSpec
 from detcon_d2.checkpoint.convert.verify import verify_conversion
@@ -74,6 +76,10 @@ def convert(
     kept = backbone.metadata.get("encoder", branch) if "converted_to" in backbone.metadata else branch
     made_from = {"source_file": source.name, "source_sha256": file_digest(source, "sha256")}
     metadata = backbone.metadata | {"encoder": kept, "converted_to": target} | made_from
+    # Detectron2's FPN alone has the names of the pyramid.
+    pyramid = {f"backbone.{name}": tensor for name, tensor in backbone.pyramid.items() if target == "detectron2"}
+    metadata = {key: value for key, value in metadata.items() if key not in PYRAMID_KEYS}
+    metadata |= pyramid_metadata(backbone.pyramid, spec) if pyramid else {}
     has_yaml = target == "detectron2" and spec.has_config
     companion = output.with_suffix(".yaml" if has_yaml else ".json")
     _check_paths(source, companion, overwrite)
@@ -85,7 +91,7 @@ def convert(
         metadata["rescaled"], changes = True, [line]
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
         staged, staged_companion = Path(folder) / output.name, Path(folder) / companion.name
-        write_weights(staged, {keys[name]: tensor for name, tensor in tensors.items()}, metadata, target)
+        write_weights(staged, {keys[name]: tensor for name, tensor in tensors.items()} | pyramid, metadata, target)
         with atomic_file(staged_companion, sync=True) as file:
             file.write((detectron2_yaml(spec, metadata, output) if has_yaml else metadata_json(metadata)).encode())
         checked = verify_conversion(backbone, target, staged, staged_companion, rescaled) if check else ["features: not compared"]
@@ -93,8 +99,8 @@ def convert(
         os.replace(staged_companion, companion)
         os.replace(staged, output)
     lines = [f"{source}: {spec.describe()}, {branch} encoder, to {target}", "metadata", *(f"  {k}: {v}" for k, v in metadata.items())]
-    lines += backbone.notes + changes + _padding_notes(spec, target) + checked
-    return lines + [f"wrote {output} ({len(backbone.tensors)} tensors)", f"wrote {companion}"]
+    lines += backbone.notes + changes + _pyramid_notes(backbone, target) + _padding_notes(spec, target) + checked
+    return lines + [f"wrote {output} ({len(tensors | pyramid)} tensors)", f"wrote {companion}"]
 
 
 def write_weights(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any], target: str) -> None:
@@ -143,6 +149,13 @@ def _check_target(spec: BackboneSpec, target: str) -> None:
             f"The checkpoint was trained with MODEL.RESNETS.STRIDE_IN_1X1 True; {target}'s ResNets have the stride in the 3x3 convolution, "
             "so the weights would give other features. Use --to detectron2."
         )
+
+
+def _pyramid_notes(backbone: Backbone, target: str) -> list[str]:
+    if not backbone.pyramid:
+        return []
+    text = f"feature pyramid of the pretraining ({len(backbone.pyramid)} tensors)"
+    return [f"{text}: kept, as the FPN of the detector" if target == "detectron2" else f"{text}: left out, {target}'s ResNet has none"]
 
 
 def _padding_notes(spec: BackboneSpec, target: str) -> list[str]:
@@ -207,6 +220,7 @@ def _values(spec: BackboneSpec, known: Mapping[str, Any], weights: Path) -> dict
         **{key: value for key, value in backbone.items() if key not in unused},
         **{key: known[name] for name, key in IMAGE_KEYS.items()},
         "MODEL.FPN.IN_FEATURES": list(spec.stage_names),
+        **{key: known[name] for name, key in PYRAMID_KEYS.items() if name in known},
         "MODEL.ANCHOR_GENERATOR.SIZES": [[32 * 2**index] for index in range(len(levels))],
         "MODEL.RPN.IN_FEATURES": levels,
         "MODEL.ROI_HEADS.IN_FEATURES": levels[:-1],

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 
 from detcon_d2.checkpoint.convert.haiku import from_haiku
 from detcon_d2.checkpoint.convert.key_maps import BRANCHES, backbone_shapes, family_keys, grouped
+from detcon_d2.checkpoint.convert.pyramid import CHANNELS, pyramid_shapes
 from detcon_d2.checkpoint.convert.spec import ASSUMED, COUNTED, BackboneSpec, spec_from_tensors
 from detcon_d2.checkpoint.convert.styles import Match, match_file
 from detcon_d2.checkpoint.metadata import with_defaults
@@ -33,6 +34,7 @@ class Backbone:
     metadata: dict[str, Any]  # what the file, its style and the caller report about it
     dropped: dict[str, str]  # key of the file that is not part of the backbone -> what it is
     notes: list[str]  # lines to print
+    pyramid: dict[str, torch.Tensor] = field(default_factory=dict)  # of a feature pyramid that was trained with it, as fpn_lateral2.weight
 
 
 def read_checkpoint(
@@ -81,13 +83,17 @@ def _backbone(data: Any, match: Match, branch: str, facts: Mapping[str, Any]) ->
     # Metadata that describe the network are from this package. What they leave open, the style cannot know either.
     ours = isinstance(saved, dict) and "depth" in saved
     metadata = {**(with_defaults(saved) if ours else match.style.facts), **facts}
+    if match.style.name != "detcon_d2" and CHANNELS not in metadata:
+        # A trained detector's, which belongs to its heads.
+        match = replace(match, dropped=match.dropped | dict.fromkeys(match.pyramid, "feature pyramid"), pyramid={})
     spec, notes = _spec(tensors, metadata)
     notes = [match.describe(), *([match.style.note] if match.style.note else []), *notes, *_describe_dropped(match)]
     if "depth" not in metadata:
         metadata = spec.metadata(counted=True) | metadata
     _check(tensors, match, spec)
     tensors, changed = _uniform(tensors, spec)
-    return Backbone(match.style.name, branch, spec, tensors, metadata | {"style": match.style.name}, match.dropped, notes + changed)
+    metadata = metadata | {"style": match.style.name}
+    return Backbone(match.style.name, branch, spec, tensors, metadata, match.dropped, notes + changed, _pyramid(match.pyramid, spec))
 
 
 def _checked_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,6 +168,17 @@ def _check(tensors: Mapping[str, torch.Tensor], match: Match, spec: BackboneSpec
         other += " --prefix reads the encoder alone."
     listed = "\n  ".join(lines)
     raise ValueError(f"The encoder (style {match.style.name}) is not the {spec.describe()} that it should be.{other}\n  {listed}")
+
+
+def _pyramid(tensors: Mapping[str, Any], spec: BackboneSpec) -> dict[str, torch.Tensor]:
+    """Own copies of a pyramid's tensors; raises a ValueError that lists every one that does not fit the backbone."""
+    shapes = pyramid_shapes(tensors, spec) if tensors else {}
+    lines = [f"missing: {key}" for key in shapes if key not in tensors] + [f"unexpected: {key}" for key in tensors if key not in shapes]
+    for name in shapes.keys() & tensors.keys():
+        lines += _misfits(tensors[name], name, shapes[name], is_count=name.endswith(_COUNT))
+    if lines:
+        raise ValueError(f"The feature pyramid does not fit the {spec.describe()}:\n  " + "\n  ".join(lines))
+    return {name: tensors[name].detach().clone(memory_format=torch.contiguous_format) for name in shapes}
 
 
 def _misfits(tensor: torch.Tensor, key: str, shape: tuple[int, ...], is_count: bool) -> list[str]:

@@ -68,6 +68,7 @@ class Match:
     unknown: list[str]  # keys that no rule of the style explains
     marked: bool  # a key that only this style has is present
     also: tuple[str, ...] = ()  # other styles that read the file alike
+    pyramid: Mapping[str, Any] = field(default_factory=dict)  # of a feature pyramid on the backbone, by Detectron2's names, as in the file
 
     def describe(self) -> str:
         """Which style, and why."""
@@ -208,25 +209,32 @@ def _sort(
 ) -> Match:
     """Sort the keys of a state dict, given the prefixes of the two encoders."""
     names, prefix, (other,) = known_keys(style.naming), prefixes[branch], prefixes.keys() - {branch}
-    backbone, keys, unknown = {}, {}, []
+    backbone, keys, pyramid, unknown = {}, {}, {}, []
     dropped = dict.fromkeys(outside, "not part of the network")
 
     def short(key: str, start: str | None) -> str | None:
         """The key's name in the style, where it belongs to the encoder that begins with ``start``."""
         return key[len(start) :] if start is not None and key.startswith(start) and key[len(start) :] in names else None
 
+    def level(key: str, start: str | None) -> str | None:
+        """The key's name in a feature pyramid that has this encoder as its ``bottom_up``."""
+        root = (start or "").removesuffix("bottom_up.")
+        return key[len(root) :] if style.naming == "detectron2" and root != start and key.startswith(f"{root}fpn_") else None
+
     for key, value in state.items():
         name = short(key, prefix)
         if name is not None:
             backbone[names[name]], keys[names[name]] = value, name
+        elif (name := level(key, prefix)) is not None:
+            pyramid[name] = value
         elif reason := next((reason for reason, pattern in style.drops.items() if re.match(pattern, key)), None):
             dropped[key] = reason
-        elif short(key, prefixes[other]) is not None:
+        elif (short(key, prefixes[other]) or level(key, prefixes[other])) is not None:
             dropped[key] = f"{other} encoder"
         else:
             unknown.append(key)
     marked = not style.marks or any(re.match(style.marks, key) for key in state)
-    return Match(style, place, prefix, backbone, keys, dropped, unknown, marked)
+    return Match(style, place, prefix, backbone, keys, dropped, unknown, marked, pyramid=pyramid)
 
 
 def _reading(match: Match) -> tuple[Any, ...]:
