@@ -30,6 +30,7 @@ class PretrainingModel(SampleInputs):
     """Makes what the loader sends of each image."""
     online_keys: ClassVar[tuple[str, ...]]
     """The entries of :meth:`embed` through which the loss reaches the parameters."""
+    trains_all_features: ClassVar[bool] = False  # each output of the encoder, so that it may be a feature pyramid
     ema_lead: ClassVar[int] = 0  # after step s the target moves with the momentum of step s + ema_lead
 
     def __init__(self, *, encoder: nn.Module, heads: Mapping[str, nn.Module], in_feature: str, num_classes: int = 0, **inputs):
@@ -54,11 +55,8 @@ class PretrainingModel(SampleInputs):
             raise ValueError(
                 f"DETCON.IN_FEATURE is {detcon.IN_FEATURE!r}, but the backbone gives {sorted(found)}. Add it to RESNETS.OUT_FEATURES."
             )
-        if (step := encoder.size_divisibility) > 1 and detcon.VIEWS.SIZE % step:
-            raise ValueError(
-                f"DETCON.VIEWS.SIZE is {detcon.VIEWS.SIZE}; expected a multiple of {step} pixels, so that the levels of the feature "
-                f"pyramid fit each other. Set it to {-(-detcon.VIEWS.SIZE // step) * step}."
-            )
+        if isinstance(encoder, d2.FPN):
+            cls._check_pyramid(encoder.size_divisibility, detcon.VIEWS.SIZE)
         if detcon.ZERO_INIT_RESIDUAL:
             zero_init_residual(encoder)
         return {
@@ -71,6 +69,20 @@ class PretrainingModel(SampleInputs):
             "photometric_on_device": detcon.AUG.WHERE == "device",
             "metrics_period": detcon.LOG_PERIOD,
         }
+
+    @classmethod
+    def _check_pyramid(cls, step: int, size: int) -> None:
+        """Raises ValueError if a feature pyramid whose coarsest level has cells of ``step`` pixels does not suit method and views."""
+        if not cls.trains_all_features:
+            raise ValueError(
+                f"MODEL.BACKBONE.NAME is that of a feature pyramid, of which {cls.__name__} trains DETCON.IN_FEATURE alone; the other "
+                "levels would stay random. Expected 'build_detcon_resnet_backbone', and an IN_FEATURE such as 'res5'."
+            )
+        if size % step:
+            raise ValueError(
+                f"DETCON.VIEWS.SIZE is {size}; expected a multiple of {step} pixels, so that the levels of the feature pyramid fit each "
+                f"other. Set it to {-(-size // step) * step}."
+            )
 
     @classmethod
     def add_config(cls, node: "d2.CfgNode") -> None:

@@ -156,6 +156,13 @@ def test_the_input_is_as_small_as_the_objects_allow(side, factor):
     assert choose_scale(mixed)[0] >= choose_scale(objects_of())[0]
 
 
+@pytest.mark.parametrize(("setup", "levels"), [(CPU, 4), (CONTRAST, 4), (GPU, 5)])
+def test_the_detector_has_an_anchor_size_per_level_of_its_base(setup, levels):
+    found = values(choose_detector(setup, images_of(np.zeros((200, 200, 3), np.uint8)), objects_of()))
+    base = chosen_config(setup.detector, []).MODEL.RPN.IN_FEATURES
+    assert len(found["MODEL.ANCHOR_GENERATOR.SIZES"]) == levels == len(base)
+
+
 def test_the_detector_is_that_of_the_annotations():
     images = images_of(np.zeros((200, 200, 3), np.uint8))
     masks = values(choose_detector(CPU, images, objects_of(most=70, coded=True)))

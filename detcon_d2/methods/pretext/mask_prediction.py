@@ -68,6 +68,7 @@ class MaskPrediction(PretrainingModel):
     """A :class:`CellHead` on the cells of each feature of one view."""
 
     Samples = MaskView
+    trains_all_features = True
 
     @d2.configurable
     def __init__(self, *, heads: Mapping[str, nn.Module], target: str, positive_weight: float, **kwargs):

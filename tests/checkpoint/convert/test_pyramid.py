@@ -15,16 +15,26 @@ PYRAMID = {
     "MODEL__FPN__IN_FEATURES": '["res2", "res3", "res4"]',
     "MODEL__FPN__OUT_CHANNELS": 16,
     "DETCON__IN_FEATURE": "p4",
+    "MODEL__META_ARCHITECTURE": "MaskPrediction",
     "DETCON__VIEWS__SIZE": 64,
 }
 
 
 @pytest.fixture(scope="module", params=["", "BN", "GN"])
 def pretrained(request, tmp_path_factory):
-    """DetCon_B with a ResNet-18 up to res4 under a pyramid; its FPN.NORM is the parameter."""
+    """Mask prediction with a ResNet-18 up to res4 under a pyramid, whose FPN.NORM is the parameter; with a copy as if it were averaged."""
     path = tmp_path_factory.mktemp("pyramid") / "model_final.pth"
     norm = {"MODEL__FPN__NORM": f'"{request.param}"'} | ({"MODEL__FPN__OUT_CHANNELS": 32} if request.param == "GN" else {})
-    return write_pretrained(path, **FULL_18 | PYRAMID | norm)
+
+    def average(data):
+        model = data["model"]
+        model |= {
+            f"target.{key}": torch.clone(value) if key.endswith("tracked") else value / 2
+            for key, value in model.items()
+            if key.startswith("encoder.")
+        }
+
+    return rewrite(write_pretrained(path, **FULL_18 | PYRAMID | norm), path, average)
 
 
 @pytest.mark.parametrize(("branch", "prefix"), [("online", "encoder."), ("ema", "target.encoder.")])
@@ -94,6 +104,8 @@ def test_what_does_not_fit_is_named(pretrained, tmp_path, change, message):
     assert not (tmp_path / "w.pth").exists()
 
 
-def test_views_must_fit_the_pyramid():
+def test_method_and_views_must_fit_the_pyramid():
+    with pytest.raises(ValueError, match=r"of which DetConB trains DETCON.IN_FEATURE alone.* Expected 'build_detcon_resnet_backbone'"):
+        d2.build_model(pretraining_config(**FULL_18 | PYRAMID | {"MODEL__META_ARCHITECTURE": "DetConB"}))
     with pytest.raises(ValueError, match=r"DETCON.VIEWS.SIZE is 65; expected a multiple of 16 pixels.* Set it to 80"):
         d2.build_model(pretraining_config(**FULL_18 | PYRAMID | {"DETCON__VIEWS__SIZE": 65}))
