@@ -52,7 +52,7 @@ THRESHOLDS = {
     "dim": Threshold("accuracy", 5, times_chance=True),
     "cpc": Threshold("accuracy", 5, times_chance=True),
     "amdim": Threshold("accuracy", 5, times_chance=True),
-    "multi_task": Threshold("RelativePosition_accuracy", 0.20),
+    "multi_task": Threshold("RelativePosition_accuracy", 0.20, chance="RelativePosition_chance"),
     "vince": Threshold("accuracy", 10, times_chance=True),
     "shuffle_and_learn": Threshold("accuracy", 1.22, times_chance=True),
     "tracking_by_color": Threshold("accuracy", 1.02, times_chance=True),
