@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from detcon_d2 import d2
 
@@ -108,3 +109,10 @@ class CellHead(nn.Sequential):
 def normalise_rows(norm: nn.Module, rows: torch.Tensor) -> torch.Tensor:
     """A norm of Detectron2 on (rows, C), as 1x1 images: some of its norms take four axes only."""
     return norm(rows[:, :, None, None]).flatten(1)
+
+
+def similarities(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """(N, P, P): the cosine of each cell of the first and each of the second (N, C, h, w), both without the mean over their cells."""
+    cells = [features.flatten(2) for features in (first, second)]
+    units = [F.normalize(one - one.mean(2, keepdim=True), dim=1) for one in cells]
+    return units[0].mT @ units[1]

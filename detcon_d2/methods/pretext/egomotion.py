@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from detcon_d2 import d2
 from detcon_d2.methods.base import PretrainingModel
-from detcon_d2.modeling.heads import MLP
+from detcon_d2.modeling.heads import MLP, similarities
 from detcon_d2.modeling.metrics import projection_std
 from detcon_d2.modeling.probe import LinearProbe
 from detcon_d2.views.geometry import ViewAugmentation, ViewTransform
@@ -145,10 +145,3 @@ class Egomotion(PretrainingModel):
         found = {"projection_std": projection_std(embeddings["features"][:, None]), "accuracy": right.mean()}
         found |= {f"accuracy_{name}": value for name, value in zip(MOVEMENTS, right.mean(0), strict=True)}
         return found | {"chance": torch.tensor(1 / self.bins)}
-
-
-def similarities(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """(N, P, P): the cosine of each cell of the first and each of the second (N, C, h, w), both without the mean over their cells."""
-    cells = [features.flatten(2) for features in (first, second)]
-    units = [F.normalize(one - one.mean(2, keepdim=True), dim=1) for one in cells]
-    return units[0].mT @ units[1]

@@ -14,8 +14,7 @@ from detcon_d2 import d2
 from detcon_d2.masks.flow import optical_flow
 from detcon_d2.methods.base import PretrainingModel
 from detcon_d2.methods.video.frames import SteadyFrames, check_gaps
-from detcon_d2.modeling.backbone import feature_channels
-from detcon_d2.modeling.heads import MLP
+from detcon_d2.modeling.heads import MLP, similarities
 from detcon_d2.modeling.metrics import projection_std, share_right
 from detcon_d2.modeling.probe import LinearProbe
 from detcon_d2.views.position import Stream, position_rng
@@ -73,7 +72,8 @@ def most_motion(frames: list[np.ndarray], window: int) -> int:
 
 @d2.META_ARCH_REGISTRY.register()
 class ShuffleAndLearn(PretrainingModel):
-    """The frames go through the encoder as one batch; a classifier sees the pooled cells of all three side by side."""
+    """The frames go through the encoder as one batch; a classifier sees how similar the cells of each two of them are. From the features of
+    all three side by side, as in the paper, nothing was learned in minutes."""
 
     Samples = FrameTriplet
     online_keys = ("logits",)
@@ -82,7 +82,7 @@ class ShuffleAndLearn(PretrainingModel):
     def __init__(self, *, classifier: nn.Module, grid: int, ordered: float, **kwargs):
         """
         Args:
-            classifier: maps 3 C G G to 2.
+            classifier: maps 3 G^4 to 2.
             grid: G.
             ordered: the share of ordered triplets, in (0, 1).
             **kwargs: as for :class:`PretrainingModel`, without ``heads``.
@@ -100,8 +100,8 @@ class ShuffleAndLearn(PretrainingModel):
         node.SHUFFLE_AND_LEARN.GAPS = (1, 0)
         # Share of ordered triplets; 0.25 was the paper's best.
         node.SHUFFLE_AND_LEARN.ORDERED = 0.25
-        # G: the cells of a frame are averaged to G x G, so that the head knows where things are.
-        node.SHUFFLE_AND_LEARN.GRID = 3
+        # G: the cells of a frame are averaged to G x G; 7 are those of res5 at 224 px. The head's input grows with G^4.
+        node.SHUFFLE_AND_LEARN.GRID = 7
         # Hidden layer of the classifier; 0: none, as in the paper, whose encoder ends with two fully connected layers.
         node.SHUFFLE_AND_LEARN.HIDDEN_DIM = 512
 
@@ -121,16 +121,16 @@ class ShuffleAndLearn(PretrainingModel):
     def from_config(cls, cfg: "d2.CfgNode") -> dict:
         """Arguments of the constructor from a config."""
         args, keys = super().from_config(cfg), cfg.DETCON.SHUFFLE_AND_LEARN
-        inputs = 3 * feature_channels(cfg, args["encoder"]) * keys.GRID**2
-        classifier = MLP([inputs, *([keys.HIDDEN_DIM] if keys.HIDDEN_DIM else []), 2])
+        classifier = MLP([3 * keys.GRID**4, *([keys.HIDDEN_DIM] if keys.HIDDEN_DIM else []), 2])
         return args | {"classifier": classifier, "grid": keys.GRID, "ordered": keys.ORDERED}
 
     def embed(self, batch: list[dict], with_targets: bool = True) -> dict[str, torch.Tensor]:
         """``logits`` (N, 2), of shuffled and ordered; ``labels`` (N,) int64; ``features`` (N, C) of the first frame that is shown."""
         views = self.images_of(batch)
         features = self.encoder(torch.cat(views))[self.in_feature]
-        cells = F.adaptive_avg_pool2d(features, self.grid).flatten(1).unflatten(0, (3, len(batch)))
-        logits = self.heads["classifier"](cells.transpose(0, 1).flatten(1))
+        first, second, third = F.adaptive_avg_pool2d(features, self.grid).chunk(3)
+        pairs = ((first, second), (second, third), (first, third))
+        logits = self.heads["classifier"](torch.cat([similarities(*pair).flatten(1) for pair in pairs], dim=1))
         labels = self.to_device(torch.stack([sample["ordered"] for sample in batch]))
         return {"logits": logits, "labels": labels, "features": LinearProbe.pool(features[: len(batch)])}
 

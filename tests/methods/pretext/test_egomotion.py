@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from detcon_d2.methods.pretext.egomotion import LARGEST, similarities
+from detcon_d2.methods.pretext.egomotion import LARGEST
+from detcon_d2.modeling.heads import similarities
 from tests.methods.test_contract import build
 
 PLAIN = {f"DETCON__AUG__{name}_PROB": "(0.0, 0.0)" for name in ("JITTER", "GRAY", "BLUR", "SOLARIZE")}
