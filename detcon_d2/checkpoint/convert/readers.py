@@ -170,15 +170,21 @@ def _check(tensors: Mapping[str, torch.Tensor], match: Match, spec: BackboneSpec
     raise ValueError(f"The encoder (style {match.style.name}) is not the {spec.describe()} that it should be.{other}\n  {listed}")
 
 
-def _pyramid(tensors: Mapping[str, Any], spec: BackboneSpec) -> dict[str, torch.Tensor]:
-    """Own copies of a pyramid's tensors; raises a ValueError that lists every one that does not fit the backbone."""
+def _pyramid(found: Mapping[str, Any], spec: BackboneSpec) -> dict[str, torch.Tensor]:
+    """Own copies of a pyramid's tensors, as :func:`_uniform`; raises a ValueError that lists every one that does not fit the backbone."""
+    tensors = {name: _tensor(value, name) for name, value in found.items()}
     shapes = pyramid_shapes(tensors, spec) if tensors else {}
     lines = [f"missing: {key}" for key in shapes if key not in tensors] + [f"unexpected: {key}" for key in tensors if key not in shapes]
     for name in shapes.keys() & tensors.keys():
         lines += _misfits(tensors[name], name, shapes[name], is_count=name.endswith(_COUNT))
     if lines:
         raise ValueError(f"The feature pyramid does not fit the {spec.describe()}:\n  " + "\n  ".join(lines))
-    return {name: tensors[name].detach().clone(memory_format=torch.contiguous_format) for name in shapes}
+    return {name: _copy(tensors[name]) for name in shapes}
+
+
+def _copy(tensor: torch.Tensor) -> torch.Tensor:
+    dtype = torch.float32 if tensor.is_floating_point() else torch.int64
+    return tensor.detach().to(dtype).clone(memory_format=torch.contiguous_format)
 
 
 def _misfits(tensor: torch.Tensor, key: str, shape: tuple[int, ...], is_count: bool) -> list[str]:
@@ -195,11 +201,7 @@ def _misfits(tensor: torch.Tensor, key: str, shape: tuple[int, ...], is_count: b
 
 def _uniform(tensors: Mapping[str, torch.Tensor], spec: BackboneSpec) -> tuple[dict[str, torch.Tensor], list[str]]:
     """Own contiguous copies in float32 and int64, every count of batches present; and lines on what was changed."""
-    result = {}
-    for name in backbone_shapes(spec):
-        tensor = tensors.get(name, torch.tensor(0))
-        dtype = torch.float32 if tensor.is_floating_point() else torch.int64
-        result[name] = tensor.detach().to(dtype).clone(memory_format=torch.contiguous_format)
+    result = {name: _copy(tensors.get(name, torch.tensor(0))) for name in backbone_shapes(spec)}
     notes = []
     for dtype in dict.fromkeys(tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()):
         names = [name for name in result if name in tensors and tensors[name].dtype == dtype]

@@ -41,11 +41,11 @@ def pretrained(request, tmp_path_factory):
 def test_the_detector_has_backbone_and_pyramid_bit_by_bit(pretrained, tmp_path, branch, prefix):
     lines = convert(pretrained, tmp_path / "w.pth", branch=branch, check=True)
     assert any("p2 0.0e+00" in line for line in lines) and any("kept, as the FPN of the detector" in line for line in lines)
-    again = convert(tmp_path / "w.pth", tmp_path / "again.pkl", check=True)  # another format keeps it
-    assert any("p2 0.0e+00" in line for line in again)
+    for source, copy in (("w.pth", "again.pkl"), ("again.pkl", "third.pth")):  # other formats keep it
+        assert any("p2 0.0e+00" in line for line in convert(tmp_path / source, tmp_path / copy, check=True))
     state = load_checkpoint_file(pretrained)["model"]
     expected = {f"backbone.{key.removeprefix(prefix)}": value for key, value in state.items() if key.startswith(prefix)}
-    for name in ("w", "again"):
+    for name in ("w", "again", "third"):
         cfg = d2.get_cfg()
         add_detcon_config(cfg)
         cfg.merge_from_file(str(tmp_path / f"{name}.yaml"))
