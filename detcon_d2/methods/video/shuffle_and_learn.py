@@ -1,6 +1,6 @@
 """Shuffle and Learn (Misra et al. 2016): of three frames of a clip, was the second taken between the two others?
 
-Letters: N clips per process, C feature channels, G x G pooled cells of a frame.
+Letters: N clips per process, C feature channels, P feature cells of a frame.
 """
 
 from itertools import pairwise
@@ -79,16 +79,15 @@ class ShuffleAndLearn(PretrainingModel):
     online_keys = ("logits",)
 
     @d2.configurable
-    def __init__(self, *, classifier: nn.Module, grid: int, ordered: float, **kwargs):
+    def __init__(self, *, classifier: nn.Module, ordered: float, **kwargs):
         """
         Args:
-            classifier: maps 3 G^4 to 2.
-            grid: G.
+            classifier: maps 3 P^2 to 2.
             ordered: the share of ordered triplets, in (0, 1).
             **kwargs: as for :class:`PretrainingModel`, without ``heads``.
         """
         super().__init__(heads={"heads": nn.ModuleDict({"classifier": classifier})}, **kwargs)
-        self.grid, self.chance = grid, max(ordered, 1 - ordered)
+        self.chance = max(ordered, 1 - ordered)
 
     @classmethod
     def add_config(cls, node: "d2.CfgNode") -> None:
@@ -100,8 +99,6 @@ class ShuffleAndLearn(PretrainingModel):
         node.SHUFFLE_AND_LEARN.GAPS = (1, 0)
         # Share of ordered triplets; 0.25 was the paper's best.
         node.SHUFFLE_AND_LEARN.ORDERED = 0.25
-        # G: the cells of a frame are averaged to G x G; 7 are those of res5 at 224 px. The head's input grows with G^4.
-        node.SHUFFLE_AND_LEARN.GRID = 7
         # Hidden layer of the classifier; 0: none, as in the paper, whose encoder ends with two fully connected layers.
         node.SHUFFLE_AND_LEARN.HIDDEN_DIM = 512
 
@@ -113,7 +110,6 @@ class ShuffleAndLearn(PretrainingModel):
             (keys.FRAMES >= WINDOW, f"{name}.FRAMES", keys.FRAMES, f"at least {WINDOW}"),
             check_gaps(f"{name}.GAPS", keys.GAPS),
             (0 < keys.ORDERED < 1, f"{name}.ORDERED", keys.ORDERED, "a share in (0, 1)"),
-            (keys.GRID >= 1, f"{name}.GRID", keys.GRID, "at least 1"),
             (keys.HIDDEN_DIM >= 0, f"{name}.HIDDEN_DIM", keys.HIDDEN_DIM, "at least 1, or 0 for none"),
         ]
 
@@ -121,14 +117,15 @@ class ShuffleAndLearn(PretrainingModel):
     def from_config(cls, cfg: "d2.CfgNode") -> dict:
         """Arguments of the constructor from a config."""
         args, keys = super().from_config(cfg), cfg.DETCON.SHUFFLE_AND_LEARN
-        classifier = MLP([3 * keys.GRID**4, *([keys.HIDDEN_DIM] if keys.HIDDEN_DIM else []), 2])
-        return args | {"classifier": classifier, "grid": keys.GRID, "ordered": keys.ORDERED}
+        cells = (-(-cfg.DETCON.VIEWS.SIZE // args["encoder"].output_shape()[args["in_feature"]].stride)) ** 2
+        classifier = MLP([3 * cells**2, *([keys.HIDDEN_DIM] if keys.HIDDEN_DIM else []), 2])
+        return args | {"classifier": classifier, "ordered": keys.ORDERED}
 
     def embed(self, batch: list[dict], with_targets: bool = True) -> dict[str, torch.Tensor]:
         """``logits`` (N, 2), of shuffled and ordered; ``labels`` (N,) int64; ``features`` (N, C) of the first frame that is shown."""
         views = self.images_of(batch)
         features = self.encoder(torch.cat(views))[self.in_feature]
-        first, second, third = F.adaptive_avg_pool2d(features, self.grid).chunk(3)
+        first, second, third = features.chunk(3)
         pairs = ((first, second), (second, third), (first, third))
         logits = self.heads["classifier"](torch.cat([similarities(*pair).flatten(1) for pair in pairs], dim=1))
         labels = self.to_device(torch.stack([sample["ordered"] for sample in batch]))

@@ -76,7 +76,7 @@ def test_a_frame_is_told_by_its_place_in_the_triplet(photos):
         assert torch.equal(model.embed(batch)["logits"], logits) and not torch.allclose(model.embed(swapped)["logits"], logits)
 
 
-@pytest.mark.parametrize(("key", "value"), [("FRAMES", 4), ("GAPS", "(0, 0)"), ("ORDERED", 1.0), ("GRID", 0), ("HIDDEN_DIM", -1)])
+@pytest.mark.parametrize(("key", "value"), [("FRAMES", 4), ("GAPS", "(0, 0)"), ("ORDERED", 1.0), ("HIDDEN_DIM", -1)])
 def test_values_out_of_range_are_refused(key, value, photos):
     cfg, model, _, _ = build("ShuffleAndLearn", photos)
     cfg.merge_from_list([f"DETCON.SHUFFLE_AND_LEARN.{key}", value])
