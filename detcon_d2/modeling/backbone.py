@@ -38,6 +38,11 @@ def feature_channels(cfg: "d2.CfgNode", encoder: nn.Module) -> int:
     return encoder.output_shape()[cfg.DETCON.IN_FEATURE].channels
 
 
+def feature_cells(cfg: "d2.CfgNode", encoder: nn.Module) -> int:
+    """Cells of a view in the output DETCON.IN_FEATURE."""
+    return (-(-cfg.DETCON.VIEWS.SIZE // encoder.output_shape()[cfg.DETCON.IN_FEATURE].stride)) ** 2
+
+
 def feature_strides(cfg: "d2.CfgNode") -> dict[str, int]:
     """Pixels per cell of each output of the backbone, by its name."""
     with torch.device("meta"):

@@ -94,10 +94,11 @@ def choose_views(setup: Setup, objects: Objects | None) -> list[Choice]:
         text += f"; {_words(*before)} it would be {cells_across(share, *before):.2f}, and below {HALF_A_CELL:.2f} an object has no cell"
     elif not fitting:
         text += f", less than {HALF_A_CELL:.2f}: many objects have no cell even so; cut the images into tiles"
+    also = "" if setup.finest == setup.feature else f"for the figures in the log; {setup.finest} predicts as well: "
     choices = [
         Choice("DETCON.VIEWS.SIZE", size, f"{text}; larger views cost their area"),
         Choice("DETCON.VIEWS.CROP_AREA", area, f"with views of {size} px {text}"),
-        Choice("DETCON.IN_FEATURE", setup.feature, f"{setup.finest} has a cell per {stride} pixels: {text}"),
+        Choice("DETCON.IN_FEATURE", setup.feature, f"{also}{setup.finest} has a cell per {stride} pixels: {text}"),
     ]
     return choices if stride == setup.strides[0] else [*choices, Choice("MODEL.RESNETS.RES5_DILATION", 2, f"stride 16: {text}")]
 

@@ -85,7 +85,8 @@ def _backbone(data: Any, match: Match, branch: str, facts: Mapping[str, Any]) ->
     metadata = {**(with_defaults(saved) if ours else match.style.facts), **facts}
     if match.style.name != "detcon_d2" and CHANNELS not in metadata:
         # A trained detector's, which belongs to its heads.
-        match = replace(match, dropped=match.dropped | dict.fromkeys(match.pyramid, "feature pyramid"), pyramid={})
+        around = match.prefix.removesuffix("bottom_up.")
+        match = replace(match, dropped=match.dropped | {around + name: "feature pyramid" for name in match.pyramid}, pyramid={})
     spec, notes = _spec(tensors, metadata)
     notes = [match.describe(), *([match.style.note] if match.style.note else []), *notes, *_describe_dropped(match)]
     if "depth" not in metadata:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from detcon_d2 import d2
 from detcon_d2.methods.base import PretrainingModel
+from detcon_d2.modeling.backbone import feature_cells
 from detcon_d2.modeling.heads import MLP, similarities
 from detcon_d2.modeling.metrics import projection_std
 from detcon_d2.modeling.probe import LinearProbe
@@ -123,8 +124,7 @@ class Egomotion(PretrainingModel):
     def from_config(cls, cfg: "d2.CfgNode") -> dict:
         """Arguments of the constructor from a config."""
         args, keys = super().from_config(cfg), cfg.DETCON.EGOMOTION
-        side = -(-cfg.DETCON.VIEWS.SIZE // args["encoder"].output_shape()[args["in_feature"]].stride)
-        classifier = MLP([side**4, keys.HIDDEN_DIM, len(MOVEMENTS) * keys.BINS], norm=cfg.DETCON.HEAD_NORM)
+        classifier = MLP([feature_cells(cfg, args["encoder"]) ** 2, keys.HIDDEN_DIM, len(MOVEMENTS) * keys.BINS], norm=cfg.DETCON.HEAD_NORM)
         return args | {"classifier": classifier, "bins": keys.BINS}
 
     def embed(self, batch: list[dict], with_targets: bool = True) -> dict[str, torch.Tensor]:

@@ -14,6 +14,7 @@ from detcon_d2 import d2
 from detcon_d2.masks.flow import optical_flow
 from detcon_d2.methods.base import PretrainingModel
 from detcon_d2.methods.video.frames import SteadyFrames, check_gaps
+from detcon_d2.modeling.backbone import feature_cells
 from detcon_d2.modeling.heads import MLP, similarities
 from detcon_d2.modeling.metrics import projection_std, share_right
 from detcon_d2.modeling.probe import LinearProbe
@@ -117,8 +118,7 @@ class ShuffleAndLearn(PretrainingModel):
     def from_config(cls, cfg: "d2.CfgNode") -> dict:
         """Arguments of the constructor from a config."""
         args, keys = super().from_config(cfg), cfg.DETCON.SHUFFLE_AND_LEARN
-        cells = (-(-cfg.DETCON.VIEWS.SIZE // args["encoder"].output_shape()[args["in_feature"]].stride)) ** 2
-        classifier = MLP([3 * cells**2, *([keys.HIDDEN_DIM] if keys.HIDDEN_DIM else []), 2])
+        classifier = MLP([3 * feature_cells(cfg, args["encoder"]) ** 2, *([keys.HIDDEN_DIM] if keys.HIDDEN_DIM else []), 2])
         return args | {"classifier": classifier, "ordered": keys.ORDERED}
 
     def embed(self, batch: list[dict], with_targets: bool = True) -> dict[str, torch.Tensor]:

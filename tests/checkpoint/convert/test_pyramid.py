@@ -79,6 +79,7 @@ def test_of_a_trained_detector_the_pyramid_is_left_out(pretrained, tmp_path):
     convert(pretrained, tmp_path / "w.pth")
     detector = rewrite(tmp_path / "w.pth", tmp_path / "detector.pth", forget)
     assert not read_checkpoint(detector).pyramid and set(read_checkpoint(detector).dropped.values()) == {"feature pyramid"}
+    assert all(key.startswith("backbone.fpn_") for key in read_checkpoint(detector).dropped)
     convert(detector, tmp_path / "backbone.pth")
     assert "pyramid_channels" not in read_metadata(tmp_path / "backbone.pth")
 
